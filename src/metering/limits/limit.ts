@@ -1,0 +1,79 @@
+import type { Check } from '../check.ts'
+import type { Meter } from '../meter.ts'
+
+export type CalendarUnit = 'minute' | 'hour' | 'day' | 'week' | 'month'
+
+export type Window =
+  | { readonly kind: 'sliding'; readonly ms: number }
+  | { readonly kind: 'fixed'; readonly ms: number }
+  | { readonly kind: 'calendar'; readonly unit: CalendarUnit }
+  | { readonly kind: 'billing_period' }
+  | { readonly kind: 'lifetime' }
+  /** Concurrency: what is in flight, no window. */
+  | { readonly kind: 'in_flight' }
+
+export type Overdraft =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'absolute'; readonly amount: number }
+  | { readonly kind: 'percentage'; readonly percent: number }
+  | { readonly kind: 'unlimited' }
+
+/** A configured rule, parsed. Amounts are integers in the meter's small units. */
+export interface Limit {
+  readonly name: string
+  readonly meter: Meter
+  /** null: unlimited (it counts, and never refuses). */
+  readonly ceiling: number | null
+  readonly window: Window
+  readonly per: 'account' | 'key' | 'end_user'
+  /** Globs; null: every model, every endpoint. */
+  readonly forModels: readonly string[] | null
+  readonly forEndpoints: readonly string[] | null
+  /** `model`: every model has its own counter. */
+  readonly each: 'model' | null
+  readonly mode: 'enforce' | 'shadow'
+  readonly visible: boolean
+  readonly overdraft: Overdraft
+}
+
+/** Whose counter it is, and that account's calendar. */
+export interface Scope {
+  /** Unique over kinds: `account:acme`, `key:acme-dev`, `end_user:acme-dev/u_17`. */
+  readonly id: string
+  readonly calendar: AccountCalendar
+}
+
+/** An account's time zone (IANA) and the civil date from which its billing periods are counted (day clamped to the month's length). */
+export interface AccountCalendar {
+  readonly timeZone: string
+  /** YYYY-MM-DD. */
+  readonly anchor: string
+}
+
+/** What a call needs of one limit's meter: `fixed + perUnit × u`. */
+export interface Need {
+  readonly fixed: number
+  readonly perUnit: number
+}
+
+/** A rule applied to one call. */
+export interface AppliedLimit {
+  readonly limit: Limit
+  readonly scope: Scope
+  /** The selector's value, such as the model of `each: model`; part of the counter's identity. */
+  readonly selector: string
+}
+
+/** One file of pure arithmetic per kind; `index.ts` lists them. */
+export interface LimitKind {
+  readonly name: string
+  handles(window: Window): boolean
+  /** The check of an admission at `admittedMs`, seen from `nowMs` (later only when a running exchange is extended). */
+  check(applied: AppliedLimit, need: Need, admittedMs: number, nowMs: number, clamp: boolean): Check
+  /** When the use of `usedBySlot` has wholly gone, ms since 1970; null: never. */
+  resetsAtMs(applied: AppliedLimit, nowMs: number, usedBySlot: readonly number[] | undefined): number | null
+  /** The earliest instant at which `amount` would fit under `ceiling` if nothing else were used; null: never. */
+  fitsAtMs(applied: AppliedLimit, nowMs: number, usedBySlot: readonly number[] | undefined, ceiling: number, amount: number): number | null
+  /** The window's length in ms as shown in `w=`; null: none. */
+  lengthMs(applied: AppliedLimit, nowMs: number): number | null
+}

@@ -1,0 +1,113 @@
+import type { Balance, Bucket, Check } from './check.ts'
+import type { EventBody, EventSkeleton, OutboxRecord } from './event.ts'
+import type { Quantities } from './meter.ts'
+
+/** The moves of a reservation and their answers: what a store is asked and what it says. `ledger.ts` executes them. */
+
+export interface Reserve {
+  readonly id: string
+  /** The instant of admission: it chose the windows. */
+  readonly nowMs: number
+  /** Root account: the partition. */
+  readonly home: string
+  readonly checks: readonly Check[]
+  readonly uMin: number
+  readonly uMax: number
+  /** When the reservation expires unless its gateway shows a sign of life. */
+  readonly deadlineMs: number
+  /** What an event needs if this gateway is never heard of again. */
+  readonly skeleton: EventSkeleton
+}
+
+export type ReserveAnswer =
+  | { readonly outcome: 'admitted'; readonly u: number; readonly balances: readonly Balance[]; /** names of shadow limits that would have refused */ readonly shadowed: readonly string[] }
+  | { readonly outcome: 'denied'; readonly refusals: readonly CheckRefusal[]; readonly balances: readonly Balance[] }
+  | { readonly outcome: 'already_voided' | 'already_settled' | 'expired' | 'too_old' | 'broken' }
+
+export interface CheckRefusal {
+  /** Index into the reserve's checks. */
+  readonly check: number
+  /** Name of the refusing limit. */
+  readonly limit: string
+  /** `used_up`: settled use alone refuses it. `held`: without the open reservations it would fit. */
+  readonly why: 'used_up' | 'held'
+}
+
+/** What was counted so far, for the day the gateway is not heard of again. */
+export interface Counted {
+  /** Amounts, one per line of the reservation. */
+  readonly amounts: readonly number[]
+  readonly usage: Quantities
+}
+
+export interface Extend {
+  readonly id: string
+  readonly nowMs: number
+  readonly home: string
+  /** Rises with every extend of one exchange. */
+  readonly checkpoint: number
+  readonly deadlineMs: number
+  readonly counted: Counted | null
+  /** The reservation's checks again (slots may have grown newer ones), with `fixed` the whole amount now wanted, `perUnit` 0; or null: only a sign of life. */
+  readonly checks: readonly Check[] | null
+}
+
+export type ExtendAnswer =
+  | { readonly outcome: 'extended' | 'revived' }
+  | { readonly outcome: 'denied'; readonly refusals: readonly CheckRefusal[] }
+  | { readonly outcome: 'expired' | 'already_settled' | 'already_voided' | 'unknown' | 'broken' }
+
+/** Where one check's actual amount is booked. Lines stand in the order of the reservation's checks. */
+export interface Line {
+  /** The counter of the admission's slot. */
+  readonly slot: string
+  /** The buckets that are drawn: those of the first refusing ceiling, else of the first. */
+  readonly buckets: readonly Bucket[]
+  /** The other slots, for the first bucket's use where the use is spread (sliding windows); empty otherwise. */
+  readonly others: readonly string[]
+}
+export interface Settle {
+  readonly id: string
+  readonly nowMs: number
+  readonly home: string
+  readonly lines: readonly Line[]
+  /** One per line, integers ≥ 0 in small units. */
+  readonly amounts: readonly number[]
+  readonly usage: Quantities
+  readonly event: EventBody
+}
+
+/** What a bucket was drawn, or `overrun` beyond all of them. */
+export interface Draw {
+  readonly bucket: string
+  readonly amount: number
+}
+
+export type SettleAnswer =
+  | { readonly outcome: 'settled' | 'settled_unheld' | 'settled_late'; readonly drawn: readonly Draw[]; readonly overruns: readonly Draw[]; readonly balances: readonly Balance[] }
+  | { readonly outcome: 'already_settled' | 'differs' | 'already_voided' | 'quarantined' | 'broken' }
+
+export interface Void {
+  readonly id: string
+  readonly nowMs: number
+  readonly home: string
+}
+export type VoidAnswer = { readonly outcome: 'voided' | 'already_voided' | 'already_settled' | 'expired' | 'broken' }
+
+export interface Expire {
+  readonly id: string
+  readonly nowMs: number
+  readonly home: string
+  /** The checkpoint the sweeper read; null: whatever it is (the embedded store at start, where no gateway can be left). */
+  readonly checkpoint: number | null
+}
+export type ExpireAnswer = { readonly outcome: 'expired' | 'not_due' | 'unknown' | 'broken' }
+
+export interface DueReservation {
+  readonly id: string
+  readonly home: string
+  readonly checkpoint: number
+  readonly deadlineMs: number
+}
+
+export type { EventBody, EventSkeleton, OutboxRecord }

@@ -1,0 +1,99 @@
+import type { Balance, Check } from '../metering/check.ts'
+import type { OutboxRecord } from '../metering/event.ts'
+import type {
+  DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
+} from '../metering/moves.ts'
+
+/**
+ * Keeps the ledger true across processes and restarts. Moves are handed over one by one, travel in batches, are answered one by one,
+ * and may all be repeated blindly. A promise resolves once the move is durable; it rejects with StoreUnavailable when its outcome is unknown
+ * or it was not made.
+ */
+export interface Store {
+  reserve(move: Reserve): Promise<ReserveAnswer>
+  extend(move: Extend): Promise<ExtendAnswer>
+  settle(move: Settle): Promise<SettleAnswer>
+  void(move: Void): Promise<VoidAnswer>
+  expire(move: Expire): Promise<ExpireAnswer>
+  /** Reservations whose deadline has passed. */
+  due(nowMs: number): Promise<readonly DueReservation[]>
+  /** Standing of checks without holding anything, in their order. */
+  balances(home: string, checks: readonly Check[]): Promise<readonly Balance[]>
+  readonly outbox: Outbox
+  readonly records: Records
+  status(): StoreStatus
+  close(): Promise<void>
+}
+
+export class StoreUnavailable extends Error {
+  override name = 'StoreUnavailable'
+}
+
+export interface StoreStatus {
+  /** False: admission is refused until the store has recovered; reading may still work. */
+  readonly admitting: boolean
+  /** In plain words, when not admitting. */
+  readonly reason: string | null
+}
+
+/** Where a consumer stands: opaque, ordered within one store, printable. */
+export type Position = string
+
+/** Events written and not yet delivered; one in-order cursor per consumer (a sink's name). */
+export interface Outbox {
+  /** Become the one who delivers for `consumer`; undefined while another holds it. Renewed by calling again. */
+  lease(consumer: string, holder: string, nowMs: number, untilMs: number): Promise<Fence | undefined>
+  /** The next records after the consumer's cursor, in order. */
+  read(fence: Fence, count: number): Promise<readonly OutboxEntry[]>
+  /** Done up to and including `to`. Idempotent; refused with StaleFence when another holds the lease. */
+  advance(fence: Fence, to: Position): Promise<void>
+  /** Keeps the record with its reason in the list of the dead; the cursor is moved by `advance`. */
+  bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void>
+  dead(consumer?: string): Promise<readonly DeadEntry[]>
+  /** Forgets dead records, once delivered again. */
+  exhume(ids: readonly { readonly consumer: string; readonly position: Position }[]): Promise<void>
+  /** Any records after `from` (null: the oldest kept), for tail, replay, reports. Needs no lease. */
+  scan(from: Position | null, count: number): Promise<readonly OutboxEntry[]>
+  /** The position just before the first record written at or after `atMs`. */
+  positionAt(atMs: number): Promise<Position | null>
+  /** Moves a consumer's cursor back, so that it delivers again. */
+  rewind(consumer: string, to: Position | null): Promise<void>
+  /** Records not yet delivered, and the instant of the oldest. */
+  lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }>
+  /** Wakes when records may have been appended; returns a function that stops listening. */
+  onAppend(listener: () => void): () => void
+  /** Which consumers are configured: only they hold back trimming. */
+  setConsumers(names: readonly string[]): Promise<void>
+}
+
+export class StaleFence extends Error {
+  override name = 'StaleFence'
+}
+
+export interface Fence {
+  readonly consumer: string
+  readonly token: number
+}
+
+export interface OutboxEntry {
+  readonly position: Position
+  readonly record: OutboxRecord
+}
+
+export interface DeadEntry extends OutboxEntry {
+  readonly consumer: string
+  readonly reason: string
+  readonly buriedMs: number
+}
+
+/**
+ * Small documents of the product (keys made at run time, revocations, suspensions, audit), by kind and id. A put is durable when it resolves.
+ * `watch` tells of every change, of this or another process.
+ */
+export interface Records {
+  get(kind: string, id: string): Promise<Readonly<Record<string, unknown>> | undefined>
+  put(kind: string, id: string, value: Readonly<Record<string, unknown>>): Promise<void>
+  delete(kind: string, id: string): Promise<void>
+  list(kind: string): Promise<readonly { readonly id: string; readonly value: Readonly<Record<string, unknown>> }[]>
+  watch(kind: string, listener: (id: string, value: Readonly<Record<string, unknown>> | undefined) => void): () => void
+}
