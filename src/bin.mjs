@@ -31,8 +31,12 @@ if (node === undefined) {
 const main = fileURLToPath(new URL('main.ts', import.meta.url))
 const child = spawn(node, ['--disable-warning=ExperimentalWarning', main, ...process.argv.slice(2)], { stdio: 'inherit' })
 
-// A terminal sends SIGINT to both processes; the child decides when to leave, and this one follows it.
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR2']) process.on(signal, () => child.kill(signal))
+// The child decides when to leave, and this process follows it. A terminal has already sent its SIGINT to both: forwarded
+// once more it would read as a second one, which cuts the drain short.
+for (const signal of ['SIGTERM', 'SIGHUP', 'SIGUSR2']) process.on(signal, () => child.kill(signal))
+process.on('SIGINT', () => {
+  if (!process.stdin.isTTY) child.kill('SIGINT')
+})
 child.on('error', (error) => {
   console.error(`tallygate could not start ${node}: ${error.message}`)
   process.exit(1)
