@@ -126,7 +126,11 @@ function countsOf(job: Job, output: string, problem: string | undefined): Result
 
 /** Everything but passed assertions and plans; skipped ones stay, because they fail the run. */
 function withoutPasses(output: string): string {
-  return output.split('\n').filter((line) => !/^\s*(ok \d+(?!.*# (SKIP|TODO))|\d+\.\.\d+\s*$)/i.test(line)).join('\n')
+  const lines = output.split('\n').filter((line) => line.trim() !== '' && !/^\s*(ok \d+(?!.*# (SKIP|TODO))|\d+\.\.\d+\s*$)/i.test(line))
+  // A heading that another heading follows has nothing left under it.
+  const heads = '# Subtest: '
+  const heading = (line: string | undefined): boolean => (line ?? heads).startsWith(heads)
+  return lines.filter((line, index) => !heading(line) || !heading(lines[index + 1])).join('\n')
 }
 
 async function runAll(jobs: Job[], atOnce: number): Promise<Result[]> {
