@@ -27,6 +27,8 @@ export interface Check {
   readonly slots: readonly string[]
   readonly at: number
   readonly span: number
+  /** When `slots[at]` can no longer matter to any answer (the window's end), ms since 1970; null: never. After that and `forget_after` it is garbage. */
+  readonly endsMs: number | null
   readonly ceilings: readonly Ceiling[]
   /** This call needs `fixed + perUnit × u`, where `u` is the output bound. */
   readonly fixed: number

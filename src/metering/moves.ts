@@ -1,4 +1,4 @@
-import type { Balance, Bucket, Check } from './check.ts'
+import type { Balance, Check } from './check.ts'
 import type { EventBody, EventSkeleton, OutboxRecord } from './event.ts'
 import type { Quantities } from './meter.ts'
 
@@ -6,7 +6,7 @@ import type { Quantities } from './meter.ts'
 
 export interface Reserve {
   readonly id: string
-  /** The instant of admission: it chose the windows. */
+  /** The instant of the move. The windows were chosen by the admission's instant, which the id begins with. */
   readonly nowMs: number
   /** Root account: the partition. */
   readonly home: string
@@ -35,7 +35,7 @@ export interface CheckRefusal {
 
 /** What was counted so far, for the day the gateway is not heard of again. */
 export interface Counted {
-  /** Amounts, one per line of the reservation. */
+  /** Amounts, one per check of the reservation, integers ≥ 0 in small units; they only ever rise. */
   readonly amounts: readonly number[]
   readonly usage: Quantities
 }
@@ -57,21 +57,13 @@ export type ExtendAnswer =
   | { readonly outcome: 'denied'; readonly refusals: readonly CheckRefusal[] }
   | { readonly outcome: 'expired' | 'already_settled' | 'already_voided' | 'unknown' | 'broken' }
 
-/** Where one check's actual amount is booked. Lines stand in the order of the reservation's checks. */
-export interface Line {
-  /** The counter of the admission's slot. */
-  readonly slot: string
-  /** The buckets that are drawn: those of the first refusing ceiling, else of the first. */
-  readonly buckets: readonly Bucket[]
-  /** The other slots, for the first bucket's use where the use is spread (sliding windows); empty otherwise. */
-  readonly others: readonly string[]
-}
 export interface Settle {
   readonly id: string
   readonly nowMs: number
   readonly home: string
-  readonly lines: readonly Line[]
-  /** One per line, integers ≥ 0 in small units. */
+  /** The reservation's checks again: where the amounts are booked, and whose balances are answered. `fixed` and `perUnit` are not looked at. */
+  readonly checks: readonly Check[]
+  /** What was really used: one per check, integers ≥ 0 in small units; 0 for concurrency. */
   readonly amounts: readonly number[]
   readonly usage: Quantities
   readonly event: EventBody
