@@ -1,0 +1,158 @@
+import type { Clock } from '../clock.ts'
+import type { Log } from '../log.ts'
+import { toUsageEvent } from '../metering/event.ts'
+import type { Metrics } from '../metrics.ts'
+import type { Random } from '../random.ts'
+import { StaleFence, StoreUnavailable, type Fence, type Outbox, type OutboxEntry } from '../stores/store.ts'
+import type { Sink } from './sink.ts'
+
+export interface DeliveryParts {
+  readonly sink: Sink
+  readonly outbox: Outbox
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly metrics: Metrics
+  /** Names this process in the lease. */
+  readonly holder: string
+}
+
+const LEASE_MS = 30_000
+const ATTEMPT_MS = 20_000
+const FIRST_WAIT_MS = 200
+const LONGEST_WAIT_MS = 60_000
+const MEASURE_EVERY_MS = 2_000
+
+/**
+ * Outbox → sink, in order, at least once: lease the cursor, read, deliver, bury what is refused for good, advance. One of these per sink, so that
+ * a slow one delays nobody. An event keeps its id and every byte over all attempts; that is what makes a second delivery harmless.
+ */
+export class Delivery {
+  readonly #parts: DeliveryParts
+  readonly #stop = new AbortController()
+  #running: Promise<void> | null = null
+  #wake: () => void = () => {}
+  #stopListening: () => void = () => {}
+  #stopMeasuring: () => void = () => {}
+
+  constructor(parts: DeliveryParts) {
+    this.#parts = parts
+  }
+
+  start(): void {
+    const { outbox, clock } = this.#parts
+    this.#stopListening = outbox.onAppend(() => this.#wake())
+    this.#stopMeasuring = clock.every(MEASURE_EVERY_MS, () => void this.measure().catch(() => undefined))
+    this.#running = this.#run()
+  }
+
+  /** Ends after the batch under way; what is left waits in the outbox. */
+  async stop(): Promise<void> {
+    this.#stop.abort()
+    this.#wake()
+    this.#stopListening()
+    this.#stopMeasuring()
+    await this.#running
+    await this.#parts.sink.close()
+  }
+
+  /** Delivers until the outbox is empty or `untilMs`; for the last moments of a drain. True: nothing is left. */
+  async flush(untilMs: number): Promise<boolean> {
+    const { outbox, clock, sink } = this.#parts
+    while (clock.nowMs() < untilMs) {
+      if ((await outbox.lag(sink.name)).count === 0) return true
+      this.#wake()
+      await clock.sleep(20)
+    }
+    return false
+  }
+
+  async measure(): Promise<void> {
+    const { outbox, sink, metrics, clock } = this.#parts
+    const lag = await outbox.lag(sink.name)
+    metrics.outboxLag.set({ sink: sink.name }, lag.count)
+    metrics.outboxAge.set({ sink: sink.name }, lag.oldestMs === null ? 0 : Math.max(0, clock.nowMs() - lag.oldestMs) / 1000)
+    metrics.dead.set({ sink: sink.name }, (await outbox.dead(sink.name)).length)
+  }
+
+  async #run(): Promise<void> {
+    const { sink, log, metrics, random } = this.#parts
+    let failures = 0
+    while (!this.#stop.signal.aborted) {
+      let pauseMs: number
+      try {
+        pauseMs = (await this.#step()) ? 0 : LEASE_MS / 3
+        failures = 0
+      } catch (error) {
+        failures++
+        metrics.deliveryRetries.inc({ sink: sink.name })
+        const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.min(failures, 20))
+        // Half of it is chance, so that many gateways do not knock at the same moment.
+        pauseMs = longest / 2 + (longest / 2) * random.fraction()
+        if (failures === 1 || failures % 10 === 0) log.warn({ sink: sink.name, failures, error: reasonOf(error), retry_in_ms: Math.round(pauseMs) }, 'delivery failed; the events wait in the outbox')
+      }
+      if (pauseMs > 0) await this.#pause(pauseMs, failures > 0)
+    }
+  }
+
+  /** One batch. False: nothing to do. */
+  async #step(): Promise<boolean> {
+    const { sink, outbox, clock, holder } = this.#parts
+    const nowMs = clock.nowMs()
+    const fence = await outbox.lease(sink.name, holder, nowMs, nowMs + LEASE_MS)
+    if (fence === undefined) return false
+    const entries = await outbox.read(fence, sink.batchMax)
+    if (entries.length === 0) return false
+    await this.#deliver(fence, entries)
+    return true
+  }
+
+  async #deliver(fence: Fence, entries: readonly OutboxEntry[]): Promise<void> {
+    const { sink, outbox, clock, log, metrics } = this.#parts
+    const attempt = new AbortController()
+    const cancel = clock.after(ATTEMPT_MS, () => attempt.abort(new Error('the sink took too long')), { unref: true })
+    const events = entries.map((entry) => toUsageEvent(entry.record))
+    const report = await sink.deliver(events, AbortSignal.any([this.#stop.signal, attempt.signal])).finally(cancel)
+    const reasons = new Map(report.refused.map(({ id, reason }) => [id, reason]))
+    const accepted = new Set(report.accepted)
+    let last: OutboxEntry | null = null
+    let delivered = 0
+    // In order, up to the first that the sink did not speak about: that one and the rest are tried again.
+    for (const [i, entry] of entries.entries()) {
+      const { id } = events[i]!
+      const reason = reasons.get(id)
+      if (reason !== undefined) {
+        await outbox.bury(fence, entry, reason, clock.nowMs())
+        log.error({ sink: sink.name, event: id, reason }, 'event refused for good and kept among the dead')
+      } else if (accepted.has(id)) delivered++
+      else break
+      last = entry
+    }
+    if (last !== null) await outbox.advance(fence, last.position)
+    metrics.delivered.inc({ sink: sink.name }, delivered)
+    if (last !== entries.at(-1)) throw new Error('the sink left a part of the batch unanswered')
+  }
+
+  /** Until something is appended (unless backing off), the time is over, or the end. */
+  #pause(ms: number, backingOff: boolean): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        cancel()
+        this.#wake = () => {}
+        resolve()
+      }
+      const cancel = this.#parts.clock.after(ms, done, { unref: true })
+      this.#wake = () => {
+        if (!backingOff || this.#stop.signal.aborted) done()
+      }
+      if (this.#stop.signal.aborted) done()
+    })
+  }
+}
+
+/** Error names and codes only: a receiver's words may hold anything. */
+function reasonOf(error: unknown): string {
+  if (error instanceof StaleFence || error instanceof StoreUnavailable) return error.name
+  if (error instanceof Error) return 'code' in error ? String(error.code) : error.message.slice(0, 200)
+  return 'unknown'
+}

@@ -1,0 +1,139 @@
+import { constants } from 'node:fs'
+import { mkdir, open, readdir, rename, stat, type FileHandle } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import type { Clock } from '../clock.ts'
+import type { UsageEvent } from '../metering/event.ts'
+import type { DeliveryReport, Sink } from './sink.ts'
+
+export interface FileSettings {
+  readonly path: string
+  /** A new file is begun once this one has as many bytes. */
+  readonly maxBytes: number
+  /** A new file is begun every day (UTC). */
+  readonly daily: boolean
+}
+
+/** How much of the file's end is read at the start, to find what had been written before a crash: more than any batch. */
+const TAIL_BYTES = 8 * 1024 * 1024
+
+/**
+ * Usage events as NDJSON, one a line. A batch is acknowledged once it is on disk. After a crash the file is resumed at its last whole line, and
+ * events that it already holds are not written again: the file counts each id once, without anyone having to.
+ * Rotated files are named `usage.2026-11-22.1.ndjson`.
+ */
+export async function openFileSink(name: string, settings: FileSettings, clock: Clock): Promise<Sink> {
+  const sink = new FileSink(name, settings, clock)
+  await sink.open()
+  return sink
+}
+
+class FileSink implements Sink {
+  readonly name: string
+  readonly batchMax = 1_000
+  readonly #settings: FileSettings
+  readonly #clock: Clock
+  #file: FileHandle | null = null
+  /** Bytes of whole, acknowledged lines: where a failed write is cut back to. */
+  #size = 0
+  #day = ''
+  /** Ids at the file's end when it was opened; dropped once deliveries have passed them. */
+  #written = new Set<string>()
+
+  constructor(name: string, settings: FileSettings, clock: Clock) {
+    this.name = name
+    this.#settings = settings
+    this.#clock = clock
+  }
+
+  async open(): Promise<void> {
+    await mkdir(dirname(this.#settings.path), { recursive: true, mode: 0o700 })
+    const file = await open(this.#settings.path, constants.O_RDWR | constants.O_CREAT, 0o600)
+    const { size, mtimeMs } = await file.stat()
+    this.#day = dayOf(size === 0 ? this.#clock.nowMs() : mtimeMs)
+    const from = Math.max(0, size - TAIL_BYTES)
+    const tail = Buffer.alloc(size - from)
+    await file.read(tail, 0, tail.length, from)
+    const end = tail.lastIndexOf(0x0a) + 1
+    // What follows the last line end was being written when we died: its batch was never acknowledged and comes again.
+    this.#size = from + end
+    if (this.#size < size) await file.truncate(this.#size)
+    for (const line of tail.subarray(0, end).toString('utf8').split('\n')) {
+      const id = /"id":"([^"]+)"/.exec(line)?.[1]
+      if (id !== undefined) this.#written.add(id)
+    }
+    this.#file = file
+  }
+
+  async deliver(batch: readonly UsageEvent[], signal: AbortSignal): Promise<DeliveryReport> {
+    signal.throwIfAborted()
+    if (this.#file === null) await this.open()
+    await this.#rotate()
+    const accepted = batch.map((event) => event.id)
+    const fresh = this.#written.size === 0 ? batch : batch.filter((event) => !this.#written.has(event.id))
+    if (fresh.length > 0) {
+      const bytes = Buffer.from(fresh.map((event) => `${JSON.stringify(event)}\n`).join(''), 'utf8')
+      await this.#append(bytes)
+      // Deliveries are in order: after the first batch that is wholly new, nothing old can come but on purpose.
+      if (fresh.length === batch.length) this.#written.clear()
+    }
+    return { accepted, refused: [] }
+  }
+
+  async #append(bytes: Buffer): Promise<void> {
+    const file = this.#file!
+    try {
+      for (let done = 0; done < bytes.length;) done += (await file.write(bytes, done, bytes.length - done, this.#size + done)).bytesWritten
+      await file.datasync()
+    } catch (error) {
+      // The page cache may be wrong after a failed sync: open the file anew, which also cuts what was half written.
+      this.#file = null
+      await file.truncate(this.#size).then(() => file.close(), () => file.close()).catch(() => undefined)
+      throw error
+    }
+    this.#size += bytes.length
+  }
+
+  async #rotate(): Promise<void> {
+    const day = dayOf(this.#clock.nowMs())
+    const due = this.#size >= this.#settings.maxBytes || (this.#settings.daily && day !== this.#day && this.#size > 0)
+    if (!due) {
+      if (this.#size === 0) this.#day = day
+      return
+    }
+    const { path } = this.#settings
+    await this.#file!.close()
+    this.#file = null
+    await rename(path, await this.#freeName())
+    await syncFolder(dirname(path))
+    await this.open()
+  }
+
+  async #freeName(): Promise<string> {
+    const { path } = this.#settings
+    const folder = dirname(path)
+    const extension = /\.[^.]*$/.exec(basename(path))?.[0] ?? ''
+    const stem = basename(path, extension)
+    const taken = new Set(await readdir(folder))
+    for (let n = 1; ; n++) {
+      const name = `${stem}.${this.#day}.${n}${extension}`
+      if (!taken.has(name)) return join(folder, name)
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#file?.close()
+    this.#file = null
+  }
+}
+
+/** A renamed file is only safe once its folder is. */
+async function syncFolder(folder: string): Promise<void> {
+  if (!(await stat(folder)).isDirectory()) return
+  const handle = await open(folder, 'r')
+  await handle.sync()
+  await handle.close()
+}
+
+function dayOf(ms: number): string {
+  return new Date(ms).toISOString().slice(0, 10)
+}
