@@ -1,5 +1,7 @@
+import { timeOfId } from './id.ts'
+import { METERS, type BuiltinMeter, type Quantities } from './meter.ts'
 import type { Draw } from './moves.ts'
-import type { Quantities } from './meter.ts'
+import { decimalOfNanos } from './price.ts'
 
 /** How an exchange ended. */
 export type StreamEnd = 'complete' | 'client_gone' | 'upstream_broken' | 'timed_out' | 'quota_stop' | 'expired'
@@ -78,4 +80,76 @@ export interface UsageEvent {
   readonly time: string
   readonly datacontenttype: 'application/json'
   readonly data: Readonly<Record<string, unknown>>
+}
+
+export { timeOfId }
+
+/** The event's own id: the exchange's, and `<id>.late`, `<id>.late2` … for its corrections. */
+export function eventId(id: string, correction: number): string {
+  if (correction === 0) return id
+  return correction === 1 ? `${id}.late` : `${id}.late${correction}`
+}
+
+/** What the contract's event shows of the quantities, in its order; `cost` is apart, because it is text. */
+const shown: readonly (readonly [BuiltinMeter, string])[] = [
+  ['requests', 'requests'], ['input_tokens', 'input_tokens'], ['cached_input_tokens', 'cached_input_tokens'], ['cache_write_tokens', 'cache_write_tokens'],
+  ['output_tokens', 'output_tokens'], ['reasoning_tokens', 'reasoning_tokens'], ['total_tokens', 'total_tokens'], ['compute_seconds', 'compute_ms'],
+  ['bytes_in', 'bytes_in'], ['bytes_out', 'bytes_out'], ['audio_seconds', 'audio_seconds'], ['images', 'images'],
+]
+
+/** The CloudEvent of a record: the same record gives the same event, whenever and wherever it is read. What was not measured is left out. */
+export function toUsageEvent(record: OutboxRecord): UsageEvent {
+  const { id, correction, body } = record
+  const quantities = record.kind === 'late' ? correctionOf(record.usage, record.booked ?? {}) : record.usage
+  const data: Record<string, unknown> = {
+    account: body.account, key: body.key, plan: body.plan, plan_version: body.plan_version, labels: body.labels,
+    provider: body.provider, endpoint: body.endpoint, model: body.model,
+  }
+  const add = (name: string, value: unknown): void => {
+    if (value !== undefined) data[name] = value
+  }
+  // A skeleton is all there is when a gateway was never heard of again: its end is what the sweeper knows.
+  const ended = 'end' in body ? body : null
+  add('model_served', ended?.model_served)
+  data['upstream'] = body.upstream
+  add('upstream_request_id', ended?.upstream_request_id)
+  add('attempt', ended?.attempt)
+  add('service_tier', ended?.service_tier)
+  data['stream'] = body.stream
+  add('status', ended?.status)
+  data['end'] = ended?.end ?? 'expired'
+  data['usage_source'] = ended?.usage_source ?? 'estimated'
+  data['settled_at'] = ended?.settled_at ?? toInstant(record.atMs)
+  if (correction > 0) data['corrects'] = id
+  for (const [meter, name] of shown) {
+    const quantity = quantities[meter]
+    if (quantity !== undefined) data[name] = meter === 'audio_seconds' ? quantity / METERS.audio_seconds.scale : quantity
+    if (meter === 'compute_seconds') add('time_to_first_token_ms', ended?.time_to_first_token_ms)
+  }
+  if (quantities.cost !== undefined) {
+    data['cost'] = decimalOfNanos(quantities.cost)
+    add('currency', body.currency)
+    add('price_version', body.price_version)
+  }
+  add('output_bound', ended?.output_bound)
+  data['drawn'] = record.drawn
+  if (record.overruns.length > 0) data['overrun'] = record.overruns
+  data['caller'] = body.caller
+  return {
+    specversion: '1.0', type: 'tallygate.usage.v1', source: body.source, id: eventId(id, correction), subject: body.account,
+    time: toInstant(timeOfId(id)), datacontenttype: 'application/json', data,
+  }
+}
+
+/** What a late settlement adds to what expiry had booked; it is no second request. */
+function correctionOf(usage: Quantities, booked: Quantities): Quantities {
+  const difference: Quantities = {}
+  for (const meter of Object.keys({ ...usage, ...booked }) as BuiltinMeter[]) difference[meter] = (usage[meter] ?? 0) - (booked[meter] ?? 0)
+  difference.requests = 0
+  return difference
+}
+
+/** RFC 3339 in UTC, with milliseconds. */
+export function toInstant(ms: number): string {
+  return new Date(ms).toISOString()
 }

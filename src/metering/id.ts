@@ -1,17 +1,25 @@
-/** An exchange's id: a UUIDv7, so that it begins with the instant of admission and sorts by it. */
+import { assert } from '../assert.ts'
 
-const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
+const hex: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
 
-/** `random`: ten bytes. */
+/** A UUIDv7 in lower-case text: the instant of admission, then chance. `random` is ten bytes. */
 export function exchangeId(nowMs: number, random: Uint8Array): string {
-  const time = nowMs.toString(16).padStart(12, '0')
-  const hex = (i: number): string => HEX[random[i]!]!
-  const version = HEX[0x70 | (random[0]! & 0x0f)]!
-  const variant = HEX[0x80 | (random[2]! & 0x3f)]!
-  return `${time.slice(0, 8)}-${time.slice(8)}-${version}${hex(1)}-${variant}${hex(3)}-${hex(4)}${hex(5)}${hex(6)}${hex(7)}${hex(8)}${hex(9)}`
+  assert(nowMs >= 0 && nowMs < 2 ** 48, 'an exchange id needs an instant after 1970')
+  assert(random.length >= 10, 'an exchange id needs ten random bytes')
+  const byte = (index: number): string => hex[random[index] ?? 0] ?? ''
+  const time = Math.floor(nowMs).toString(16).padStart(12, '0')
+  const version = hex[((random[0] ?? 0) & 0x0f) | 0x70] ?? ''
+  const variant = hex[((random[2] ?? 0) & 0x3f) | 0x80] ?? ''
+  return `${time.slice(0, 8)}-${time.slice(8)}-${version}${byte(1)}-${variant}${byte(3)}-${byte(4)}${byte(5)}${byte(6)}${byte(7)}${byte(8)}${byte(9)}`
 }
 
-/** The instant that an exchange's id begins with, ms since 1970. */
+const uuid7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
+
+export function isExchangeId(text: string): boolean {
+  return uuid7.test(text)
+}
+
+/** The instant of admission that an exchange's id (or a correction's) begins with, ms since 1970; NaN for anything else. */
 export function timeOfId(id: string): number {
-  return parseInt(id.slice(0, 8), 16) * 0x10000 + parseInt(id.slice(9, 13), 16)
+  return Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16)
 }

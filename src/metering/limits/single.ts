@@ -1,0 +1,19 @@
+import type { Check } from '../check.ts'
+import { namesOf } from './counter.ts'
+import type { AppliedLimit, Need } from './limit.ts'
+
+/** The check of a limit whose use is one counter, named by the start of its period. `endsMs`: the period's end; null: it has none. */
+export function singleCheck(applied: AppliedLimit, need: Need, period: number, endsMs: number | null, clampable: boolean): Check {
+  const { slots, ceilings } = namesOf(applied, period, oneName)
+  return { slots, at: 0, span: 1, endsMs, ceilings, fixed: need.fixed, perUnit: need.perUnit, clampable }
+}
+
+function oneName(base: string, period: number): readonly string[] {
+  return [base + period]
+}
+
+/** One counter that is emptied at `endMs`: everything fits again then, or never. */
+export function singleFitsAtMs(nowMs: number, endMs: number | null, used: number, ceiling: number, amount: number): number | null {
+  if (used + amount <= ceiling) return nowMs
+  return amount <= ceiling ? endMs : null
+}
