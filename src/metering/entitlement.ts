@@ -1,0 +1,212 @@
+import type { Principal } from '../accounts/principal.ts'
+import type { Account, Entitlements, ModelRates, Plan, Policy } from '../config/config.ts'
+import { GatewayError } from '../errors.ts'
+import { matches, matchesAny } from './glob.ts'
+import { Memo, encoded } from './limits/counter.ts'
+import type { AppliedLimit, Limit, Scope } from './limits/limit.ts'
+import { ratesFor } from './price.ts'
+
+/** What one call asks for. */
+export interface Ask {
+  /** The endpoint's name, or `METHOD /path` where no dialect knows it. */
+  readonly endpoint: string
+  /** Is it among the endpoints that a plan has when it names none? */
+  readonly endpointByDefault: boolean
+  /** Does a dialect know it? */
+  readonly known: boolean
+  readonly model: string | null
+  readonly features: readonly string[]
+  /** A trusted key's claim, already bounded in length; null: none. */
+  readonly endUser: string | null
+}
+
+/** What this principal may do with this call, and what it is counted against. Shared between calls: never changed. */
+export interface Entitlement {
+  readonly principal: Principal
+  readonly applied: readonly AppliedLimit[]
+  readonly maxOutputTokens: number | null
+  readonly rates: ModelRates | null
+  readonly currency: string | null
+  readonly priceVersion: string | null
+  readonly policy: Policy
+  /** The plan does not grant `store`: it is sent as false. */
+  readonly forbidStore: boolean
+}
+
+/** A principal's own answers, made once: they hold for every call. */
+interface Rights {
+  readonly plans: ReadonlyMap<string, Plan>
+  readonly entitlements: Entitlements
+  /** The limits of the account with the plan's and the key's, then those of its parents. */
+  readonly levels: readonly Level[]
+  readonly byEndUser: boolean
+  readonly known: Memo<string, Entitlement>
+}
+
+interface Level {
+  readonly account: Account
+  readonly limits: readonly Limit[]
+}
+
+const rights = new Memo<Principal, Rights>(2_048)
+
+/**
+ * The limits that apply to a call, or why it may not be made: `feature_unavailable`; `not_found` for an endpoint that neither a dialect
+ * nor any plan knows. `plans` are all plans: public ones that have what is missing are named, and parents' plans are looked up.
+ */
+export function resolveEntitlement(principal: Principal, ask: Ask, plans: ReadonlyMap<string, Plan>): Entitlement | GatewayError {
+  const own = rightsOf(principal, plans)
+  const refusal = refused(principal, own.entitlements, ask, plans)
+  if (refusal !== null) return refusal
+  if (own.byEndUser && ask.endUser !== null) return entitlementOf(principal, own, ask.endpoint, ask.model, ask.endUser)
+  const key = `${encoded(ask.endpoint)} ${ask.model === null ? '' : `=${ask.model}`}`
+  const known = own.known.get(key)
+  if (known !== undefined) return known
+  const fresh = entitlementOf(principal, own, ask.endpoint, ask.model, null)
+  own.known.set(key, fresh)
+  return fresh
+}
+
+/** Everything a principal is counted against that is not of one model or end user alone: what `/-/usage` shows. */
+export function standingEntitlement(principal: Principal, plans: ReadonlyMap<string, Plan>): Entitlement {
+  const own = rightsOf(principal, plans)
+  return { ...entitlementOf(principal, own, null, null, null), applied: appliedLimits(principal, own.levels, (limit) => limit.each === null && limit.per !== 'end_user', null, null) }
+}
+
+/** For `/v1/models`. */
+export function mayUseModel(principal: Principal, model: string): boolean {
+  const { entitlements } = principal.plan
+  return matchesAny(principal.keyEntitlements.models ?? principal.account.entitlements.models ?? entitlements.models, model)
+}
+
+function rightsOf(principal: Principal, plans: ReadonlyMap<string, Plan>): Rights {
+  const known = rights.get(principal)
+  // After a reload the plans are other ones.
+  if (known !== undefined && known.plans === plans) return known
+  const levels = principal.chain.map((account, index): Level => {
+    if (index > 0) return { account, limits: replaced((account.plan === null ? undefined : plans.get(account.plan))?.limits ?? [], account.limits) }
+    return { account, limits: replaced(replaced(principal.plan.limits, account.limits), principal.keyLimits) }
+  })
+  const fresh: Rights = {
+    plans,
+    entitlements: { ...principal.plan.entitlements, ...given(principal.account.entitlements), ...given(principal.keyEntitlements) },
+    levels,
+    byEndUser: levels.some((level) => level.limits.some((limit) => limit.per === 'end_user')),
+    known: new Memo(16),
+  }
+  rights.set(principal, fresh)
+  return fresh
+}
+
+/** Without what is present but undefined, which would hide the plan's. */
+function given(entitlements: Partial<Entitlements>): Partial<Entitlements> {
+  return Object.fromEntries(Object.entries(entitlements).filter(([, value]) => value !== undefined))
+}
+
+/** The same name replaces, in place; a new name is added. */
+function replaced(limits: readonly Limit[], by: readonly Limit[]): readonly Limit[] {
+  if (by.length === 0) return limits
+  const kept = limits.map((limit) => by.find((other) => other.name === limit.name) ?? limit)
+  return [...kept, ...by.filter((other) => !limits.some((limit) => limit.name === other.name))]
+}
+
+function refused(principal: Principal, own: Entitlements, ask: Ask, plans: ReadonlyMap<string, Plan>): GatewayError | null {
+  const plan = principal.plan.name
+  if (!namesEndpoint(own, ask)) {
+    if (!ask.known && ![...plans.values()].some((other) => namesEndpoint(other.entitlements, ask))) return new GatewayError('not_found', 'There is no such endpoint.')
+    return missing(`The endpoint '${shown(ask.endpoint)}'`, plan, plans, (other) => namesEndpoint(other, ask))
+  }
+  const { model } = ask
+  if (model !== null && !matchesAny(own.models, model)) {
+    return missing(`The model '${shown(model)}'`, plan, plans, (other) => matchesAny(other.models, model))
+  }
+  for (const feature of ask.features) {
+    if (!own.features.includes(feature)) return missing(`The feature '${feature}'`, plan, plans, (other) => other.features.includes(feature))
+  }
+  return null
+}
+
+/** An endpoint that no dialect knows must be named with its method: a glob for names, such as `*`, never lets it in. */
+function namesEndpoint(entitlements: Entitlements, ask: Ask): boolean {
+  if (entitlements.endpoints === null) return ask.known && ask.endpointByDefault
+  for (const glob of entitlements.endpoints) {
+    if ((ask.known || glob.includes(' ')) && matches(glob, ask.endpoint)) return true
+  }
+  return false
+}
+
+function missing(what: string, plan: string, plans: ReadonlyMap<string, Plan>, has: (entitlements: Entitlements) => boolean): GatewayError {
+  const names = [...plans.values()].filter((other) => other.public && has(other.entitlements)).map((other) => other.name)
+  const where = names.length === 0 ? '' : ` Plans that have it: ${names.join(', ')}.`
+  return new GatewayError('feature_unavailable', `${what} is not part of your plan '${plan}'.${where}`)
+}
+
+/** A caller's own words in a sentence of ours: short, and without control characters. */
+function shown(text: string): string {
+  const short = text.length > 100 ? `${text.slice(0, 100)}…` : text
+  return short.replace(/\p{Cc}/gu, ' ').toWellFormed()
+}
+
+function entitlementOf(principal: Principal, own: Rights, endpoint: string | null, model: string | null, endUser: string | null): Entitlement {
+  const { prices, policy } = principal.plan
+  const { maxOutputTokens, features } = own.entitlements
+  return {
+    principal,
+    applied: appliedLimits(principal, own.levels, (limit) => selects(limit, endpoint, model), model, endUser),
+    maxOutputTokens,
+    rates: ratesFor(prices, model),
+    currency: prices?.currency ?? null,
+    priceVersion: prices?.version ?? null,
+    policy,
+    forbidStore: !features.includes('store'),
+  }
+}
+
+function selects(limit: Limit, endpoint: string | null, model: string | null): boolean {
+  return selectsName(limit.forModels, model) && selectsName(limit.forEndpoints, endpoint)
+}
+
+/** A call without a model is of no model in particular: only `*` means it too. */
+function selectsName(globs: readonly string[] | null, name: string | null): boolean {
+  if (globs === null) return true
+  return name === null ? globs.includes('*') : matchesAny(globs, name)
+}
+
+function appliedLimits(
+  principal: Principal, levels: readonly Level[], wanted: (limit: Limit) => boolean, model: string | null, endUser: string | null,
+): AppliedLimit[] {
+  const applied: AppliedLimit[] = []
+  for (const { account, limits } of levels) {
+    for (const limit of limits) {
+      if (wanted(limit)) applied.push({ limit, scope: scopeOf(limit, account, principal.keyId, endUser), selector: selectorOf(limit, model) })
+    }
+  }
+  return applied
+}
+
+export function accountScopeId(accountId: string): string {
+  return `account:${encoded(accountId)}`
+}
+
+/** End users are their key's: two keys may call different people `u1`. Calls that name none share one counter. */
+function scopeOf(limit: Limit, account: Account, keyId: string, endUser: string | null): Scope {
+  const { calendar } = account
+  switch (limit.per) {
+    case 'account': return { id: accountScopeId(account.id), calendar }
+    case 'key': return { id: `key:${encoded(keyId)}`, calendar }
+    case 'end_user': return { id: `end_user:${encoded(keyId)}${endUser === null ? '' : `/${encoded(endUser)}`}`, calendar }
+  }
+}
+
+/** What of all calls is counted: `for` and `each`, as part of the counter's identity. The order in which globs are written means nothing. */
+function selectorOf(limit: Limit, model: string | null): string {
+  const parts: string[] = []
+  if (limit.forModels !== null) parts.push(`models=${globList(limit.forModels)}`)
+  if (limit.forEndpoints !== null) parts.push(`endpoints=${globList(limit.forEndpoints)}`)
+  if (limit.each === 'model') parts.push(model === null ? 'each' : `each=${encoded(model)}`)
+  return parts.join('&')
+}
+
+function globList(globs: readonly string[]): string {
+  return [...new Set(globs.map(encoded))].sort().join(',')
+}
