@@ -1,0 +1,120 @@
+import type { Account } from '../config/config.ts'
+import type { StoredKeyDirectory } from './key-directory.ts'
+
+/** A key as operators see it; never a secret, never a hash. Instants are RFC 3339. */
+export interface KeyOverview {
+  readonly id: string
+  readonly account: string
+  readonly plan: string | null
+  /** `hidden`: a key of the config has the same id. `orphaned`: its account or plan is gone. */
+  readonly state: 'active' | 'revoked' | 'expired' | 'suspended' | 'orphaned' | 'hidden'
+  /** `file:line` of the YAML, or `store`. */
+  readonly where: string
+  readonly expires_at: string | null
+  readonly created_at: string | null
+  readonly created_by: string | null
+  readonly revoked_at: string | null
+  readonly revoked_by: string | null
+  readonly revoked_reason: string | null
+  readonly rotated_at: string | null
+  /** Until when an older secret works; null: only the newest does. */
+  readonly grace_until: string | null
+}
+
+export interface AccountOverview {
+  readonly id: string
+  readonly plan: string | null
+  readonly parent: string | null
+  readonly keys: number
+  readonly suspended: boolean
+  /** `config` or `store`. */
+  readonly suspended_in: readonly string[]
+  readonly suspended_at: string | null
+  readonly suspended_by: string | null
+  readonly suspended_reason: string | null
+  readonly timezone: string
+  readonly billing_anchor: string
+}
+
+export function listKeys(directory: StoredKeyDirectory, nowMs: number): KeyOverview[] {
+  const configured = directory.config.keys.map((key) => overviewOfKey(directory, key.id, key.where, nowMs))
+  const stored = [...directory.storedKeys.keys()].map((id) => overviewOfKey(directory, id, 'store', nowMs))
+  return [...configured, ...stored].sort((a, b) => compare(a.id, b.id) || compare(a.where, b.where))
+}
+
+/** undefined: no such key. */
+export function findKey(directory: StoredKeyDirectory, id: string, nowMs: number): KeyOverview | undefined {
+  const configured = directory.configuredKey(id)
+  if (configured !== undefined) return overviewOfKey(directory, id, configured.where, nowMs)
+  return directory.storedKeys.has(id) ? overviewOfKey(directory, id, 'store', nowMs) : undefined
+}
+
+export function listAccounts(directory: StoredKeyDirectory): AccountOverview[] {
+  const accounts = new Map<string, Account>(directory.config.accounts)
+  const keysOf = new Map<string, number>()
+  for (const id of keyIds(directory)) {
+    const principal = directory.principalOf(id)
+    if (principal === undefined) continue
+    accounts.set(principal.account.id, principal.account)
+    keysOf.set(principal.account.id, (keysOf.get(principal.account.id) ?? 0) + 1)
+  }
+  return [...accounts.values()].map((account) => overviewOfAccount(directory, account, keysOf.get(account.id) ?? 0)).sort((a, b) => compare(a.id, b.id))
+}
+
+function overviewOfAccount(directory: StoredKeyDirectory, account: Account, keys: number): AccountOverview {
+  const suspension = directory.suspensionOf(account.id)
+  return {
+    id: account.id,
+    plan: account.plan,
+    parent: account.parent,
+    keys,
+    suspended: account.suspended || suspension !== undefined,
+    suspended_in: [...(account.suspended ? ['config'] : []), ...(suspension === undefined ? [] : ['store'])],
+    suspended_at: toInstant(suspension?.at_ms),
+    suspended_by: suspension?.by ?? null,
+    suspended_reason: suspension?.reason ?? null,
+    timezone: account.calendar.timeZone,
+    billing_anchor: account.calendar.anchor,
+  }
+}
+
+function overviewOfKey(directory: StoredKeyDirectory, id: string, where: string, nowMs: number): KeyOverview {
+  const configured = where === 'store' ? undefined : directory.configuredKey(id)
+  const stored = where === 'store' ? directory.storedKeys.get(id) : undefined
+  const hidden = where === 'store' && directory.configuredKey(id) !== undefined
+  const principal = directory.principalOf(id)
+  const revocation = directory.revocationOf(id)
+  const rotation = directory.rotationOf(id)
+  const expiresMs = configured === undefined ? (stored?.expires_ms ?? null) : configured.expiresMs
+  const graceUntilMs = directory.hashesOf(id, nowMs).reduce((latest, { untilMs }) => Math.max(latest, untilMs ?? 0), 0)
+  const suspended = principal?.chain.some((account) => account.suspended || directory.suspensionOf(account.id) !== undefined) === true
+  const expired = expiresMs !== null && nowMs >= expiresMs
+  return {
+    id,
+    account: configured?.account ?? stored?.account ?? id,
+    plan: principal?.plan.name ?? configured?.plan ?? stored?.plan ?? null,
+    state: hidden ? 'hidden' : revocation !== undefined ? 'revoked' : expired ? 'expired' : principal === undefined ? 'orphaned' : suspended ? 'suspended' : 'active',
+    where,
+    expires_at: toInstant(expiresMs ?? undefined),
+    created_at: toInstant(stored?.created_ms),
+    created_by: stored?.created_by ?? null,
+    revoked_at: toInstant(revocation?.at_ms),
+    revoked_by: revocation?.by ?? null,
+    revoked_reason: revocation?.reason ?? null,
+    rotated_at: toInstant(rotation?.at_ms),
+    grace_until: graceUntilMs === 0 ? null : toInstant(graceUntilMs),
+  }
+}
+
+function* keyIds(directory: StoredKeyDirectory): Iterable<string> {
+  for (const key of directory.config.keys) yield key.id
+  for (const id of directory.storedKeys.keys()) if (directory.configuredKey(id) === undefined) yield id
+}
+
+function toInstant(ms: number | undefined): string | null {
+  return ms === undefined ? null : new Date(ms).toISOString()
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}

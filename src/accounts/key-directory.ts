@@ -1,0 +1,244 @@
+import { hash, timingSafeEqual } from 'node:crypto'
+import type { Clock } from '../clock.ts'
+import type { Account, Config, KeyConfig } from '../config/config.ts'
+import type { Records } from '../stores/store.ts'
+import { recordKinds, toBan, toRotation, toStoredKey } from './account-records.ts'
+import type { Ban, Rotation, StoredKey } from './account-records.ts'
+import type { KeyDirectory, KeyLookup, Principal } from './principal.ts'
+
+const unknown: KeyLookup = Object.freeze({ outcome: 'unknown' })
+const suspended: KeyLookup = Object.freeze({ outcome: 'inactive', why: 'suspended' })
+
+/** Parents may be nested this deep; the config says so with a sentence, this only ends loops. */
+const chainMax = 8
+/** How many keys are indexed before other work gets its turn: about five milliseconds' worth. */
+const keysPerTurn = 10_000
+
+/** The configured keys, indexed. Made beside the one in use and swapped in whole. */
+export interface KeyIndex {
+  readonly config: Config
+  readonly byHash: ReadonlyMap<string, KeyConfig>
+  readonly byId: ReadonlyMap<string, KeyConfig>
+}
+
+/**
+ * All keys in memory: those of the YAML, indexed at each load, and those of the store, followed as they change. A lookup is one digest
+ * and a few map reads; principals are built when first asked for and kept until something about them changes.
+ */
+export class StoredKeyDirectory implements KeyDirectory {
+  #index: KeyIndex
+  readonly #storedById = new Map<string, StoredKey>()
+  readonly #storedByHash = new Map<string, string>()
+  readonly #rotations = new Map<string, Rotation>()
+  readonly #rotatedByHash = new Map<string, string>()
+  readonly #revocations = new Map<string, Ban>()
+  readonly #suspensions = new Map<string, Ban>()
+  /** null: the key names an account or plan that is gone. */
+  readonly #principals = new Map<string, Principal | null>()
+  readonly #unwatch: (() => void)[] = []
+
+  private constructor(index: KeyIndex) {
+    this.#index = index
+  }
+
+  static async open(records: Records, config: Config, clock: Clock): Promise<StoredKeyDirectory> {
+    const directory = new StoredKeyDirectory(await indexKeys(config, clock))
+    const followed: readonly [string, (id: string, value: Readonly<Record<string, unknown>> | undefined) => void][] = [
+      [recordKinds.key, (id, value) => directory.#takeKey(id, value === undefined ? undefined : toStoredKey(value))],
+      [recordKinds.rotation, (id, value) => directory.#takeRotation(id, value === undefined ? undefined : toRotation(value))],
+      [recordKinds.revocation, (id, value) => take(directory.#revocations, id, value === undefined ? undefined : toBan(value))],
+      [recordKinds.suspension, (id, value) => take(directory.#suspensions, id, value === undefined ? undefined : toBan(value))],
+    ]
+    for (const [kind, changed] of followed) {
+      // Watched first: a change between the two is then seen twice rather than never.
+      directory.#unwatch.push(records.watch(kind, changed))
+      for (const { id, value } of await records.list(kind)) changed(id, value)
+    }
+    return directory
+  }
+
+  /** Indexes another config without disturbing the one in use; `use` swaps it in. */
+  prepare(config: Config, clock: Clock): Promise<KeyIndex> {
+    return indexKeys(config, clock)
+  }
+
+  use(index: KeyIndex): void {
+    this.#index = index
+    this.#principals.clear()
+  }
+
+  find(secret: string, nowMs: number): KeyLookup {
+    const digest = hash('sha256', secret, 'buffer')
+    const hex = digest.toString('hex')
+    const id = this.#index.byHash.get(hex)?.id ?? this.#rotatedByHash.get(hex) ?? this.#storedByHash.get(hex)
+    // The compare is over digests, whose bytes a guesser does not choose; it guards against a map that matched loosely.
+    if (id === undefined || !this.#holds(id, digest, hex, nowMs)) return unknown
+    const principal = this.#principal(id)
+    if (principal === null) return unknown
+    for (const account of principal.chain) {
+      if (account.suspended || this.#suspensions.has(account.id)) return suspended
+    }
+    return { outcome: 'found', principal }
+  }
+
+  close(): void {
+    for (const stop of this.#unwatch.splice(0)) stop()
+  }
+
+  /** The config whose keys are in use. */
+  get config(): Config {
+    return this.#index.config
+  }
+
+  get storedKeys(): ReadonlyMap<string, StoredKey> {
+    return this.#storedById
+  }
+
+  configuredKey(id: string): KeyConfig | undefined {
+    return this.#index.byId.get(id)
+  }
+
+  rotationOf(keyId: string): Rotation | undefined {
+    return this.#rotations.get(keyId)
+  }
+
+  revocationOf(keyId: string): Ban | undefined {
+    return this.#revocations.get(keyId)
+  }
+
+  suspensionOf(accountId: string): Ban | undefined {
+    return this.#suspensions.get(accountId)
+  }
+
+  /** Who the key is, whatever its state; undefined when its account or plan is gone. */
+  principalOf(keyId: string): Principal | undefined {
+    return this.#principal(keyId) ?? undefined
+  }
+
+  /** Hashes that open this key now, each with the instant at which it stops; null: it does not. */
+  hashesOf(keyId: string, nowMs: number): readonly { readonly hash: string; readonly untilMs: number | null }[] {
+    const rotation = this.#rotations.get(keyId)
+    const configured = this.#index.byId.get(keyId)?.hash ?? this.#storedById.get(keyId)?.hash
+    const all = new Set([configured, rotation?.hash, ...(rotation?.previous.map((old) => old.hash) ?? [])])
+    const live: { hash: string; untilMs: number | null }[] = []
+    for (const each of all) {
+      if (each === undefined) continue
+      const untilMs = rotation?.previous.find((old) => old.hash === each)?.until_ms ?? null
+      if (untilMs === null || nowMs < untilMs) live.push({ hash: each, untilMs })
+    }
+    return live
+  }
+
+  /** Does this secret open this key now? */
+  #holds(id: string, digest: Buffer, hex: string, nowMs: number): boolean {
+    if (this.#revocations.has(id)) return false
+    const configured = this.#index.byId.get(id)
+    const stored = this.#storedById.get(id)
+    const expiresMs = configured === undefined ? (stored?.expires_ms ?? null) : configured.expiresMs
+    if (expiresMs !== null && nowMs >= expiresMs) return false
+    const rotation = this.#rotations.get(id)
+    const retired = rotation?.previous.find((old) => old.hash === hex)
+    if (retired !== undefined) return nowMs < retired.until_ms && same(digest, retired.hash)
+    if (rotation !== undefined && same(digest, rotation.hash)) return true
+    // A key of the YAML hides a stored one of the same id: one id, one owner.
+    const current = configured?.hash ?? stored?.hash
+    return current !== undefined && same(digest, current)
+  }
+
+  #principal(id: string): Principal | null {
+    let principal = this.#principals.get(id)
+    if (principal === undefined) {
+      principal = buildPrincipal(id, this.#index, this.#storedById.get(id))
+      this.#principals.set(id, principal)
+    }
+    return principal
+  }
+
+  #takeKey(id: string, key: StoredKey | undefined): void {
+    const before = this.#storedById.get(id)
+    if (before !== undefined && this.#storedByHash.get(before.hash) === id) this.#storedByHash.delete(before.hash)
+    take(this.#storedById, id, key)
+    if (key !== undefined) this.#storedByHash.set(key.hash, id)
+    this.#principals.delete(id)
+  }
+
+  #takeRotation(id: string, rotation: Rotation | undefined): void {
+    const before = this.#rotations.get(id)
+    for (const old of before === undefined ? [] : [before.hash, ...before.previous.map((each) => each.hash)]) this.#rotatedByHash.delete(old)
+    take(this.#rotations, id, rotation)
+    for (const each of rotation === undefined ? [] : [rotation.hash, ...rotation.previous.map((old) => old.hash)]) this.#rotatedByHash.set(each, id)
+  }
+}
+
+async function indexKeys(config: Config, clock: Clock): Promise<KeyIndex> {
+  const byHash = new Map<string, KeyConfig>()
+  const byId = new Map<string, KeyConfig>()
+  let count = 0
+  for (const key of config.keys) {
+    byHash.set(key.hash, key)
+    byId.set(key.id, key)
+    count += 1
+    if (count % keysPerTurn === 0) await clock.sleep(0)
+  }
+  return { config, byHash, byId }
+}
+
+function buildPrincipal(id: string, index: KeyIndex, stored: StoredKey | undefined): Principal | null {
+  const { config } = index
+  const key = index.byId.get(id) ?? (stored === undefined ? undefined : toKeyConfig(id, stored))
+  if (key === undefined) return null
+  const chain = accountChain(config, key)
+  const [account] = chain
+  const root = chain.at(-1)
+  if (account === undefined || root === undefined) return null
+  const planName = chain.find((each) => each.plan !== null)?.plan ?? null
+  const plan = planName === null ? undefined : config.plans.get(planName)
+  if (plan === undefined) return null
+  return Object.freeze({
+    keyId: key.id,
+    account,
+    chain: Object.freeze(chain),
+    home: root.id,
+    plan,
+    keyLimits: key.limits,
+    keyEntitlements: key.entitlements,
+    labels: Object.freeze({ ...account.labels, ...key.labels }),
+    endUserFrom: key.endUserFrom,
+  })
+}
+
+/** The key's account, then its parents. Empty when one of them is missing: a key must not escape a parent's limits. */
+function accountChain(config: Config, key: KeyConfig): Account[] {
+  if (key.account === null) return key.plan === null ? [] : [ownAccount(key.id, key.plan)]
+  const chain: Account[] = []
+  for (let id: string | null = key.account; id !== null;) {
+    const account = config.accounts.get(id)
+    if (account === undefined || chain.length === chainMax) return []
+    chain.push(account)
+    id = account.parent
+  }
+  return chain
+}
+
+/** A key that names a plan is its own account. */
+function ownAccount(id: string, plan: string): Account {
+  return Object.freeze({
+    id, plan, parent: null, calendar: Object.freeze({ timeZone: 'UTC', anchor: '2000-01-01' }), limits: [], entitlements: {}, labels: {}, suspended: false,
+  })
+}
+
+function toKeyConfig(id: string, key: StoredKey): KeyConfig {
+  return {
+    id, hash: key.hash, account: key.account, plan: key.plan, limits: [], entitlements: {}, labels: {}, expiresMs: key.expires_ms, endUserFrom: null, where: 'store',
+  }
+}
+
+function same(digest: Buffer, hex: string): boolean {
+  const other = Buffer.from(hex, 'hex')
+  return other.length === digest.length && timingSafeEqual(digest, other)
+}
+
+function take<T>(map: Map<string, T>, id: string, value: T | undefined): void {
+  if (value === undefined) map.delete(id)
+  else map.set(id, value)
+}

@@ -1,0 +1,52 @@
+import { toOpenApi } from './openapi.ts'
+import { Problem } from './problem.ts'
+import { matchRoute, readFields } from './route.ts'
+import type { AdminParts, Role, Route } from './route.ts'
+import { accountRoutes } from './routes/accounts.ts'
+import { eventRoutes } from './routes/events.ts'
+import { gatewayRoutes } from './routes/gateway.ts'
+import { keyRoutes } from './routes/keys.ts'
+
+/** A request to the admin API as plain values: the admin port makes them, and so does a command that has opened the store itself. */
+export interface AdminRequest {
+  readonly method: string
+  /** Without the query. */
+  readonly path: string
+  readonly query: Readonly<Record<string, string>>
+  readonly body: Readonly<Record<string, unknown>>
+  /** null: nobody has shown who he is. */
+  readonly caller: { readonly name: string; readonly role: Role } | null
+  gone(): boolean
+}
+
+export interface AdminAnswer {
+  readonly status: number
+  readonly body: unknown
+}
+
+const openApiRoute: Route = {
+  method: 'GET', path: '/api/v1/openapi.json', role: null, summary: 'This description', answer: 'an OpenAPI 3.1 document',
+  handle: () => toOpenApi(adminRoutes),
+}
+
+export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...eventRoutes, openApiRoute]
+
+/** Throws a Problem, ChangeRefused or StoreUnavailable for whatever is not to be; anything else thrown is a bug. */
+export async function answerAdmin(request: AdminRequest, parts: AdminParts): Promise<AdminAnswer> {
+  const match = matchRoute(adminRoutes, request.method, request.path)
+  if (match === undefined) throw new Problem(404, `there is nothing at ${request.path}; /api/v1/openapi.json lists what there is`)
+  if ('allow' in match) throw new Problem(405, `${request.path} answers ${match.allow.join(' and ')} only`, { allow: match.allow.join(', ') })
+  const { route, params } = match
+  if (route.role !== null) {
+    if (request.caller === null) throw new Problem(401, 'an admin token is needed: Authorization: Bearer …')
+    if (route.role === 'admin' && request.caller.role !== 'admin') throw new Problem(403, `"${request.caller.name}" may look but not change anything`)
+  }
+  const body = await route.handle({
+    params,
+    query: readFields(route.query ?? {}, request.query, 'query'),
+    body: readFields(route.body ?? {}, request.body, 'body'),
+    who: request.caller?.name ?? 'nobody',
+    gone: request.gone,
+  }, parts)
+  return { status: route.status ?? 200, body }
+}

@@ -1,0 +1,163 @@
+import { createServer } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { Address } from '../config/config.ts'
+import type { Log } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import { answerAdmin } from './admin-api.ts'
+import { adminCaller } from './admin-caller.ts'
+import type { AdminCaller, AdminToken } from './admin-caller.ts'
+import { adminPage } from './page.ts'
+import { Problem, toProblem } from './problem.ts'
+import type { AdminParts } from './route.ts'
+import { passProbe } from './upstream-probe.ts'
+
+export interface AdminServerParts {
+  readonly listen: Address
+  readonly api: AdminParts
+  /** Tokens beside those of the config, such as `env`. */
+  readonly extraTokens: readonly AdminToken[]
+  /** The token left for commands on this machine. */
+  readonly localToken: AdminToken | null
+  readonly metrics: Metrics
+  readonly log: Log
+}
+
+export interface RunningAdminServer {
+  readonly address: Address
+  close(): Promise<void>
+}
+
+const bodyBytesMax = 64 * 1024
+const plainHeaders = {
+  'cache-control': 'no-store', 'x-content-type-options': 'nosniff', 'x-frame-options': 'DENY', 'referrer-policy': 'no-referrer',
+  'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+}
+
+/** Listens on the admin port. Rejects when the address cannot be had. */
+export async function startAdminServer(parts: AdminServerParts): Promise<RunningAdminServer> {
+  const server = createServer({ requestTimeout: 30_000, headersTimeout: 10_000, maxHeaderSize: 16_384 })
+  server.on('request', (request, response) => void answer(request, response, parts))
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(parts.listen.port, parts.listen.host, () => {
+      server.off('error', reject)
+      resolve()
+    })
+  })
+  const { address, port } = server.address() as AddressInfo
+  return { address: { host: address, port }, close: () => closeServer(server) }
+}
+
+function closeServer(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve())
+    server.closeAllConnections()
+  })
+}
+
+async function answer(request: IncomingMessage, response: ServerResponse, parts: AdminServerParts): Promise<void> {
+  try {
+    await route(request, response, parts)
+  } catch (error) {
+    if (response.headersSent) {
+      response.destroy()
+      return
+    }
+    const problem = toProblem(error)
+    if (problem === undefined) {
+      const bug = error instanceof Error ? error : new Error(String(error))
+      parts.log.error({ error: bug.name, stack: bug.stack, method: request.method }, 'bug: an admin request failed')
+    }
+    sendProblem(response, problem ?? new Problem(500, 'something broke inside; the log has more'))
+  }
+}
+
+async function route(request: IncomingMessage, response: ServerResponse, parts: AdminServerParts): Promise<void> {
+  // A target that is no path (`*`, an absolute URL) is nothing that is here.
+  const url = request.url?.startsWith('/') === true ? URL.parse(request.url, 'http://admin') : null
+  if (url === null) throw new Problem(400, 'the request target is not a path')
+  const path = url.pathname
+  const config = parts.api.config()
+  const tokens = [...config.admin.tokens, ...parts.extraTokens]
+  const { headers } = request
+  const caller = (): AdminCaller | null => adminCaller({
+    address: request.socket.remoteAddress ?? '', host: headers.host, origin: headers.origin,
+    fetchSite: typeof headers['sec-fetch-site'] === 'string' ? headers['sec-fetch-site'] : undefined, authorization: headers.authorization,
+  }, tokens, parts.localToken)
+  const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '')
+
+  if (path === '/metrics') {
+    mustGet(method, path)
+    if (config.admin.metrics !== 'open' && caller() === null) throw new Problem(401, 'an admin token is needed: Authorization: Bearer …')
+    send(response, 200, 'text/plain; version=0.0.4; charset=utf-8', await parts.metrics.text())
+  } else if (path === '/') {
+    mustGet(method, path)
+    send(response, 200, 'text/html; charset=utf-8', adminPage(config.version.slice(0, 12)))
+  } else if (path.startsWith('/upstreams/')) {
+    mustGet(method, path)
+    if (caller() === null) throw new Problem(401, 'an admin token is needed: Authorization: Bearer …')
+    const match = /^\/upstreams\/([^/]+)\/(health|metrics)$/.exec(path)
+    const upstream = match === null ? undefined : config.upstreams.get(match[1] ?? '')
+    if (upstream === undefined) throw new Problem(404, 'there is only /upstreams/NAME/health and /upstreams/NAME/metrics, of configured upstreams')
+    await passProbe(upstream, match?.[2] === 'health' ? 'health' : 'metrics', response)
+  } else {
+    const answered = await answerAdmin({
+      method, path, query: queryOf(url), caller: caller(), body: method === 'GET' ? {} : await readBody(request), gone: () => response.destroyed,
+    }, parts.api)
+    send(response, answered.status, 'application/json', JSON.stringify(answered.body))
+  }
+}
+
+function mustGet(method: string, path: string): void {
+  if (method !== 'GET') throw new Problem(405, `${path} answers GET only`, { allow: 'GET' })
+}
+
+function queryOf(url: URL): Record<string, string> {
+  const query: Record<string, string> = {}
+  for (const [name, value] of url.searchParams) {
+    if (Object.hasOwn(query, name)) throw new Problem(400, `query.${name} is given twice`)
+    query[name] = value
+  }
+  return query
+}
+
+/** A JSON object, or nothing. Only `application/json` is taken: a form of another site cannot send that unasked. */
+async function readBody(request: IncomingMessage): Promise<Record<string, unknown>> {
+  const chunks: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length
+    if (bytes > bodyBytesMax) throw new Problem(413, `the body is larger than ${bodyBytesMax} bytes`)
+    chunks.push(chunk)
+  }
+  if (bytes === 0) return {}
+  const type = request.headers['content-type']?.split(';')[0]?.trim().toLowerCase()
+  if (type !== 'application/json') throw new Problem(415, 'the body must be sent as application/json')
+  const value = parsed(Buffer.concat(chunks).toString('utf8'))
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Problem(400, 'the body must be one JSON object')
+  return value as Record<string, unknown>
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    if (error instanceof SyntaxError) throw new Problem(400, 'the body is not JSON')
+    throw error
+  }
+}
+
+function sendProblem(response: ServerResponse, problem: Problem): void {
+  const { allow } = problem.extra
+  if (typeof allow === 'string') response.setHeader('allow', allow)
+  if (problem.status === 401) response.setHeader('www-authenticate', 'Bearer')
+  // What is left of a refused body is not read: the connection ends with the answer.
+  if (problem.status === 413) response.setHeader('connection', 'close')
+  send(response, problem.status, 'application/problem+json', JSON.stringify(problem.toDocument()))
+}
+
+function send(response: ServerResponse, status: number, type: string, text: string): void {
+  response.writeHead(status, { ...plainHeaders, 'content-type': type, 'content-length': Buffer.byteLength(text) })
+  response.end(response.req.method === 'HEAD' ? undefined : text)
+}

@@ -1,0 +1,155 @@
+import type { AccountChanges } from '../accounts/account-changes.ts'
+import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
+import type { Clock } from '../clock.ts'
+import type { Config } from '../config/config.ts'
+import type { Outbox, StoreStatus } from '../stores/store.ts'
+import { Problem } from './problem.ts'
+
+export type Role = 'viewer' | 'admin'
+
+/** What an operator's request reaches. The same parts serve the admin port and a command that has opened the store itself. */
+export interface AdminParts {
+  config(): Config
+  readonly directory: StoredKeyDirectory
+  readonly changes: AccountChanges
+  readonly outbox: Outbox
+  readonly clock: Clock
+  storeStatus(): StoreStatus
+  /** null: no gateway runs, a command has the store to itself. */
+  readonly gateway: RunningGateway | null
+  /** Delivers the dead records of a consumer (null: of all) again. Gives how many arrived and how many were refused once more. */
+  retryDead(consumer: string | null): Promise<{ readonly delivered: number; readonly failed: number }>
+}
+
+/** The gateway around the admin port. */
+export interface RunningGateway {
+  readonly startedMs: number
+  draining(): boolean
+  reloads(): ReloadState
+  /** Reads the config again and uses it, all or nothing. */
+  reload(): Promise<ReloadState>
+}
+
+export interface ReloadState {
+  readonly atMs: number
+  readonly ok: boolean
+  /** `file:line:column path: sentence`, one per mistake. */
+  readonly problems: readonly string[]
+}
+
+/** One value of a query or a body. Numbers are integers. */
+export interface Field {
+  readonly type: 'string' | 'integer' | 'boolean'
+  readonly about: string
+  readonly required?: boolean
+  readonly values?: readonly string[]
+  readonly minimum?: number
+  readonly maximum?: number
+}
+export type Fields = Readonly<Record<string, Field>>
+
+export interface Asked {
+  readonly params: Readonly<Record<string, string>>
+  readonly query: Readonly<Record<string, string | number | boolean>>
+  readonly body: Readonly<Record<string, string | number | boolean>>
+  readonly who: string
+  /** Becomes true when nobody waits for the answer any more. */
+  gone(): boolean
+}
+
+export interface Route {
+  readonly method: 'GET' | 'POST' | 'DELETE'
+  /** `{name}` stands for one segment. */
+  readonly path: string
+  /** null: needs no token. */
+  readonly role: Role | null
+  readonly summary: string
+  readonly query?: Fields
+  readonly body?: Fields
+  /** 200 unless given. */
+  readonly status?: number
+  /** What the answer holds, in one line. */
+  readonly answer: string
+  handle(asked: Asked, parts: AdminParts): Promise<unknown> | unknown
+}
+
+export type RouteMatch = { readonly route: Route; readonly params: Readonly<Record<string, string>> } | { readonly allow: readonly string[] }
+
+/** undefined: no such path. `allow`: the path exists with other methods. */
+export function matchRoute(routes: readonly Route[], method: string, path: string): RouteMatch | undefined {
+  const segments = path.split('/')
+  const allow: string[] = []
+  for (const route of routes) {
+    const params = paramsOf(route.path, segments)
+    if (params === undefined) continue
+    if (route.method === method) return { route, params }
+    allow.push(route.method)
+  }
+  return allow.length === 0 ? undefined : { allow }
+}
+
+function paramsOf(pattern: string, segments: readonly string[]): Record<string, string> | undefined {
+  const wanted = pattern.split('/')
+  if (wanted.length !== segments.length) return undefined
+  const params: Record<string, string> = {}
+  for (const [index, part] of wanted.entries()) {
+    const segment = segments[index] ?? ''
+    if (part.startsWith('{')) {
+      const value = decoded(segment)
+      if (value === undefined || value === '') return undefined
+      params[part.slice(1, -1)] = value
+    } else if (part !== segment) return undefined
+  }
+  return params
+}
+
+function decoded(segment: string): string | undefined {
+  try {
+    return decodeURIComponent(segment)
+  } catch (error) {
+    // Not a URL segment, so no route has it.
+    if (error instanceof URIError) return undefined
+    throw error
+  }
+}
+
+/** Checks what was sent against what the route takes. Throws a Problem that names every mistake. */
+export function readFields(fields: Fields, given: Readonly<Record<string, unknown>>, what: 'query' | 'body'): Record<string, string | number | boolean> {
+  const mistakes: string[] = []
+  const read: Record<string, string | number | boolean> = {}
+  const known = Object.keys(fields)
+  for (const name of Object.keys(given)) {
+    if (!known.includes(name)) mistakes.push(`${what}.${name} is not known here; there ${known.length === 0 ? 'is nothing to give' : `is ${known.join(', ')}`}`)
+  }
+  for (const [name, field] of Object.entries(fields)) {
+    const value = Object.hasOwn(given, name) ? given[name] : undefined
+    if (value === undefined || value === null) {
+      if (field.required === true) mistakes.push(`${what}.${name} is missing: ${field.about}`)
+      continue
+    }
+    const result = readField(field, value)
+    if (typeof result === 'object') mistakes.push(`${what}.${name} ${result.mistake}`)
+    else read[name] = result
+  }
+  if (mistakes.length > 0) throw new Problem(what === 'query' ? 400 : 422, mistakes.join('; '))
+  return read
+}
+
+function readField(field: Field, value: unknown): string | number | boolean | { mistake: string } {
+  if (field.type === 'boolean') {
+    if (value === true || value === 'true') return true
+    return value === false || value === 'false' ? false : { mistake: 'must be true or false' }
+  }
+  if (field.type === 'integer') {
+    const number = typeof value === 'string' && /^-?\d{1,15}$/.test(value) ? Number(value) : value
+    if (typeof number !== 'number' || !Number.isSafeInteger(number)) return { mistake: 'must be a whole number' }
+    if (number < (field.minimum ?? 0) || number > (field.maximum ?? Number.MAX_SAFE_INTEGER)) {
+      return { mistake: `must be between ${field.minimum ?? 0} and ${field.maximum ?? Number.MAX_SAFE_INTEGER}` }
+    }
+    return number
+  }
+  if (typeof value !== 'string' || value === '') return { mistake: 'must be a text that is not empty' }
+  if (value.length > 1024) return { mistake: 'is longer than 1024 characters' }
+  if (field.values !== undefined && !field.values.includes(value)) return { mistake: `must be one of ${field.values.join(', ')}` }
+  return value
+}

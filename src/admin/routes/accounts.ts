@@ -1,0 +1,99 @@
+import { listAccounts, listKeys } from '../../accounts/account-overview.ts'
+import type { Plan } from '../../config/config.ts'
+import { meterName, meterScale } from '../../metering/meter.ts'
+import type { Limit, Overdraft, Window } from '../../metering/limits/limit.ts'
+import { Problem } from '../problem.ts'
+import type { Route } from '../route.ts'
+
+export const accountRoutes: readonly Route[] = [
+  {
+    method: 'GET', path: '/api/v1/accounts', role: 'viewer', summary: 'All accounts, keys that are their own account among them',
+    answer: 'accounts: id, plan, parent, keys, suspension, calendar',
+    handle: (_asked, { directory }) => ({ accounts: listAccounts(directory) }),
+  },
+  {
+    method: 'GET', path: '/api/v1/accounts/{id}', role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, and its keys',
+    handle({ params }, { directory, clock }) {
+      const account = listAccounts(directory).find(({ id }) => id === params['id'])
+      if (account === undefined) throw new Problem(404, `there is no account "${params['id']}"`)
+      return { ...account, keys: listKeys(directory, clock.nowMs()).filter((key) => key.account === account.id) }
+    },
+  },
+  {
+    method: 'POST', path: '/api/v1/accounts/{id}/suspend', role: 'admin', summary: 'Refuse every call of an account and of those under it, until resumed',
+    answer: 'id, state',
+    body: { reason: { type: 'string', about: 'why, for the record' } },
+    async handle({ params, body, who }, { changes }) {
+      const reason = body['reason']
+      await changes.suspendAccount(params['id'] ?? '', typeof reason === 'string' ? reason : null, who)
+      return { id: params['id'], state: 'suspended' }
+    },
+  },
+  {
+    method: 'POST', path: '/api/v1/accounts/{id}/resume', role: 'admin', summary: 'Lift a suspension',
+    answer: 'id, state: active, or suspended while the config says so',
+    async handle({ params, who }, { changes }) {
+      const { suspendedByConfig } = await changes.resumeAccount(params['id'] ?? '', who)
+      return { id: params['id'], state: suspendedByConfig ? 'suspended' : 'active', suspended_in: suspendedByConfig ? ['config'] : [] }
+    },
+  },
+  {
+    method: 'GET', path: '/api/v1/plans', role: 'viewer', summary: 'The plans in use', answer: 'plans: name, version, public, entitlements, limits, policy, prices',
+    handle: (_asked, { config }) => ({ plans: [...config().plans.values()].map(toPlanDocument) }),
+  },
+  {
+    method: 'GET', path: '/api/v1/audit', role: 'viewer', summary: 'Who changed what, newest first', answer: 'changes: at, who, action, target, details',
+    query: { limit: { type: 'integer', about: 'how many; 100 unless given', minimum: 1, maximum: 1000 } },
+    async handle({ query }, { changes }) {
+      const entries = await changes.audit(typeof query['limit'] === 'number' ? query['limit'] : 100)
+      return { changes: entries.map(({ at_ms, ...entry }) => ({ at: new Date(at_ms).toISOString(), ...entry })) }
+    },
+  },
+]
+
+function toPlanDocument(plan: Plan): unknown {
+  return {
+    name: plan.name,
+    version: plan.version,
+    public: plan.public,
+    entitlements: {
+      models: plan.entitlements.models, endpoints: plan.entitlements.endpoints,
+      max_output_tokens: plan.entitlements.maxOutputTokens, features: plan.entitlements.features,
+    },
+    limits: plan.limits.map(toLimitDocument),
+    policy: {
+      reserve: plan.policy.reserve, output_default: plan.policy.outputDefault, on_insufficient: plan.policy.onInsufficient,
+      clamp_floor: plan.policy.clampFloor, on_disconnect: plan.policy.onDisconnect, count_failed: plan.policy.countFailed,
+      store_down: plan.policy.storeDown.kind, wait_ms: plan.policy.waitMs,
+    },
+    prices: plan.prices === null ? null : { currency: plan.prices.currency, version: plan.prices.version },
+  }
+}
+
+function toLimitDocument(limit: Limit): unknown {
+  const scale = meterScale(limit.meter)
+  return {
+    name: limit.name, meter: meterName(limit.meter), limit: limit.ceiling === null ? null : limit.ceiling / scale, window: windowWords(limit.window),
+    per: limit.per, each: limit.each, for: { models: limit.forModels, endpoints: limit.forEndpoints },
+    mode: limit.mode, visible: limit.visible, overdraft: overdraftWords(limit.overdraft, scale),
+  }
+}
+
+function windowWords(window: Window): string | null {
+  if (window.kind === 'in_flight') return null
+  if (window.kind === 'calendar') return window.unit
+  if (window.kind === 'billing_period' || window.kind === 'lifetime') return window.kind
+  return `${lengthWords(window.ms)}${window.kind === 'fixed' ? ' (fixed)' : ''}`
+}
+
+function lengthWords(ms: number): string {
+  for (const [unit, unitMs] of [['d', 86_400_000], ['h', 3_600_000], ['m', 60_000], ['s', 1_000]] as const) {
+    if (ms % unitMs === 0) return `${ms / unitMs}${unit}`
+  }
+  return `${ms}ms`
+}
+
+function overdraftWords(overdraft: Overdraft, scale: number): string | number {
+  if (overdraft.kind === 'absolute') return overdraft.amount / scale
+  return overdraft.kind === 'percentage' ? `${overdraft.percent}%` : overdraft.kind
+}

@@ -1,0 +1,30 @@
+import { hostname } from 'node:os'
+import { loadConfig } from '../config/load.ts'
+import type { LoadOptions } from '../config/load.ts'
+import type { Config } from '../config/config.ts'
+import { toText } from '../config/problem.ts'
+import { CommandFailed } from './command.ts'
+import type { Input, Option, Surroundings } from './command.ts'
+
+export const configOption: Option = { flags: '--config <file>', about: 'the config; ./config/tallygate.yaml, or TALLYGATE_CONFIG, unless given' }
+
+const defaultFile = 'config/tallygate.yaml'
+
+export function configSource(input: Input, around: Surroundings): LoadOptions {
+  const listen = input.text('listen') ?? around.env['TALLYGATE_LISTEN']
+  const adminListen = input.text('admin-listen') ?? around.env['TALLYGATE_ADMIN_LISTEN']
+  return {
+    file: input.text('config') ?? around.env['TALLYGATE_CONFIG'] ?? defaultFile,
+    env: around.env,
+    hostName: hostname(),
+    ...(listen === undefined || listen === '' ? {} : { listen }),
+    ...(adminListen === undefined || adminListen === '' ? {} : { adminListen }),
+  }
+}
+
+/** The valid config; throws CommandFailed with every mistake in it. */
+export function readConfig(input: Input, around: Surroundings): Promise<Config> {
+  const { config, problems } = loadConfig(configSource(input, around))
+  if (config === null) throw new CommandFailed(problems.map(toText).join('\n'), 2)
+  return Promise.resolve(config)
+}

@@ -1,0 +1,144 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { AdminRequest } from '../admin/admin-api.ts'
+import type { Config } from '../config/config.ts'
+import { CommandFailed } from './command.ts'
+import type { Input, Option, Surroundings } from './command.ts'
+import { configOption, readConfig } from './config-file.ts'
+
+export const doorOptions: readonly Option[] = [configOption]
+
+/** The way to the admin API: over HTTP to a gateway that runs, or right here over a store that this command has opened. */
+export interface Door {
+  /** Gives the answer's body; throws CommandFailed with what the API said. */
+  ask(method: 'GET' | 'POST' | 'DELETE', path: string, given?: { query?: Readonly<Record<string, string>>; body?: Readonly<Record<string, unknown>> }): Promise<Answer>
+  readonly config: Config
+  /** True: a gateway answers. */
+  readonly running: boolean
+  close(): Promise<void>
+}
+
+export type Answer = Readonly<Record<string, unknown>>
+
+/** What a running gateway leaves in the data folder for commands, readable by its owner only. */
+export interface DoorPlate {
+  readonly pid: number
+  readonly address: string
+  readonly token: string
+}
+
+export const doorPlateFile = 'gateway.json'
+
+/** Opens the door, uses it, closes it. */
+export async function throughDoor<T>(input: Input, around: Surroundings, use: (door: Door) => Promise<T>): Promise<T> {
+  const config = await readConfig(input, around)
+  const door = (await remoteDoor(config, around)) ?? (await ownDoor(config, around))
+  try {
+    return await use(door)
+  } finally {
+    await door.close()
+  }
+}
+
+async function remoteDoor(config: Config, around: Surroundings): Promise<Door | undefined> {
+  const plate = config.store.kind === 'embedded' ? await readPlate(config.store.dir) : undefined
+  const { host, port } = config.admin.listen
+  const shownHost = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
+  const base = plate?.address ?? `http://${shownHost.includes(':') ? `[${shownHost}]` : shownHost}:${port}`
+  const token = plate?.token ?? around.env['TALLYGATE_ADMIN_TOKEN'] ?? ''
+  // An embedded store has one gateway, and that one left its address; anybody else on the port is not ours.
+  if (config.store.kind === 'embedded' && plate === undefined) return undefined
+  const headers: Record<string, string> = token === '' ? {} : { authorization: `Bearer ${token}` }
+  const probe = await call(`${base}/api/v1/config`, { headers })
+  if (probe === undefined) return undefined
+  if (plate !== undefined && probe.status !== 200) return undefined
+  if (probe.status === 401 || probe.status === 403) throw new CommandFailed(`the gateway at ${base} wants an admin token: set TALLYGATE_ADMIN_TOKEN`)
+  return {
+    config,
+    running: true,
+    async ask(method, path, { query = {}, body } = {}) {
+      const search = new URLSearchParams(query).toString()
+      const response = await call(`${base}${path}${search === '' ? '' : `?${search}`}`, {
+        method, headers: { ...headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) }, ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      })
+      if (response === undefined) throw new CommandFailed(`the gateway at ${base} does not answer any more`)
+      const answer: unknown = await response.json().catch(() => null)
+      if (typeof answer !== 'object' || answer === null) throw new CommandFailed(`the gateway at ${base} answered ${response.status} without JSON`)
+      if (!response.ok) throw failure(response.status, answer as Answer)
+      return answer as Answer
+    },
+    close: () => Promise.resolve(),
+  }
+}
+
+async function ownDoor(config: Config, around: Surroundings): Promise<Door> {
+  if (config.store.kind === 'memory') throw new CommandFailed('no gateway runs, and a store in memory is gone with its gateway: there is nothing to look at or change')
+  const [{ openBooks }, { answerAdmin }, { toProblem }] = await Promise.all([import('../books.ts'), import('../admin/admin-api.ts'), import('../admin/problem.ts')])
+  const books = await openBooks(config, around)
+  return {
+    config,
+    running: false,
+    async ask(method, path, { query = {}, body = {} } = {}) {
+      const request: AdminRequest = { method, path, query, body, caller: { name: 'cli', role: 'admin' }, gone: () => false }
+      try {
+        // Through JSON, so that a command sees the very same as from a gateway.
+        return JSON.parse(JSON.stringify((await answerAdmin(request, books.admin)).body)) as Answer
+      } catch (error) {
+        const problem = toProblem(error)
+        if (problem === undefined) throw error
+        throw failure(problem.status, problem.toDocument())
+      }
+    },
+    close: () => books.close(),
+  }
+}
+
+function failure(status: number, problem: Answer): CommandFailed {
+  const { detail, problems } = problem
+  const lines = Array.isArray(problems) ? (problems as unknown[]).map((each) => `\n  ${String(each)}`).join('') : ''
+  const sentence = typeof detail === 'string' ? detail : `the gateway answered ${status}`
+  return new CommandFailed(`${sentence}${lines}`, status === 400 || status === 422 ? 2 : 1)
+}
+
+/** undefined: nobody listens there. */
+async function call(url: string, init: RequestInit): Promise<Response | undefined> {
+  try {
+    return await fetch(url, { ...init, redirect: 'manual' })
+  } catch (error) {
+    // `fetch` throws a TypeError for whatever keeps it from an answer.
+    if (error instanceof TypeError) return undefined
+    throw error
+  }
+}
+
+async function readPlate(dir: string): Promise<DoorPlate | undefined> {
+  let text: string
+  try {
+    text = await readFile(join(dir, doorPlateFile), 'utf8')
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
+    if (code === 'EACCES') throw new CommandFailed(`${join(dir, doorPlateFile)} may not be read by this user: run the command as the user of the gateway`)
+    throw error
+  }
+  try {
+    const { pid, address, token } = JSON.parse(text) as Partial<DoorPlate>
+    return typeof pid === 'number' && typeof address === 'string' && typeof token === 'string' ? { pid, address, token } : undefined
+  } catch (error) {
+    // Half a file of a gateway that was killed while it wrote: nobody is behind it.
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}
+
+/** A list in an answer. */
+export function rowsOf(answer: Answer, name: string): Answer[] {
+  const value = answer[name]
+  return Array.isArray(value) ? (value as Answer[]) : []
+}
+
+export function cell(row: Answer, name: string): string | number | null {
+  const value = row[name]
+  if (typeof value === 'string' || typeof value === 'number') return value
+  return typeof value === 'boolean' ? (value ? 'yes' : 'no') : null
+}
