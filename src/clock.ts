@@ -9,6 +9,8 @@ export interface Clock {
   /** Runs `task` every `periodMs` until cancelled. Never keeps the process alive. */
   every(periodMs: number, task: () => void): () => void
   sleep(delayMs: number): Promise<void>
+  /** Runs `task` once what this turn of the event loop brought has been handled. Absent (virtual clocks): a microtask serves. */
+  afterTurn?(task: () => void): void
 }
 
 class SystemClock implements Clock {
@@ -36,6 +38,9 @@ class SystemClock implements Clock {
   }
   sleep(delayMs: number): Promise<void> {
     return new Promise((resolve) => setTimeout(resolve, delayMs))
+  }
+  afterTurn(task: () => void): void {
+    setImmediate(task)
   }
 }
 

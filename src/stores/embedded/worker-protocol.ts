@@ -1,0 +1,62 @@
+import type { Change } from '../local/journal.ts'
+import type { DeadRow, Row, Synchronous } from './journal-file.ts'
+
+/** What the main thread and the journal's worker say to each other. */
+
+export interface OpenAsk {
+  readonly dir: string
+  readonly synchronous: Synchronous
+  readonly ballastBytes: number
+  /** The books were read and accepted as they are: the watermark begins there. */
+  readonly verified: boolean
+}
+
+/** A request, and what it is answered with. */
+export interface Asks {
+  open: { ask: OpenAsk; answer: WriterState }
+  /** One transaction: rows and changes, in order. */
+  commit: { ask: { readonly rows: readonly Row[]; readonly changes: readonly Change[] }; answer: WriterState }
+  /** Proves that the disk takes writes again; folds the log into the journal. */
+  probe: { ask: null; answer: WriterState }
+  /** Is the journal still the file that was opened? Is there room again for the ballast? */
+  look: { ask: null; answer: WriterState }
+  read: { ask: { readonly after: number; readonly count: number }; answer: readonly OutboxRow[] }
+  ordinalBefore: { ask: { readonly atMs: number }; answer: number }
+  dead: { ask: { readonly consumer: string | null }; answer: readonly DeadRow[] }
+  document: { ask: { readonly kind: string; readonly id: string }; answer: string | null }
+  documents: { ask: { readonly kind: string }; answer: readonly { readonly id: string; readonly value: string }[] }
+  trim: { ask: { readonly seq: number; readonly event: number; readonly beforeMs: number }; answer: Trimmed }
+  close: { ask: null; answer: null }
+}
+
+export type AskName = keyof Asks
+
+export interface WriterState {
+  /** The ballast has been let go: admit nothing more. */
+  readonly full: boolean
+}
+
+export interface OutboxRow {
+  /** Ordinal of the row's first event. */
+  readonly first: number
+  /** A JSON array of records. */
+  readonly outbox: string
+}
+
+export interface Trimmed {
+  readonly rows: number
+  readonly trimmedThrough: number
+  /** There may be more to trim. */
+  readonly more: boolean
+}
+
+export interface Request {
+  readonly number: number
+  readonly name: AskName
+  readonly ask: unknown
+}
+
+export type Reply =
+  | { readonly number: number; readonly ok: true; readonly answer: unknown }
+  /** `fatal`: the connection is closed, nothing more is written through it. */
+  | { readonly number: number; readonly ok: false; readonly reason: string; readonly fatal: boolean }
