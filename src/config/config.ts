@@ -152,6 +152,9 @@ export interface KeyConfig {
 export interface SinkConfig {
   readonly name: string
   readonly type: string
-  /** Type-specific settings, already checked by the type's own schema. */
+  /** Type-specific settings, already checked: file has { path, maxBytes, daily }, stdout none. */
   readonly settings: Readonly<Record<string, unknown>>
 }
+
+/** Of an account that says nothing, and of a key that is its own account. */
+export const DEFAULT_CALENDAR: AccountCalendar = Object.freeze({ timeZone: 'UTC', anchor: '2000-01-01' })

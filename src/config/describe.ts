@@ -1,0 +1,116 @@
+import type { Limit, Window } from '../metering/limits/limit.ts'
+import { meterName, meterScale } from '../metering/meter.ts'
+import type { Config, Plan } from './config.ts'
+import { words } from './schema.ts'
+import { toYaml } from './yaml.ts'
+
+/** One plan, said in words: one sentence for people who check what they sell. */
+export interface PlanWords {
+  readonly plan: string
+  /** `free: at most 20 requests in any minute; …` */
+  readonly sentence: string
+}
+
+export function describe(config: Config): readonly PlanWords[] {
+  return [...config.plans.values()].map((plan) => ({ plan: plan.name, sentence: `${plan.name}: ${limitsText(plan.limits, plan.prices?.currency)}. ${termsText(plan)}` }))
+}
+
+/** Several limits, said in one line. */
+export function limitsText(limits: readonly Limit[], currency?: string): string {
+  return limits.length === 0 ? 'no limits' : limits.map((limit) => limitText(limit, currency)).join('; ')
+}
+
+/** `at most 20 requests in any minute`. */
+export function limitText(limit: Limit, currency = 'units of money'): string {
+  const much = limit.ceiling === null ? 'any number of' : limit.ceiling === 0 ? 'no' : `at most ${number(limit.ceiling / meterScale(limit.meter))}`
+  const parts = [`${much} ${thing(limit, currency)}${windowText(limit.window)}`]
+  const overdraft = limit.overdraft
+  if (overdraft.kind === 'percentage') parts.push(`and ${overdraft.percent}% over`)
+  if (overdraft.kind === 'absolute') parts.push(`and ${number(overdraft.amount / meterScale(limit.meter))} over`)
+  if (overdraft.kind === 'unlimited') parts.push('and any number over')
+  if (limit.each === 'model') parts.push('for each model')
+  if (limit.forModels !== null) parts.push(`of ${limit.forModels.join(', ')}`)
+  if (limit.forEndpoints !== null) parts.push(`on ${limit.forEndpoints.join(', ')}`)
+  if (limit.per !== 'account') parts.push(limit.per === 'key' ? 'per key' : 'per end user')
+  const notes = [limit.mode === 'shadow' ? 'only watched, never refused' : '', limit.visible ? '' : 'not shown to callers'].filter((note) => note !== '')
+  return `${parts.join(' ')}${notes.length === 0 ? '' : ` (${notes.join(', ')})`}`
+}
+
+const things: Readonly<Record<string, string>> = {
+  input_tokens: 'input tokens', cached_input_tokens: 'cached input tokens', cache_write_tokens: 'cache-write tokens', output_tokens: 'output tokens',
+  reasoning_tokens: 'reasoning tokens', total_tokens: 'tokens', compute_seconds: 'seconds of compute', bytes_in: 'bytes in', bytes_out: 'bytes out',
+  audio_seconds: 'seconds of audio', concurrency: 'calls at once',
+}
+
+function thing(limit: Limit, currency: string): string {
+  const name = meterName(limit.meter)
+  if (limit.meter.kind === 'weighted') return name
+  return name === 'cost' ? currency : things[name] ?? name
+}
+
+const calendar = { minute: 'in a calendar minute', hour: 'in a calendar hour', day: 'a day', week: 'a week', month: 'a calendar month' } as const
+
+function windowText(window: Window): string {
+  switch (window.kind) {
+    case 'sliding': return ` in any ${lengthText(window.ms)}`
+    case 'fixed': return ` in every ${lengthText(window.ms)} of the clock`
+    case 'calendar': return ` ${calendar[window.unit]}`
+    case 'billing_period': return ' in a billing period'
+    case 'lifetime': return ' for ever'
+    case 'in_flight': return ''
+  }
+}
+
+const units = { d: 'day', h: 'hour', m: 'minute', s: 'second', ms: 'millisecond' } as const
+
+function lengthText(ms: number): string {
+  const [, count = '', unit = 'ms'] = /^(\d+)(\w+)$/.exec(words(ms)) ?? []
+  const noun = units[unit as keyof typeof units]
+  return count === '1' ? noun : `${count} ${noun}s`
+}
+
+function number(value: number): string {
+  return value.toLocaleString('en', { maximumFractionDigits: 12 })
+}
+
+function termsText(plan: Plan): string {
+  const { entitlements, policy, prices } = plan
+  const sentences = [
+    entitlements.models.includes('*') ? 'Every model' : entitlements.models.length === 0 ? 'No model' : `Models: ${entitlements.models.join(', ')}`,
+  ]
+  if (entitlements.endpoints !== null) sentences.push(`Endpoints: ${entitlements.endpoints.join(', ') || 'none'}`)
+  if (entitlements.maxOutputTokens !== null) sentences.push(`Answers of ${number(entitlements.maxOutputTokens)} tokens at most`)
+  if (entitlements.features.length > 0) sentences.push(`With ${entitlements.features.join(', ')}`)
+  if (policy.onInsufficient === 'refuse') sentences.push('Never shortens an answer to what is left')
+  if (policy.reserve === 'slices') sentences.push('Holds what a stream may use in slices')
+  if (policy.countFailed) sentences.push('Failed calls count')
+  if (policy.waitMs > 0) sentences.push(`Waits ${words(policy.waitMs)} for capacity`)
+  if (policy.storeDown.kind === 'allow') sentences.push('Lets every call through while the store is away')
+  if (policy.storeDown.kind === 'allow_up_to') sentences.push(`Lets ${number(policy.storeDown.amount)} of each limit through while the store is away`)
+  if (prices !== null) sentences.push(`Prices in ${prices.currency} of ${prices.version}`)
+  return `${sentences.join('. ')}.`
+}
+
+/** The whole configuration with every default, as YAML; credentials, hashes and passwords are hidden. */
+export function printConfig(config: Config): string {
+  return toYaml(plain({
+    ...config,
+    admin: { ...config.admin, tokens: config.admin.tokens.map((token) => ({ ...token, hash: hidden })) },
+    store: config.store.kind === 'redis' ? { ...config.store, url: withoutPassword(config.store.url) } : config.store,
+    upstreams: new Map([...config.upstreams].map(([name, upstream]) => [name, { ...upstream, credential: upstream.credential === null ? null : hidden }])),
+    keys: config.keys.map((key) => ({ ...key, hash: hidden })),
+  }))
+}
+
+const hidden = '(hidden)'
+
+function withoutPassword(url: string): string {
+  return url.replace(/^([a-z+]+:\/\/)[^@]*@/, `$1${hidden}@`)
+}
+
+function plain(value: unknown): unknown {
+  if (value instanceof Map) return Object.fromEntries([...value].map(([name, each]) => [String(name), plain(each)]))
+  if (Array.isArray(value)) return value.map(plain)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, plain(each)]))
+}

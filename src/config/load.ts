@@ -1,0 +1,273 @@
+import { closeSync, constants, fstatSync, openSync, readdirSync, readSync, statSync } from 'node:fs'
+import { dirname, isAbsolute, join } from 'node:path'
+import { matches } from '../metering/glob.ts'
+import type { Config } from './config.ts'
+import { parseConfig } from './parse.ts'
+import type { Problem } from './problem.ts'
+import { Report, pathOf, shown } from './problem.ts'
+import { joinedSections, sharedSections } from './schema.ts'
+import { isNothing, what } from './shape.ts'
+import type { Entry, MapNode, Node, Substitute } from './yaml.ts'
+import { parseYaml } from './yaml.ts'
+
+/** Everything that a configuration is made of, handed in: nothing here looks at the process. */
+export interface LoadOptions {
+  /** Path of the main file. */
+  readonly file: string
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Names this gateway when the file does not. */
+  readonly hostName: string
+  /** From the command line; they win over the environment and the file. */
+  readonly listen?: string
+  readonly adminListen?: string
+  /** In place of the main file's content. */
+  readonly text?: string
+}
+
+export interface LoadResult {
+  /** null when there is any problem. */
+  readonly config: Config | null
+  readonly problems: readonly Problem[]
+  readonly warnings: readonly Problem[]
+  readonly sources: Sources
+}
+
+/** What was read, or tried: for watching. */
+export interface Sources {
+  /** Configuration files and secrets. */
+  readonly files: readonly string[]
+  /** Patterns of `include`, as paths. */
+  readonly patterns: readonly string[]
+}
+
+const fileBytesMax = 64 * 1_048_576
+const secretBytesMax = 65_536
+const filesMax = 1_000
+
+/** Reads the file and all that it includes, and gives one frozen Config or every mistake in it. Never throws for what a file holds. */
+export function loadConfig(options: LoadOptions): LoadResult {
+  const report = new Report()
+  const reader = new Reader(options, report)
+  const root = reader.read()
+  const files = reader.files()
+  const config = root === undefined || report.problems.length > 0 && root.entries.size === 0 ? null : parseConfig(root, options, files, report)
+  const sources = { files, patterns: [...reader.patterns] }
+  return { config: report.problems.length > 0 ? null : config, problems: inOrder(report.problems), warnings: inOrder(report.warnings), sources }
+}
+
+/** By file, as first met, then by place. */
+function inOrder(problems: Problem[]): Problem[] {
+  const files = [...new Set(problems.map((problem) => problem.file))]
+  const rank = new Map(files.map((file, index) => [file, index]))
+  return problems.sort((a, b) => (rank.get(a.file) ?? 0) - (rank.get(b.file) ?? 0) || a.line - b.line || a.column - b.column)
+}
+
+class Reader {
+  readonly patterns = new Set<string>()
+  readonly #options: LoadOptions
+  readonly #report: Report
+  readonly #files = new Set<string>()
+  readonly #secrets = new Set<string>()
+  readonly #root = new Map<string, Entry>()
+
+  constructor(options: LoadOptions, report: Report) {
+    this.#options = options
+    this.#report = report
+  }
+
+  files(): readonly string[] {
+    return [...this.#files, ...this.#secrets]
+  }
+
+  read(): MapNode | undefined {
+    const first = this.#file(this.#options.file, undefined)
+    return first === undefined ? undefined : { ...first, entries: this.#root }
+  }
+
+  #file(file: string, from: { node: Node; path: string } | undefined): MapNode | undefined {
+    if (this.#files.has(file)) return undefined
+    this.#files.add(file)
+    const content = this.#options.text !== undefined && from === undefined ? { text: this.#options.text, worldReadable: false } : readText(file, fileBytesMax)
+    if ('problem' in content) {
+      if (from === undefined) this.#report.whole(file, content.problem)
+      else this.#report.problem(from.node, pathOf(null, from.path), `${file} ${content.problem}`)
+      return undefined
+    }
+    const node = parseYaml(file, content.text, this.#substitute(file), this.#report, content.worldReadable)
+    if (node === undefined) return undefined
+    if (node.kind !== 'map') {
+      this.#report.problem(node, null, `has to be a mapping of sections such as plans and keys, but is ${what(node)}`)
+      return undefined
+    }
+    for (const [section, entry] of node.entries) this.#take(section, entry)
+    const include = node.entries.get('include')
+    if (include !== undefined) this.#include(file, include.value)
+    return node
+  }
+
+  #take(section: string, entry: Entry): void {
+    // A section whose lines are all commented out says nothing.
+    if (section === 'include' || section === '$schema' || section.startsWith('x-') || isNothing(entry.value)) return
+    const first = this.#root.get(section)
+    if (first === undefined) this.#root.set(section, entry)
+    else if (sharedSections.has(section) && first.value.kind === 'map' && entry.value.kind === 'map') {
+      const entries = new Map(first.value.entries)
+      for (const [name, value] of entry.value.entries) {
+        const before = entries.get(name)
+        if (before === undefined) entries.set(name, value)
+        else this.#twice(value, pathOf(pathOf(null, section), name), before)
+      }
+      this.#root.set(section, { key: first.key, value: { ...first.value, entries } })
+    } else if (joinedSections.has(section) && first.value.kind === 'seq' && entry.value.kind === 'seq') {
+      this.#root.set(section, { key: first.key, value: { ...first.value, items: [...first.value.items, ...entry.value.items] } })
+    } else this.#twice(entry, pathOf(null, section), first)
+  }
+
+  #twice(entry: Entry, path: ReturnType<typeof pathOf>, first: Entry): void {
+    const { line } = first.key.source.position(first.key.offset)
+    this.#report.problemAt(entry.key.source, entry.key.offset, path, `is defined twice; the first is at ${first.key.source.file}:${line}`)
+  }
+
+  #include(file: string, node: Node): void {
+    const items = node.kind === 'seq' ? node.items : [node]
+    items.forEach((item, index) => {
+      const path = node.kind === 'seq' ? `include[${index}]` : 'include'
+      if (item.kind !== 'scalar' || isNothing(item)) {
+        this.#report.problem(item, pathOf(null, path), `has to be a path or a pattern, but is ${what(item)}`)
+        return
+      }
+      const pattern = isAbsolute(item.text) ? item.text : join(dirname(file), item.text)
+      const found = expand(pattern)
+      if (pattern.includes('*')) {
+        this.patterns.add(pattern)
+        if ('missing' in found) this.#report.problem(item, pathOf(null, path), `there is no directory ${found.missing}`)
+        else if (found.files.length === 0) this.#report.warn(item, pathOf(null, path), `no file matches ${pattern}`)
+      }
+      for (const each of 'files' in found ? found.files : []) {
+        if (this.#files.size >= filesMax) {
+          this.#report.problem(item, pathOf(null, path), `includes more than ${filesMax} files`)
+          break
+        }
+        this.#file(each, { node: item, path })
+      }
+    })
+  }
+
+  /** `${NAME}`, `${NAME:-default}`, `${file:PATH}`; `$${` is a literal `${`. What is put in is not looked at again. */
+  #substitute(file: string): Substitute {
+    return (text) => {
+      const problems: string[] = []
+      const result = text.replaceAll(/\$\$\{|\$\{([^}]*)\}?/g, (whole: string, inside: string | undefined) => {
+        if (inside === undefined) return '${'
+        const answer = whole.endsWith('}') ? this.#value(inside, file) : { problem: `\${${inside.slice(0, 40)} is not closed; write }` }
+        if ('text' in answer) return answer.text
+        problems.push(answer.problem)
+        return ''
+      })
+      return problems.length > 0 ? { problem: problems.join('; ') } : { text: result }
+    }
+  }
+
+  #value(inside: string, file: string): { text: string } | { problem: string } {
+    if (inside.startsWith('file:')) {
+      const named = inside.slice(5)
+      const path = isAbsolute(named) ? named : join(dirname(file), named)
+      this.#secrets.add(path)
+      const content = readText(path, secretBytesMax)
+      if ('problem' in content) return { problem: `the file ${path} ${content.problem}` }
+      const text = content.text.replace(/(\r?\n)+$/, '')
+      return text === '' ? { problem: `the file ${path} is empty` } : { text }
+    }
+    const match = /^([A-Za-z_][A-Za-z0-9_]*)(?::-([\s\S]*))?$/.exec(inside)
+    if (match === null) return { problem: `\${${inside.slice(0, 40)}} is not understood; write \${NAME}, \${NAME:-default} or \${file:/path}` }
+    const [, name = '', fallback] = match
+    const value = Object.hasOwn(this.#options.env, name) ? this.#options.env[name] : undefined
+    // As in a shell: `:-` also stands in for a variable that is set and empty.
+    if (value !== undefined && (value !== '' || fallback === undefined)) return { text: value }
+    if (fallback !== undefined) return { text: fallback }
+    return { problem: `the environment variable ${name} is not set; set it, or write \${${name}:-default}` }
+  }
+}
+
+/** A regular file's text. Anything else (a directory, a pipe, a device) is refused without waiting for it. */
+export function readText(path: string, bytesMax: number): { readonly text: string; readonly worldReadable: boolean } | { readonly problem: string } {
+  let bytes: Buffer
+  let mode: number
+  try {
+    // Asked before opening: opening some devices has effects.
+    if (!statSync(path).isFile()) return { problem: 'is not a regular file' }
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    try {
+      const stat = fstatSync(fd)
+      if (!stat.isFile()) return { problem: 'is not a regular file' }
+      if (stat.size > bytesMax) return { problem: `is larger than ${bytesMax / 1024} KiB` }
+      mode = stat.mode
+      bytes = readAll(fd, bytesMax)
+      if (bytes.length > bytesMax) return { problem: `is larger than ${bytesMax / 1024} KiB` }
+    } finally {
+      closeSync(fd)
+    }
+  } catch (error) {
+    return { problem: `cannot be read: ${whyUnreadable(error)}` }
+  }
+  try {
+    return { text: new TextDecoder('utf-8', { fatal: true }).decode(bytes), worldReadable: (mode & 0o004) !== 0 }
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error
+    return { problem: 'is not UTF-8 text' }
+  }
+}
+
+/** Files such as those of /proc say 0 bytes and hold more. */
+function readAll(fd: number, bytesMax: number): Buffer {
+  const chunks: Buffer[] = []
+  for (let total = 0; total <= bytesMax;) {
+    const chunk = Buffer.allocUnsafe(1_048_576)
+    const length = readSync(fd, chunk)
+    if (length === 0) break
+    chunks.push(chunk.subarray(0, length))
+    total += length
+  }
+  return Buffer.concat(chunks)
+}
+
+const reasons: Readonly<Record<string, string>> = { ENOENT: 'it does not exist', EACCES: 'permission denied', EISDIR: 'it is a directory', ENOTDIR: 'a part of its path is not a directory', ELOOP: 'its links go in a circle', ENAMETOOLONG: 'its name is too long' }
+
+function whyUnreadable(error: unknown): string {
+  const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : ''
+  return reasons[code] ?? (code === '' ? 'its name is not valid' : code)
+}
+
+/** The files that a pattern means, sorted. `*` does not cross `/`, and passes over names that begin with a dot. */
+export function expand(pattern: string): { readonly files: readonly string[] } | { readonly missing: string } {
+  if (!pattern.includes('*')) return { files: [pattern] }
+  let found = [isAbsolute(pattern) ? '/' : '']
+  const steps = pattern.split('/').filter((step, index) => step !== '' || index > 0)
+  for (const [index, step] of steps.entries()) {
+    if (step === '') continue
+    if (!step.includes('*')) {
+      found = found.map((at) => at === '' ? step : join(at, step))
+      continue
+    }
+    const next: string[] = []
+    for (const at of found) {
+      const names = namesIn(at === '' ? '.' : at)
+      if (names === undefined && found.length === 1) return { missing: at === '' ? '.' : at }
+      for (const name of names ?? []) if (!name.startsWith('.') && matches(step, name)) next.push(at === '' ? name : join(at, name))
+    }
+    found = next
+    if (found.length === 0) break
+    if (index < steps.length - 1) found = found.filter((at) => namesIn(at) !== undefined)
+  }
+  return { files: found.sort() }
+}
+
+/** Undefined when it is no directory that can be read. */
+function namesIn(directory: string): readonly string[] | undefined {
+  try {
+    return readdirSync(directory)
+  } catch (error) {
+    if (error instanceof Error && 'code' in error) return undefined
+    throw error
+  }
+}

@@ -1,0 +1,73 @@
+import type { Limit } from '../metering/limits/limit.ts'
+import { matchesAny } from '../metering/glob.ts'
+import { meterName, meterScale } from '../metering/meter.ts'
+import { ratesFor } from '../metering/price.ts'
+import type { Model, Plan } from './config.ts'
+import { overdraftAmount } from './limit-rules.ts'
+import type { Report } from './problem.ts'
+import { listed, pathOf } from './problem.ts'
+import type { RawPlan } from './schema.ts'
+import { globsMeet } from './schema.ts'
+
+/** What is legal and hardly meant. A limit that could never count anything is a mistake: it would be free inference. */
+export function warnOfPlan(plan: Plan, raw: RawPlan, models: readonly Model[], report: Report): void {
+  const warn = (limit: Limit | null, sentence: string): void => {
+    const own = raw.limits.find((each) => each.name === limit?.name)
+    report.warn(own?.node ?? raw.node, own?.trail ?? raw.trail, limit === null || own !== undefined ? sentence : `${limit.name} (from the plan it extends): ${sentence}`)
+  }
+  if (plan.limits.every((limit) => limit.ceiling === null || limit.mode === 'shadow')) warn(null, 'has no limit that refuses anything: whoever is on it is not limited')
+  if (plan.entitlements.models.length === 0) warn(null, 'grants no model')
+  for (const limit of plan.limits) {
+    checkModels(limit, plan, raw, models, report)
+    const sentence = neverAdmits(limit, plan, models)
+    if (sentence !== undefined) warn(limit, sentence)
+  }
+  const unpriced = plan.prices === null || !plan.limits.some((limit) => meterName(limit.meter) === 'cost') ? []
+    : models.filter((model) => !model.pattern.includes('*') && matchesAny(plan.entitlements.models, model.pattern) && ratesFor(plan.prices, model.pattern) === null)
+  if (unpriced.length > 0) warn(null, `limits cost and grants ${listed(unpriced.map((model) => model.pattern))} without a price`)
+  for (const rates of plan.prices?.rates ?? []) {
+    const has = (meter: string): boolean => rates.picosPer[meter] !== undefined
+    if (has('input_tokens') && !has('output_tokens')) warn(null, `prices input_tokens of ${listed(rates.models)} but not output_tokens, which are then free`)
+  }
+}
+
+function checkModels(limit: Limit, plan: Plan, raw: RawPlan, models: readonly Model[], report: Report): void {
+  if (limit.forModels === null || plan.entitlements.models.length === 0) return
+  const own = raw.limits.find((each) => each.name === limit.name)
+  for (const pattern of limit.forModels) {
+    const path = own === undefined ? raw.trail : pathOf(pathOf(own.trail, 'for'), 'models')
+    if (!plan.entitlements.models.some((granted) => globsMeet(granted, pattern))) {
+      report.problem(own?.node ?? raw.node, path, `${pattern} is no model that the plan grants, so ${limit.name} would count nothing of it`)
+    } else if (models.length > 0 && !models.some((model) => globsMeet(model.pattern, pattern))) {
+      report.warn(own?.node ?? raw.node, path, `${pattern} is none of the models that are configured`)
+    }
+  }
+}
+
+/** Small units of the limit's meter that one output token takes. */
+function perOutputToken(limit: Limit): number {
+  if (limit.meter.kind === 'weighted') return limit.meter.weighted.terms.reduce((sum, term) => term.meter === 'output_tokens' || term.meter === 'total_tokens' ? sum + term.coefficient : sum, 0)
+  return limit.meter.name === 'output_tokens' || limit.meter.name === 'total_tokens' ? 1 : 0
+}
+
+function neverAdmits(limit: Limit, plan: Plan, models: readonly Model[]): string | undefined {
+  if (limit.ceiling === null || limit.mode === 'shadow' || limit.overdraft.kind === 'unlimited') return undefined
+  const room = limit.ceiling + overdraftAmount(limit)
+  if (room === 0) return 'admits nothing: every call that it counts is refused'
+  const each = perOutputToken(limit)
+  if (each === 0) return undefined
+  const clamped = plan.policy.onInsufficient === 'clamp' && isLong(limit)
+  const known = models.filter((model) => matchesAny(plan.entitlements.models, model.pattern)).map((model) => model.outputTokensMax ?? plan.policy.outputDefault)
+  const least = Math.min(clamped ? plan.policy.clampFloor : plan.policy.outputDefault, plan.entitlements.maxOutputTokens ?? Infinity, known.length === 0 ? Infinity : Math.max(...known))
+  if (least * each <= room) return undefined
+  const amount = (room / meterScale(limit.meter)).toLocaleString('en')
+  return clamped
+    ? `never has room for an answer of ${least} tokens, to which a bound is clamped at most: it holds ${amount}`
+    : `refuses every call that gives no output bound of its own: such a call reserves ${least} output tokens, and this limit holds ${amount}; give it more, or lower policy.output_default or entitlements.max_output_tokens`
+}
+
+function isLong(limit: Limit): boolean {
+  const { window } = limit
+  if (window.kind === 'sliding' || window.kind === 'fixed') return window.ms >= 86_400_000
+  return window.kind === 'billing_period' || window.kind === 'lifetime' || (window.kind === 'calendar' && window.unit !== 'minute' && window.unit !== 'hour')
+}

@@ -1,0 +1,422 @@
+import { isIP } from 'node:net'
+import { METERS } from '../metering/meter.ts'
+import type { BuiltinMeter } from '../metering/meter.ts'
+import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, sizeOf } from './scalars.ts'
+import type { Field, Json, Shape } from './shape.ts'
+import { bool, either, grammar, isNothing, jsonOf, list, mapping, named, object, oneOf, oneOrMore, optional, quote, raw, refuseQuoted, required, scalar, section, textOrEmpty, what } from './shape.ts'
+import { listed, pathOf, shown } from './problem.ts'
+
+/** What the file may hold, key by key. Relationships between the parts are checked in `parse.ts`. */
+
+export const idGrammar = grammar(/^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$/, 'it begins with a letter or digit and has letters, digits and . _ @ + - (128 at most)')
+const labelGrammar = grammar(/^[A-Za-z][A-Za-z0-9_.-]{0,63}$/, 'it begins with a letter and has letters, digits and _ . - (64 at most)')
+const limitGrammar = /^[!#-[\]-~](?:[ !#-[\]-~]{0,62}[!#-[\]-~])?$/
+const meterGrammar = grammar(/^[a-z][a-z0-9_]{0,63}$/, 'it begins with a small letter and has small letters, digits and _ (64 at most)')
+const modelGrammar = grammar(/^[!-~]{1,256}$/, 'it has no spaces and only printable ASCII (256 at most); * stands for anything')
+
+const numberPattern = '^[0-9]+(_[0-9]+)+$|^[0-9][0-9_]*(\\.[0-9]+)?[kMG]$'
+const durationPattern = '^0$|^[0-9]+(\\.[0-9]+)?(ms|s|m|h|d)$'
+const sizePattern = '^[0-9]+(\\.[0-9]+)?(B|KiB|MiB|GiB)$'
+const numberJson: readonly Json[] = [{ type: 'number', minimum: 0 }, { type: 'string', pattern: numberPattern }]
+const durationJson: readonly Json[] = [{ const: 0 }, { type: 'string', pattern: durationPattern }]
+
+function integer(name: string, min: number, max = Number.MAX_SAFE_INTEGER): Shape<number> {
+  const wanted = max === Number.MAX_SAFE_INTEGER ? `a whole number, ${min} or more` : `a whole number from ${min} to ${max}`
+  return scalar(name, wanted, [{ type: 'integer', minimum: min, maximum: max }, { type: 'string', pattern: numberPattern }], (text, node) => refuseQuoted(node) ?? integerOf(text, min, max))
+}
+
+function duration(name: string, minMs: number, maxMs: number): Shape<number> {
+  const wanted = `a duration such as 500ms, 30s, 5m, 1h or 7d`
+  return scalar(name, wanted, durationJson, (text) => {
+    const answer = durationOf(text)
+    if ('problem' in answer) return answer
+    if (answer.value < minMs) return { problem: `${text} is too short; ${words(minMs)} is the least` }
+    return answer.value > maxMs ? { problem: `${text} is too long; ${words(maxMs)} is the most` } : answer
+  })
+}
+
+/** A duration in the largest unit that is whole. */
+export function words(ms: number): string {
+  for (const [unit, each] of [['d', 86_400_000], ['h', 3_600_000], ['m', 60_000], ['s', 1_000]] as const) if (ms >= each && ms % each === 0) return `${ms / each}${unit}`
+  return `${ms}ms`
+}
+
+const dayMs = 86_400_000
+const whole = integer('whole', 0)
+const positive = integer('positive', 1)
+const shortOrNone = duration('pause', 0, 3_600_000)
+const timeout = duration('timeout', 1, dayMs)
+const size = scalar('size', 'a size such as 512KiB or 10MiB', [{ type: 'string', pattern: sizePattern }], sizeOf)
+const address = scalar('address', 'an address to listen on, such as 127.0.0.1:8080', [{ type: 'string', pattern: ':[0-9]{1,5}$' }], addressOf)
+const id = named('an id (a letter or digit first, then letters, digits and . _ @ + -; 128 at most)', idGrammar)
+const model = named('a model name or a pattern with * (no spaces, 256 characters at most)', modelGrammar)
+const path = scalar('path', 'a path', [{ type: 'string', minLength: 1 }], (text) => text === '' || text.includes('\0') ? { problem: 'is not a path' } : { value: text })
+const models = list(model)
+
+/** Credentials go into a header: visible ASCII. What was wrong is said without showing it. */
+function visible(text: string): boolean {
+  return /^[\x21-\x7e]*$/.test(text)
+}
+
+const credential: Shape<string> = {
+  name: 'credential',
+  json: { description: 'a secret, best as "${NAME}" or "${file:/run/secrets/name}"', type: ['string', 'null'] },
+  read(node, at, report) {
+    const value = textOrEmpty.read(node, at, report)
+    if (value === undefined || visible(value)) return value
+    report.problem(node, at, 'a credential is made of visible ASCII characters, without spaces or line breaks')
+    return undefined
+  },
+}
+
+const secretMin = 20
+export const secret = scalar('secret', `a secret of ${secretMin} characters or more`, [{ type: 'string', minLength: secretMin }], (text) => {
+  if (!visible(text)) return { problem: 'a secret is made of visible ASCII characters, without spaces or line breaks' }
+  return text.length >= secretMin ? { value: text } : { problem: `is ${text.length} characters long; a secret needs ${secretMin} or more, so that it cannot be guessed` }
+})
+
+const hash = scalar('hash', 'the SHA-256 of a secret, as sha256:<64 hex digits>', [{ type: 'string', pattern: '^sha256:[0-9A-Fa-f]{64}$' }], (text) => {
+  if (/^sha256:[0-9A-Fa-f]{64}$/.test(text)) return { value: text.slice(7).toLowerCase() }
+  if (/^[0-9A-Fa-f]{64}$/.test(text)) return { problem: 'has to say which hash it is; write sha256: before the 64 hex digits' }
+  if (/^sha256:[0-9A-Fa-f]*$/.test(text)) return { problem: `has ${text.length - 7} hex digits after sha256: instead of 64` }
+  return { problem: 'is not sha256: and 64 hex digits; `tallygate keys new --yaml` prints a secret and this line' }
+})
+
+// ---------------------------------------------------------------------------------------------------------------- server and admin
+
+const timeouts = {
+  connect: optional(timeout, null, 'Longest time to connect to an upstream. Default 5s.'),
+  first_byte: optional(timeout, null, 'Longest wait for the first byte of an answer. Default 5m.'),
+  idle: optional(timeout, null, 'Longest silence within an answer. Default 2m.'),
+  total: optional(timeout, null, 'Longest exchange. Default 30m.'),
+}
+
+const proxy = scalar('proxy', 'an address, a CIDR range, loopback, linklocal or uniquelocal', [{ type: 'string' }], (text) => {
+  if (text === 'loopback' || text === 'linklocal' || text === 'uniquelocal') return { value: text }
+  const [host = '', bits, ...more] = text.split('/')
+  const version = isIP(host)
+  const longest = version === 4 ? 32 : 128
+  const right = version !== 0 && more.length === 0 && (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= longest))
+  return right ? { value: text } : { problem: `${shown(text)} is not an address, a range such as 10.0.0.0/8, or one of loopback, linklocal, uniquelocal` }
+})
+
+const origin = scalar('origin', 'an origin such as https://app.example.com, or *', [{ type: 'string' }], (text) => {
+  if (text === '*') return { value: text }
+  const url = URL.parse(text)
+  if (url !== null && /^https?:$/.test(url.protocol) && url.origin === text) return { value: text }
+  return { problem: `${shown(text)} is not an origin; write scheme, host and port alone, such as https://app.example.com, or *` }
+})
+
+const server = object({
+  listen: optional(address, null, 'Where callers connect. Default 127.0.0.1:8080.'),
+  body_max: optional(size, 32 * 1_048_576, 'Largest request body of a metered endpoint. Default 32MiB.'),
+  timeouts: optional(object(timeouts), null, 'How long to wait for what.'),
+  trusted_proxies: optional(list(proxy), [], 'Whose X-Forwarded-For is believed: addresses, ranges, loopback, linklocal, uniquelocal. Default none.'),
+  cors: optional(object({ origins: optional(list(origin), [], 'Origins of web pages that may call. Default none.') }), null, 'Calls from web pages.'),
+  drain: optional(object({
+    delay: optional(shortOrNone, 5_000, 'Still accepting, but no longer ready. Default 5s.'),
+    timeout: optional(shortOrNone, 120_000, 'Then running exchanges have this long to end. Default 120s.'),
+  }), null, 'How to stop.'),
+  tls: optional(object({ cert: required(path, 'PEM file with the certificate chain.'), key: required(path, 'PEM file with the private key.') }), null, 'Serve HTTPS. Default: plain HTTP.'),
+  stream_ping: optional(shortOrNone, 0, 'Sends a comment into silent streams this often; 0: never. Default 0.'),
+  drains_max: optional(whole, 64, 'How many answers of callers who left may be read to their end at once. Default 64.'),
+})
+
+const token = object({
+  name: required(id, 'Who it is; appears in the audit trail.'),
+  hash: optional(hash, null, 'SHA-256 of the token, as sha256:<hex>.'),
+  secret: optional(secret, null, 'The token itself, 20 characters or more; best as "${NAME}".'),
+  role: optional(oneOf(['admin', 'viewer']), 'viewer', 'admin may change things, viewer only look. Default viewer.'),
+})
+
+const admin = object({
+  listen: optional(address, null, 'Where the admin API and the dashboard are. Default 127.0.0.1:8081.'),
+  tokens: optional(list(token), [], 'Who may use them. None: only callers on this machine may.'),
+  metrics: optional(oneOf(['token', 'open']), 'token', 'open: /metrics needs no token. Default token.'),
+})
+
+// ---------------------------------------------------------------------------------------------------------------- store and upstreams
+
+const storeUrl = scalar('store_url', 'memory:, embedded:DIRECTORY, redis://…, rediss://… or redis+cluster://HOST:PORT,…', [{ type: 'string', pattern: '^(memory:$|embedded:.|redis://.|rediss://.|redis\\+cluster://.)' }], (text) => {
+  if (text === 'memory:' || /^embedded:./.test(text) || /^(redis|rediss|redis\+cluster):\/\/./.test(text)) return { value: text }
+  const meant = /^mem(ory)?:?$/i.test(text) ? '; did you mean "memory:"?' : /^[./]/.test(text) ? `; did you mean "embedded:${text}"?` : ''
+  // It may hold a password, so it is not shown.
+  return { problem: `is no store that is known; write memory:, embedded:DIRECTORY or a redis:// address${meant}` }
+})
+
+const store = either(storeUrl, object({
+  url: required(storeUrl, 'memory:, embedded:DIRECTORY, or a Redis address.'),
+  synchronous: optional(oneOf(['full', 'normal']), null, 'embedded: full survives a power cut, normal a crash of the process only. Default full.'),
+  spool: optional(path, null, 'Redis: the directory that keeps settlements while it is away.'),
+}))
+
+export const PROVIDERS = ['openai', 'anthropic', 'http'] as const
+export const LATER_PROVIDERS = ['gemini', 'ollama', 'tgi', 'llamacpp', 'cohere', 'bedrock', 'kserve'] as const
+const later = Object.fromEntries(LATER_PROVIDERS.map((name) => [name, `${name} is not in this release; openai, anthropic and http are`]))
+export const provider = oneOf(PROVIDERS, later)
+
+/** An upstream's address without the `/v1` of its dialect. */
+export interface UpstreamUrl { readonly origin: string; readonly pathPrefix: string }
+
+export const upstreamUrl = scalar<UpstreamUrl>('upstream_url', 'an address such as http://127.0.0.1:8000', [{ type: 'string', pattern: '^https?://.' }], (text) => {
+  const url = URL.parse(text)
+  if (url === null || !/^https?:$/.test(url.protocol)) return { problem: `is not an address; it begins with http:// or https://, such as http://127.0.0.1:8000` }
+  if (url.username !== '' || url.password !== '') return { problem: 'holds a user name or password; write it as credential instead' }
+  if (url.search !== '' || url.hash !== '') return { problem: `has a part after ${url.search === '' ? '#' : '?'}, which cannot be kept` }
+  return { value: { origin: url.origin, pathPrefix: url.pathname.replace(/\/+$/, '').replace(/\/v1$/, '').replace(/\/+$/, '') } }
+})
+
+const upstream = object({
+  url: required(upstreamUrl, 'Its address, with or without /v1.'),
+  provider: optional(oneOrMore(provider, 'has to name a provider'), ['openai'] as const, 'The dialects it speaks: openai, anthropic, http; one or a list. Default openai.'),
+  credential: optional(credential, '', 'Replaces the caller\'s key, in the provider\'s own way; best as "${NAME}".'),
+  default: optional(bool, false, 'Takes the models that nothing else routes. Default false.'),
+  connections_max: optional(positive, null, 'How many connections at most. Default: no bound.'),
+  timeouts: optional(object(timeouts), null, 'Where they differ from the server\'s.'),
+}, { hints: { base_url: 'did you mean "url"?', api_key: 'did you mean "credential"?', key: 'did you mean "credential"?', providers: 'did you mean "provider"?' } })
+
+const factor = scalar('factor', 'a number, 1 or more, such as 1.5', numberJson, (text) => {
+  const decimal = decimalOf(text)
+  if ('problem' in decimal) return decimal
+  const value = Number(decimal.value.units) / 10 ** decimal.value.decimals
+  return value >= 1 && value <= 100 ? { value } : { problem: `${text} is out of range; it has to be from 1 to 100` }
+})
+
+const modelEntry = object({
+  upstream: optional(id, null, 'Where it is served.'),
+  upstream_model: optional(model, null, 'Its name there, when it differs.'),
+  context_tokens: optional(positive, null, 'Size of its context.'),
+  output_tokens_max: optional(positive, null, 'Longest answer it gives.'),
+  output_field: optional(oneOf(['max_tokens', 'max_completion_tokens', 'max_output_tokens']), null, 'The field for the output bound, when the caller used none.'),
+  input_factor: optional(factor, 1, 'Multiplies the bound on input tokens, for tokenizers that normalise. Default 1.'),
+  template_tokens: optional(object({
+    per_call: optional(whole, 0, 'Tokens that its chat template adds to every call.'),
+    per_message: optional(whole, 0, 'And for every message.'),
+    per_tool: optional(whole, 0, 'And for every tool.'),
+  }), null, 'What its chat template adds.'),
+  encoding: optional(oneOf(['o200k_base', 'o200k_harmony', 'cl100k_base', 'p50k_base', 'r50k_base']), null, 'Its tokenizer, when one of these is exact for it.'),
+  image_tokens: optional(whole, null, 'Most tokens that one image takes.'),
+  hidden_output: optional(bool, false, 'It makes output that is not shown, such as reasoning. Default false.'),
+})
+
+// ---------------------------------------------------------------------------------------------------------------- plans
+
+export const FEATURES = ['hosted_tools', 'service_tiers', 'store', 'background', 'long_context', 'stateful'] as const
+
+/** Endpoints as plans and events name them. */
+export const ENDPOINTS = ['chat.completions', 'completions', 'embeddings', 'responses', 'models', 'messages', 'messages.count_tokens'] as const
+
+const endpoint: Shape<string> = {
+  json: { anyOf: [{ enum: ENDPOINTS }, { type: 'string', pattern: '^(GET|HEAD|POST|PUT|PATCH|DELETE|\\*) /\\S*$' }, { type: 'string', pattern: '\\*' }] },
+  read(node, at, report) {
+    if (node.kind !== 'scalar' || isNothing(node)) {
+      report.problem(node, at, `has to be the name of an endpoint, but is ${what(node)}`)
+      return undefined
+    }
+    if (ENDPOINTS.some((name) => name === node.text) || /^(GET|HEAD|POST|PUT|PATCH|DELETE|\*) \/\S*$/.test(node.text)) return node.text
+    // A pattern of names has to meet one of them.
+    if (/^[a-z_.*]+$/.test(node.text) && node.text.includes('*') && ENDPOINTS.some((name) => globsMeet(node.text, name))) return node.text
+    const path = /^\//.test(node.text) ? `; did you mean "POST ${node.text}"?` : report.suggestion(node.text, ENDPOINTS)
+    report.problem(node, at, `${quote(node)} is no endpoint; write a known name, or a method and path such as POST /rerank${path}`)
+    return undefined
+  },
+}
+
+/** Is there a name that both patterns match? Only `*` is special. */
+export function globsMeet(a: string, b: string): boolean {
+  // reachable[j]: the part of `a` read so far and b[0..j) can be equal.
+  let reachable = new Array<boolean>(b.length + 1).fill(false)
+  reachable[0] = true
+  for (let j = 0; j < b.length && b[j] === '*'; j++) reachable[j + 1] = true
+  for (const letter of a) {
+    const next = new Array<boolean>(b.length + 1).fill(false)
+    for (let j = 0; j <= b.length; j++) {
+      const onStar = j > 0 && b[j - 1] === '*'
+      if (letter === '*') next[j] = reachable[j] === true || (j > 0 && (next[j - 1] === true || reachable[j - 1] === true))
+      else next[j] = (j > 0 && reachable[j - 1] === true && (b[j - 1] === letter)) || (onStar && (reachable[j] === true || reachable[j - 1] === true || next[j - 1] === true))
+    }
+    reachable = next
+  }
+  return reachable[b.length] === true
+}
+
+const entitlements = object({
+  models: optional(models, null, 'Names and patterns with *. Default ["*"]: every model.'),
+  endpoints: optional(list(endpoint), null, 'Endpoint names, or METHOD /path with *. Default: the stateless ones of the known dialects.'),
+  max_output_tokens: optional(positive, null, 'Longest answer, in tokens.'),
+  features: optional(list(oneOf(FEATURES)), null, 'Granted: hosted_tools, service_tiers, store, background, long_context, stateful. Default none.'),
+})
+
+const limit = object({
+  name: required(named('a name for a limit (printable ASCII without " and \\, no space at its ends, 64 characters at most)', limitGrammar), 'Appears in headers and refusals. The same name in an account or key replaces the plan\'s.'),
+  meter: required(raw('meter', 'the name of a meter', [{ type: 'string' }]), `What is counted: ${Object.keys(METERS).join(', ')}, or one of meters.`),
+  limit: required(raw('ceiling', 'a number such as 20, 100k or 2.5M, or unlimited', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { const: 'unlimited' }]), 'How much; 0 refuses everything. Or unlimited.'),
+  window: optional(raw('window', 'a duration such as 1m, or one of minute, hour, day, week, month, billing_period, lifetime', [{ type: 'string', pattern: durationPattern }, { enum: ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'lifetime'] }]), null, 'In which time. Concurrency has none.'),
+  kind: optional(oneOf(['sliding', 'fixed']), null, 'For a duration: sliding holds in every interval of that length; fixed is aligned to the clock. Default sliding.'),
+  per: optional(oneOf(['account', 'key', 'end_user']), 'account', 'Whose counter. Default account.'),
+  for: optional(object({
+    models: optional(list(model, { empty: 'has to name a model; leave it out to mean every model' }), null, 'Only these models.'),
+    endpoints: optional(list(endpoint, { empty: 'has to name an endpoint; leave it out to mean every endpoint' }), null, 'Only these endpoints.'),
+  }, { hints: { model: 'did you mean "models"?', endpoint: 'did you mean "endpoints"?' } }), null, 'Which calls it counts. Default: all.'),
+  each: optional(oneOf(['model']), null, 'model: every model has its own counter.'),
+  mode: optional(oneOf(['enforce', 'shadow'], { enforced: '"enforced" is not one of enforce, shadow; did you mean "enforce"?' }), 'enforce', 'shadow counts and reports, and never refuses. Default enforce.'),
+  visible: optional(bool, null, 'In headers and /-/usage. Default true, for cost false.'),
+  overdraft: optional(raw('overdraft', 'none, unlimited, a percentage such as 10%, or an amount', [...numberJson, { type: 'string', pattern: '%$' }, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { enum: ['none', 'unlimited'] }]), null, 'Use beyond the limit that is still permitted: 10%, an amount, unlimited. Default none.'),
+}, {
+  name: 'limit',
+  hints: {
+    max: 'did you mean "limit"?', amount: 'did you mean "limit"?', ceiling: 'did you mean "limit"?', quota: 'did you mean "limit"?', period: 'did you mean "window"?', interval: 'did you mean "window"?',
+    enforcement: 'did you mean "mode"?', unit: 'did you mean "meter"?', metric: 'did you mean "meter"?', dimension: 'did you mean "meter"?', scope: 'did you mean "per"?', models: 'did you mean for: { models: [...] }?',
+    model: 'did you mean for: { models: [...] }?', endpoints: 'did you mean for: { endpoints: [...] }?', burst: 'there is no burst; a sliding window admits its limit at any speed',
+  },
+})
+const limits = list(limit)
+
+const rate = raw('price', 'a price such as 0.15/M, 2/k or 0.001', [{ type: 'number', minimum: 0 }, { type: 'string', pattern: '^[0-9][0-9_]*(\\.[0-9]+)?(/[kM])?$' }])
+
+/** What a price can be for. */
+export const PRICED: readonly BuiltinMeter[] = [
+  'requests', 'input_tokens', 'cached_input_tokens', 'cache_write_tokens', 'output_tokens', 'reasoning_tokens', 'total_tokens', 'compute_seconds',
+  'bytes_in', 'bytes_out', 'audio_seconds', 'images',
+]
+const rates = object(Object.fromEntries(PRICED.map((meter) => [meter, optional(rate, null, `Price of ${METERS[meter].unit}: 0.15/M for a million, 2/k for a thousand, 0.001 for one.`)])) as { [M in string]: Field<ReturnType<typeof rate.read> | null> })
+
+const priceCard = object({
+  currency: required(named('a currency code of three capital letters, such as USD', /^[A-Z]{3}$/), 'ISO 4217 code.'),
+  version: required(named('a version such as its date, 2026-11-01 (printable ASCII, 64 characters at most)', /^[!-~]{1,64}$/), 'When these prices began; events carry it.'),
+  models: required(mapping('model', modelGrammar, rates), 'Prices by model; the exact name, then the longest pattern.'),
+}, { name: 'price_card' })
+
+const policy = object({
+  reserve: optional(oneOf(['worst_case', 'slices']), null, 'worst_case holds the whole output bound; slices grow with the stream. Default worst_case.'),
+  output_default: optional(positive, null, 'The output bound when nothing gives one. Default 4096.'),
+  on_insufficient: optional(oneOf(['clamp', 'refuse']), null, 'When less is left than asked for. Default clamp.'),
+  clamp_floor: optional(positive, null, 'Never clamped below this. Default 1024.'),
+  on_disconnect: optional(oneOf(['cancel', 'drain']), null, 'When the caller leaves: stop the upstream, or read to its end. Default cancel.'),
+  count_failed: optional(bool, null, 'Calls that the upstream failed count toward request limits. Default false.'),
+  store_down: optional(either(oneOf(['deny', 'allow'], { allow_up_to: 'allow_up_to needs an amount: { allow_up_to: 1000 }' }), object({ allow_up_to: required(whole, 'So many calls.') })), null, 'While the store is away: deny, allow, or { allow_up_to: N }. Default deny.'),
+  wait: optional(duration('wait', 0, 600_000), null, 'How long a call may wait for capacity before it is refused. Default 0s.'),
+})
+
+const plan = object({
+  version: optional(positive, 1, 'Labels events. Default 1.'),
+  public: optional(bool, false, 'Refusals may name it as a plan that has what is missing. Default false.'),
+  extends: optional(id, null, 'The plan whose terms it takes over and changes.'),
+  entitlements: optional(entitlements, null, 'What it may use.'),
+  limits: optional(limits, [], 'How much.'),
+  policy: optional(policy, null, 'What to do at the edges.'),
+  prices: optional(either(id, priceCard), null, 'Prices: the name of one of prices, or a card of its own.'),
+}, { hints: { models: 'did you mean entitlements: { models: [...] }?', endpoints: 'did you mean entitlements: { endpoints: [...] }?', features: 'did you mean entitlements: { features: [...] }?', price: 'did you mean "prices"?', inherits: 'did you mean "extends"?', parent: 'did you mean "extends"?' } })
+
+// ---------------------------------------------------------------------------------------------------------------- accounts, keys, sinks
+
+const labelValue = scalar('label', 'a text of 256 characters at most', [{ type: ['string', 'number', 'boolean'] }], (text) => text.length <= 256 ? { value: text } : { problem: 'is longer than 256 characters' })
+const labels = mapping('label', labelGrammar, labelValue)
+
+const billing = object({
+  anchor: optional(scalar('date', 'a date such as 2026-01-15', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}$' }], dateOf), null, 'The day from which billing periods are counted.'),
+  timezone: optional(scalar('timezone', 'a time zone such as Europe/Berlin', [{ type: 'string' }], (text) => isTimeZone(text) ? { value: text } : { problem: `${shown(text)} is not a time zone; write an IANA name such as Europe/Berlin, or UTC` }), null, 'IANA name. Default UTC.'),
+}, { hints: { time_zone: 'did you mean "timezone"?', tz: 'did you mean "timezone"?', start: 'did you mean "anchor"?' } })
+
+const account = object({
+  plan: optional(id, null, 'Its plan.'),
+  parent: optional(id, null, 'The account above it, whose limits apply too.'),
+  billing: optional(billing, null, 'Its calendar.'),
+  limits: optional(limits, [], 'Added to the plan\'s; the same name replaces.'),
+  entitlements: optional(entitlements, null, 'In place of the plan\'s, field by field.'),
+  labels: optional(labels, null, 'Copied into its events.'),
+  suspended: optional(bool, false, 'Refused with 403. Default false.'),
+})
+
+type EndUserFrom = { readonly kind: 'header'; readonly name: string } | { readonly kind: 'body'; readonly field: 'user' }
+const endUser = scalar<EndUserFrom>('end_user_from', 'header:NAME or body:user', [{ type: 'string', pattern: '^(header:.+|body:user)$' }], (text) => {
+  const header = /^header:([A-Za-z0-9!#$%&'*+.^_`|~-]+)$/.exec(text)
+  if (header !== null) return { value: { kind: 'header', name: (header[1] ?? '').toLowerCase() } }
+  return text === 'body:user' ? { value: { kind: 'body', field: 'user' } } : { problem: `${shown(text)} is neither header:NAME nor body:user` }
+})
+
+const key = object({
+  id: required(id, 'Identifies it everywhere.'),
+  account: optional(id, null, 'The account that pays.'),
+  plan: optional(id, null, 'Instead of an account: it is its own, on this plan.'),
+  hash: optional(hash, null, 'SHA-256 of the secret, as sha256:<hex>.'),
+  secret: optional(secret, null, 'The secret itself, 20 characters or more; best as "${NAME}".'),
+  limits: optional(limits, [], 'Added to the plan\'s and the account\'s; the same name replaces.'),
+  entitlements: optional(entitlements, null, 'In place of the plan\'s, field by field.'),
+  labels: optional(labels, null, 'Copied into its events.'),
+  expires: optional(scalar('instant', 'a date or an instant such as 2027-01-15T10:00:00Z', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}' }], instantOf), null, 'Refused from then on.'),
+  end_user_from: optional(endUser, null, 'Whose claim of an end user is believed: header:NAME or body:user.'),
+}, { hints: { key: 'did you mean "secret" or "hash"?', name: 'did you mean "id"?', expires_at: 'did you mean "expires"?' } })
+
+const sinkName = required(id, 'Identifies it; its place in the outbox is kept under this name.')
+const sinkTypes = {
+  file: object({
+    name: sinkName,
+    type: required(oneOf(['file']), 'file: one JSON object a line.'),
+    path: required(path, 'Where; folders are made.'),
+    max_bytes: optional(size, 100 * 1_048_576, 'A new file is begun beyond this. Default 100MiB.'),
+    daily: optional(bool, true, 'A new file is begun every day (UTC). Default true.'),
+  }, { name: 'file_sink' }),
+  stdout: object({ name: sinkName, type: required(oneOf(['stdout']), 'stdout: one JSON object a line.') }, { name: 'stdout_sink' }),
+}
+const LATER_SINKS = ['webhook', 'kafka', 'nats', 'openmeter', 'lago', 'stripe', 'metronome', 'orb', 'amberflo', 'postgres', 'clickhouse', 's3', 'otlp', 'prometheus', 'exec', 'redis'] as const
+const sinkType = oneOf(['file', 'stdout'], Object.fromEntries(LATER_SINKS.map((name) => [name, `the sink ${name} is not in this release; file and stdout are`])))
+
+type SinkOf<S> = S extends Shape<infer T> ? T : never
+const sink: Shape<SinkOf<typeof sinkTypes.file> | SinkOf<typeof sinkTypes.stdout>> = {
+  json: { anyOf: [jsonOf(sinkTypes.file), jsonOf(sinkTypes.stdout)] },
+  read(node, at, report) {
+    if (node.kind !== 'map') {
+      report.problem(node, at, `has to be a mapping with name and type, but is ${what(node)}`)
+      return undefined
+    }
+    const entry = node.entries.get('type')
+    if (entry === undefined) {
+      report.problem(node, at, `type is missing; it is one of ${listed(Object.keys(sinkTypes))}`)
+      return undefined
+    }
+    const type = sinkType.read(entry.value, pathOf(at, 'type'), report)
+    return type === undefined ? undefined : sinkTypes[type].read(node, at, report)
+  },
+}
+
+// ---------------------------------------------------------------------------------------------------------------- the file
+
+const builtin = new Set(Object.keys(METERS))
+
+export const root = object({
+  $schema: optional(textOrEmpty, null, 'For editors.'),
+  include: optional(oneOrMore(path, 'has to name a file'), null, 'Further files, as paths and patterns with *, relative to this one.'),
+  instance: optional(id, null, 'Names this gateway in events. Default: the host\'s name.'),
+  server: optional(server, null, 'The port that callers use.'),
+  admin: optional(admin, null, 'The port that operators use.'),
+  store: optional(store, null, 'Where counters and events are kept. Default embedded:./data.'),
+  events: optional(object({ hot: optional(duration('hot', 60_000, 366 * dayMs), 86_400_000, 'How long delivered events stay at hand. Default 1d.') }), null, 'Usage events.'),
+  upstreams: section(mapping('upstream', idGrammar, upstream), 'Where inference happens. None: UPSTREAM_URL, or the demo model.'),
+  models: section(mapping('model', modelGrammar, modelEntry), 'Known models: their bounds and where they are served.'),
+  meters: section(mapping('meter', meterGrammar, raw('expression', 'an expression such as input_tokens + 4 * output_tokens', [{ type: 'string' }]), (name) => builtin.has(name) ? `${name} is a meter already; choose another name` : undefined), 'Meters of your own: sums such as input_tokens + 4 * output_tokens.'),
+  prices: section(mapping('price card', idGrammar, priceCard), 'Price cards that plans may name.'),
+  plans: section(mapping('plan', idGrammar, plan), 'What can be bought.'),
+  accounts: section(mapping('account', idGrammar, account), 'Who pays.'),
+  keys: optional(list(key), [], 'Who may call.'),
+  sinks: optional(list(sink), [], 'Where usage events go.'),
+}, { extra: /^x-/, lenient: true })
+
+/** Sections of named things, which several files may share; lists are joined; all else stands in one file only. */
+export const sharedSections = new Set(['upstreams', 'models', 'meters', 'prices', 'plans', 'accounts'])
+export const joinedSections = new Set(['keys', 'sinks'])
+
+type Of<S> = S extends Shape<infer T> ? T : never
+export type RawConfig = Of<typeof root>
+export type RawLimit = Of<typeof limit>
+export type RawEntitlements = Of<typeof entitlements>
+export type RawPlan = Of<typeof plan>
+export type RawPolicy = Of<typeof policy>
+export type RawPriceCard = Of<typeof priceCard>
+export type RawAccount = Of<typeof account>
+export type RawKey = Of<typeof key>
+export type RawSink = Of<typeof sink>
+export type RawFileSink = Of<typeof sinkTypes.file>
+export type RawUpstream = Of<typeof upstream>
+export type RawModel = Of<typeof modelEntry>
+export type RawTimeouts = { readonly connect: number | null; readonly first_byte: number | null; readonly idle: number | null; readonly total: number | null }

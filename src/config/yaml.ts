@@ -1,0 +1,230 @@
+import { isAlias, isMap, isPair, isScalar, isSeq, LineCounter, parseDocument, stringify } from 'yaml'
+import type { Node as YamlNode } from 'yaml'
+import type { Path, Report } from './problem.ts'
+import { pathOf, shown } from './problem.ts'
+
+/**
+ * YAML 1.2 text as nodes that know where they stand. Scalars stay text: what they mean is decided by who reads them, so that `0123`, `yes`
+ * and `1e3` are what the operator wrote. Aliases and merge keys are resolved here; tags are refused.
+ */
+export type Node = ScalarNode | MapNode | SeqNode
+
+interface At {
+  readonly source: Source
+  readonly offset: number
+}
+
+export interface ScalarNode extends At {
+  readonly kind: 'scalar'
+  readonly text: string
+  /** Written in quotes or as a block: always a text, never a number, a boolean or nothing. */
+  readonly quoted: boolean
+  /** Came from a substitution: never quoted in a message. */
+  readonly substituted: boolean
+}
+
+export interface MapNode extends At {
+  readonly kind: 'map'
+  readonly entries: ReadonlyMap<string, Entry>
+}
+
+export interface SeqNode extends At {
+  readonly kind: 'seq'
+  readonly items: readonly Node[]
+}
+
+export interface Entry {
+  /** The place of the key. */
+  readonly key: At
+  readonly value: Node
+}
+
+/** Where a node was written. */
+export interface Source {
+  readonly file: string
+  readonly worldReadable: boolean
+  /** 1-based; line 0: there is no such place. */
+  position(offset: number): { readonly line: number; readonly column: number }
+}
+
+class FileSource implements Source {
+  readonly file: string
+  readonly worldReadable: boolean
+  readonly #lines: LineCounter
+  constructor(file: string, lines: LineCounter, worldReadable: boolean) {
+    this.file = file
+    this.#lines = lines
+    this.worldReadable = worldReadable
+  }
+  position(offset: number): { readonly line: number; readonly column: number } {
+    const { line, col } = this.#lines.linePos(offset)
+    return { line: Math.max(1, line), column: Math.max(1, col) }
+  }
+}
+
+/** A value that stands in no file, such as an environment variable's; `name` is said in its place. */
+export function looseText(name: string, text: string): ScalarNode {
+  const source = { file: name, worldReadable: false, position: () => ({ line: 0, column: 0 }) }
+  return { kind: 'scalar', source, offset: 0, text, quoted: false, substituted: false }
+}
+
+/** What a scalar becomes after substitution; `problem` when it cannot be done. */
+export type Substitute = (text: string) => { readonly text: string } | { readonly problem: string }
+
+const depthMax = 64
+/** A document may say through its aliases at most this many times what it says in full. */
+const expansionMax = 20
+const expansionFree = 100_000
+const syntaxProblemsMax = 20
+
+/** Undefined when the text is not YAML, or empty; the report then says why. */
+export function parseYaml(file: string, text: string, substitute: Substitute, report: Report, worldReadable = false): Node | undefined {
+  const lines = new LineCounter()
+  const source = new FileSource(file, lines, worldReadable)
+  const before = report.problems.length
+  let document
+  try {
+    // The library's own search for duplicate keys is quadratic, so they are found below.
+    document = parseDocument(text, { version: '1.2', schema: 'failsafe', uniqueKeys: false, prettyErrors: false, lineCounter: lines, logLevel: 'silent' })
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    report.problemAt(source, 0, null, 'is nested too deeply to be read')
+    return undefined
+  }
+  if (document.directives?.yaml.explicit === true && document.directives.yaml.version !== '1.2') {
+    report.problemAt(source, 0, null, `is marked as YAML ${document.directives.yaml.version}; only YAML 1.2 is read`)
+  }
+  for (const error of document.errors.slice(0, syntaxProblemsMax)) {
+    const sentence = error.code === 'MULTIPLE_DOCS' ? 'a second document begins here ("---"); a file holds one' : `is not valid YAML: ${oneLine(error.message)}`
+    report.problemAt(source, error.pos[0], null, sentence)
+  }
+  for (const warning of document.warnings.slice(0, syntaxProblemsMax)) {
+    const tag = /^Unresolved tag: (.*)$/.exec(warning.message)
+    report.problemAt(source, warning.pos[0], null, tag === null ? oneLine(warning.message) : `tags such as ${shown(tag[1] ?? '')} are not supported`)
+  }
+  if (report.problems.length > before) return undefined
+  if (document.contents === null || (isScalar(document.contents) && document.contents.value === '')) {
+    report.problemAt(source, 0, null, 'is empty; a file that means to say nothing says {}')
+    return undefined
+  }
+  const converter = new Converter(source, substitute, report)
+  const root = converter.convert(document.contents, null, 0)
+  if (converter.expanded > expansionFree && converter.expanded > expansionMax * converter.written) {
+    report.problemAt(source, 0, null, 'its aliases expand to far more than the file itself says')
+    return undefined
+  }
+  return report.problems.length > before ? undefined : root
+}
+
+function oneLine(message: string): string {
+  return message.replaceAll(/\s+/g, ' ').trim()
+}
+
+class Converter {
+  readonly #source: Source
+  readonly #substitute: Substitute
+  readonly #report: Report
+  /** Anchors seen so far, in document order: an alias means the latest one of its name. Undefined while its node is still being read. */
+  readonly #anchors = new Map<string, { node: Node; size: number } | undefined>()
+  /** Nodes written in the file. */
+  written = 0
+  /** Nodes if every alias were written out. */
+  expanded = 0
+
+  constructor(source: Source, substitute: Substitute, report: Report) {
+    this.#source = source
+    this.#substitute = substitute
+    this.#report = report
+  }
+
+  convert(node: YamlNode | null, path: Path | null, depth: number): Node {
+    const offset = node?.range?.[0] ?? 0
+    if (isAlias(node)) return this.#alias(node.source, offset, path)
+    const expandedBefore = this.expanded
+    this.written++
+    this.expanded++
+    if (depth > depthMax) return this.#bad(offset, path, `is nested deeper than ${depthMax} levels`)
+    const anchor = node !== null && 'anchor' in node ? node.anchor : undefined
+    if (anchor !== undefined) this.#anchors.set(anchor, undefined)
+    const result = this.#content(node, offset, path, depth)
+    if (anchor !== undefined) this.#anchors.set(anchor, { node: result, size: this.expanded - expandedBefore })
+    return result
+  }
+
+  #content(node: YamlNode | null, offset: number, path: Path | null, depth: number): Node {
+    const source = this.#source
+    if (isMap(node)) return { kind: 'map', source, offset, entries: this.#entries(node.items, path, depth) }
+    if (isSeq(node)) {
+      const items = node.items.map((item, index) => this.convert(isPair(item) ? null : item as YamlNode, pathOf(path, index), depth + 1))
+      return { kind: 'seq', source, offset, items }
+    }
+    if (!isScalar(node)) return { kind: 'scalar', source, offset, text: '', quoted: false, substituted: false }
+    const text = String(node.value ?? '')
+    const quoted = node.type !== undefined && node.type !== 'PLAIN'
+    if (!text.includes('${')) return { kind: 'scalar', source, offset, text, quoted, substituted: false }
+    const answer = this.#substitute(text)
+    if ('problem' in answer) return this.#bad(offset, path, answer.problem)
+    // "${PORT}" has to be quoted inside { }, so the quotes say nothing about what is meant.
+    return { kind: 'scalar', source, offset, text: answer.text, quoted: quoted && answer.text === text, substituted: true }
+  }
+
+  #entries(items: readonly { key: unknown; value: unknown }[], path: Path | null, depth: number): Map<string, Entry> {
+    const entries = new Map<string, Entry>()
+    const merges: { offset: number; node: Node }[] = []
+    for (const item of items) {
+      const key = item.key as YamlNode | null
+      const keyOffset = key?.range?.[0] ?? 0
+      if (!isScalar(key)) {
+        this.#bad(keyOffset, path, 'a key has to be a plain word')
+        continue
+      }
+      const name = String(key.value ?? '')
+      const here = pathOf(path, name)
+      if (name.includes('${')) this.#bad(keyOffset, here, 'nothing is substituted in a key')
+      if (key.anchor !== undefined || key.tag !== undefined) this.#bad(keyOffset, here, 'a key cannot carry an anchor or a tag')
+      const value = this.convert(item.value as YamlNode | null, here, depth + 1)
+      const at = { source: this.#source, offset: keyOffset }
+      if (name === '<<' && key.type === 'PLAIN') {
+        if (merges.length > 0) this.#bad(keyOffset, here, 'is given twice; merge a list instead: <<: [*a, *b]')
+        merges.push({ offset: keyOffset, node: value })
+      } else if (entries.has(name)) {
+        const first = entries.get(name)?.key
+        this.#bad(keyOffset, here, `is given twice in one mapping; the first is in line ${first === undefined ? '?' : this.#source.position(first.offset).line}`)
+      } else entries.set(name, { key: at, value })
+    }
+    for (const { offset, node } of merges) this.#merge(entries, offset, node, path)
+    return entries
+  }
+
+  /** What the mapping says itself wins; of several merged ones, the first. */
+  #merge(entries: Map<string, Entry>, offset: number, from: Node, path: Path | null): void {
+    const maps = from.kind === 'seq' ? from.items : [from]
+    for (const map of maps) {
+      if (map.kind !== 'map') {
+        this.#bad(offset, pathOf(path, '<<'), 'can only merge mappings')
+        continue
+      }
+      this.expanded += map.entries.size
+      for (const [name, entry] of map.entries) if (!entries.has(name)) entries.set(name, entry)
+    }
+  }
+
+  #alias(name: string, offset: number, path: Path | null): Node {
+    this.written++
+    if (!this.#anchors.has(name)) return this.#bad(offset, path, `no anchor &${name} stands before this alias`)
+    const target = this.#anchors.get(name)
+    if (target === undefined) return this.#bad(offset, path, `the alias *${name} stands inside what it refers to`)
+    this.expanded += target.size
+    return target.node
+  }
+
+  #bad(offset: number, path: Path | null, sentence: string): Node {
+    this.#report.problemAt(this.#source, offset, path, sentence)
+    return { kind: 'scalar', source: this.#source, offset, text: '', quoted: false, substituted: false }
+  }
+}
+
+/** For people: the printed configuration. */
+export function toYaml(value: unknown): string {
+  return stringify(value, { lineWidth: 140 })
+}
