@@ -17,7 +17,7 @@ export function encoded(text: string): string {
   return text.replace(special, (character) => {
     if (!character.isWellFormed()) return `%u${character.charCodeAt(0).toString(16)}`
     const bytes = encodeURIComponent(character)
-    return bytes === character ? `%${character.charCodeAt(0).toString(16)}` : bytes
+    return bytes === character ? `%${character.charCodeAt(0).toString(16).toUpperCase()}` : bytes
   })
 }
 
