@@ -55,5 +55,5 @@ function network64(address: string): string {
   const head = front === '' ? [] : front.split(':')
   const tail = back === undefined || back === '' ? [] : back.split(':')
   const missing = back === undefined ? 0 : Math.max(0, 8 - head.length - tail.length - (tail.at(-1)?.includes('.') === true ? 1 : 0))
-  return [...head, ...new Array<string>(missing).fill('0'), ...tail].slice(0, 4).map((group) => group.replace(/^0+(?=.)/, '')).join(':')
+  return [...head, ...Array.from({ length: missing }, () => '0'), ...tail].slice(0, 4).map((group) => group.replace(/^0+(?=.)/, '')).join(':')
 }

@@ -10,7 +10,7 @@ import type { RequestHead } from './request-head.ts'
 /** What the server knows about the connection that an exchange lives on. */
 export interface Line {
   /** Nothing after this answer may be read from the connection. */
-  readonly closesAfter: boolean
+  closesAfter(): boolean
   /** Headers that every answer of this exchange gets (CORS). */
   readonly added: readonly string[]
   /** The answer ends the connection although bytes of the request are still to come. */
@@ -106,9 +106,9 @@ export class NodeDownstream implements Downstream {
   }
 
   #sendHead(status: number, headers: readonly string[]): void {
-    const { added, closesAfter } = this.#line
+    const { added } = this.#line
     const early = !this.body.arrived
-    const mustClose = closesAfter || early || this.#upgradeSocket !== null
+    const mustClose = this.#line.closesAfter() || early || this.#upgradeSocket !== null
     if (early) this.#line.willLinger(this.body)
     if (this.#upgradeSocket !== null) {
       const socket = this.#upgradeSocket
@@ -172,7 +172,7 @@ export class NodeDownstream implements Downstream {
     const cancel = this.#line.clock.after(restOfBodyMs, proceed, { unref: true })
     const declared = this.body.declaredBytes
     // Who waits for 100 has sent nothing and will send nothing now.
-    if (this.#expecting || this.body.spoiled || this.#line.closesAfter || (declared !== null && declared > restOfBodyMaxBytes)) return proceed()
+    if (this.#expecting || this.body.spoiled || this.#line.closesAfter() || (declared !== null && declared > restOfBodyMaxBytes)) return proceed()
     this.body.discard(restOfBodyMaxBytes, proceed)
   }
 

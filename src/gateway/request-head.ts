@@ -16,6 +16,8 @@ export interface RequestHead {
   readonly expectsContinue: boolean
   readonly acceptsTrailers: boolean
   readonly upgrades: boolean
+  /** An upgrade was asked for that nobody needs to make. */
+  readonly upgradeIgnored: boolean
 }
 
 /** Why a request was refused at the edge: a closed set, for the metric. */
@@ -67,7 +69,7 @@ export function readRequestHead(received: ReceivedHead): RequestHead {
   if (method === 'TRACE' || method === 'CONNECT') throw new Malformed('method_not_allowed', 'method', `${method} is not offered.`, allowedMethods)
   if (rawHeaders.length > headerLinesMax * 2) throw tooManyHeaders()
 
-  const headers: string[] = new Array<string>(rawHeaders.length)
+  const headers: string[] = []
   let bytes = 0
   let seen = 0
   let host: string | undefined
@@ -82,8 +84,7 @@ export function readRequestHead(received: ReceivedHead): RequestHead {
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const name = (rawHeaders[i] ?? '').toLowerCase()
     const value = rawHeaders[i + 1] ?? ''
-    headers[i] = name
-    headers[i + 1] = value
+    headers.push(name, value)
     bytes += name.length + value.length + 4
     const bit = bits.get(name)
     if (bit !== undefined) {
@@ -124,7 +125,7 @@ export function readRequestHead(received: ReceivedHead): RequestHead {
     throw new Malformed('expectation_failed', 'expectation', 'The only expectation that can be met is 100-continue.')
   }
   return {
-    path, query, headers, body, upgrades,
+    path, query, headers, body, upgrades, upgradeIgnored: upgrade !== undefined && !upgrades,
     expectsContinue: expect !== undefined && httpVersion === '1.1',
     acceptsTrailers: te !== undefined && httpVersion === '1.1' && listOf(te).some((entry) => entry === 'trailers'),
   }

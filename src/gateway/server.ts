@@ -20,7 +20,7 @@ import { NodeDownstream } from './node-downstream.ts'
 import type { Line } from './node-downstream.ts'
 import { RequestBody } from './request-body.ts'
 import type { BodyPace } from './request-body.ts'
-import { Malformed, readRequestHead } from './request-head.ts'
+import { headerBytesMax, Malformed, readRequestHead } from './request-head.ts'
 import type { RequestHead } from './request-head.ts'
 import { errorHeaders, presentable, renderPlainError, respondError, statusOf } from './respond.ts'
 
@@ -104,6 +104,7 @@ interface Connection {
   /** Nothing more is read: the answer in flight, or the last in the queue, ends the connection. */
   closing: boolean
   lingering: boolean
+  requests: number
   readonly queue: { request: IncomingMessage; response: ServerResponse }[]
 }
 
@@ -183,7 +184,6 @@ class FrontDoor implements RunningServer {
       : createSecureServer({ ...options, cert: readFileSync(tls.certFile), key: readFileSync(tls.keyFile), minVersion: 'TLSv1.2', handshakeTimeout: 10_000 })
     server.maxHeadersCount = 0
     server.maxConnections = bounds.connectionsMax
-    server.maxRequestsPerSocket = bounds.requestsPerConnectionMax
     // A client that has said all it has to say may still listen. Without this Node ends the answer with the request.
     Object.assign(server, { httpAllowHalfOpen: true })
 
@@ -225,7 +225,7 @@ class FrontDoor implements RunningServer {
   #connectionOf(socket: Socket): Connection {
     let connection = this.#connections.get(socket)
     if (connection === undefined) {
-      const made: Connection = { socket, current: null, refusing: false, closing: false, lingering: false, queue: [] }
+      const made: Connection = { socket, current: null, refusing: false, closing: false, lingering: false, requests: 0, queue: [] }
       connection = made
       this.#connections.set(socket, made)
       socket.on('end', () => this.#onHalfClose(made))
@@ -240,6 +240,8 @@ class FrontDoor implements RunningServer {
     const connection = this.#connectionOf(request.socket)
     // Bytes behind an answer that ends the connection are nobody's request.
     if (connection.closing) return
+    connection.requests += 1
+    if (connection.requests >= this.#bounds.requestsPerConnectionMax) connection.closing = true
     if (connection.current === null && !connection.refusing) return this.#turn(connection, request, response)
     connection.queue.push({ request, response })
     if (connection.queue.length >= this.#bounds.pipelinedMax) connection.closing = true
@@ -254,6 +256,8 @@ class FrontDoor implements RunningServer {
     } catch (thrown) {
       return this.#refuse(connection, request, response, presentable(thrown))
     }
+    // Node's parser drops what came in one packet with an upgrade that is not made.
+    if (head.upgradeIgnored) connection.closing = true
     const d = this.#downstream(connection, request, response, head, null)
     connection.current = d
     this.#inFlight += 1
@@ -316,11 +320,8 @@ class FrontDoor implements RunningServer {
 
   #downstream(connection: Connection, request: IncomingMessage, response: ServerResponse, head: RequestHead, upgradeSocket: Duplex | null): NodeDownstream {
     const settings = this.#options.settings()
-    const frontDoor = this
     const line: Line = {
-      get closesAfter(): boolean {
-        return (connection.closing && connection.queue.length === 0) || frontDoor.#drainStep === 'announcing' || frontDoor.#drainStep === 'stopped'
-      },
+      closesAfter: () => (connection.closing && connection.queue.length === 0) || this.#drainStep === 'announcing' || this.#drainStep === 'stopped',
       added: settings.cors.origins.length === 0 ? [] : corsHeaders(firstOf(head.headers, 'origin'), settings.cors),
       willLinger: (body) => this.#linger(connection, body),
       clock: this.#options.clock,
@@ -588,7 +589,8 @@ function parserVerdict(code: string, error: Error): [ErrorCode, string] {
   if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW') return ['request_too_large', 'The chunk extensions are too long.']
   if (code !== 'HPE_HEADER_OVERFLOW') return ['bad_request', 'This is not a valid HTTP/1.1 request.']
   const packet = 'rawPacket' in error && error.rawPacket instanceof Uint8Array ? error.rawPacket : null
-  return packet !== null && !packet.includes(10) ? ['uri_too_long', 'The request target is too long.'] : ['headers_too_large', 'The headers are too large.']
+  const parsed = 'bytesParsed' in error && typeof error.bytesParsed === 'number' ? error.bytesParsed : headerBytesMax
+  return packet !== null && !packet.subarray(0, Math.max(parsed, headerBytesMax)).includes(10) ? ['uri_too_long', 'The request target is too long.'] : ['headers_too_large', 'The headers are too large.']
 }
 
 function whyOf(code: string): string {
