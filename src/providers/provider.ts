@@ -78,6 +78,10 @@ export interface RequestFacts {
   readonly inputTools: number
   /** Tokens by rule for content that is not text (images, audio). */
   readonly inputMediaTokens: number
+  /** How many images there are; `models.X.image_tokens`, where given, replaces the rule: it counts for each of them. */
+  readonly inputImages?: number
+  /** The part of `inputMediaTokens` that is for images. */
+  readonly inputImageTokens?: number
   /** Tokens already known exactly (token arrays); null: count text. */
   readonly inputTokensExact: number | null
   /** Content that is not in the body (previous_response_id, files …): only the model's context bounds it. */
@@ -125,13 +129,15 @@ export interface AnswerMeter {
   counted(): Quantities
   /** Called exactly once, however the answer ended. */
   finish(end: StreamEnd): Metered
+  /** Meters of streams that can be ended in the dialect's own words have this (see `QuotaStop`); called after `finish('quota_stop')`. */
+  renderQuotaStop?(metered: Metered): Uint8Array
 }
 
 export interface Metered {
   /** input_tokens incl. cached and cache writes; output_tokens incl. reasoning; total_tokens. */
   readonly usage: Quantities
   readonly source: UsageSource
-  /** What was held back: the terminal frame and anything after it. Empty where the end is not whole. */
+  /** What was held back: the terminal frame and anything after it. Empty where the end is not whole, unless the upstream itself ended so (`complete`). */
   readonly rest: Uint8Array
   /** The answer was whole by the dialect's own measure (sentinel seen, JSON closed). */
   readonly whole: boolean
@@ -141,7 +147,10 @@ export interface Metered {
   readonly failed?: boolean
   /** No usage where one was due, unreadable usage, malformed events: counted as alarms, by name. */
   readonly alarms: readonly MeterAlarm[]
-  /** For `counted`: set when text must still be counted with the tokenizer; the gateway awaits it before settling. Resolves to output tokens. */
+  /**
+   * Set when text must still be counted with the tokenizer; the gateway awaits it before settling. Resolves to all token quantities, which
+   * replace those of `usage`. When it rejects or takes too long, `usage` stands, with source `estimated`.
+   */
   readonly countLater?: () => Promise<Quantities>
 }
 
