@@ -8,6 +8,7 @@ import type { AppliedLimit } from './limits/limit.ts'
 import { isLong, isMoney, waitText, windowName, windowPhrase } from './limits/window.ts'
 import { type Meter, meterName, meterScale, meterUnit } from './meter.ts'
 import type { CheckRefusal, ReserveAnswer } from './moves.ts'
+import { decimalOfNanos } from './price.ts'
 import { type Draft, totalOf } from './reservation.ts'
 
 /** What a client is told of one limit: whole numbers in units that people read; used is rounded up, what remains down, never below 0. */
@@ -151,22 +152,25 @@ function refusalFor(draft: Draft, { applied, balance, why, fitsAtMs }: Candidate
     limit: item.name, ceiling: item.limit ?? 0, used: item.used, remaining: item.remaining ?? 0, counts: countsOf(meter),
     ...(item.resetsAtMs === null ? {} : { resets_at: toInstant(item.resetsAtMs), resets_in_seconds: Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)) }),
   }
-  const amount = `${item.limit ?? 0} ${alarming.test(item.unit) ? 'units' : item.unit} ${windowPhrase(window)}`
+  const unit = isMoney(limit) ? draft.entitlement.currency ?? item.unit : item.unit
+  const ceiling = isMoney(limit) ? moneyText(limit.ceiling ?? 0) : item.limit ?? 0
+  const used = isMoney(limit) ? moneyText(balance.used) : item.used
+  const amount = `${ceiling} ${alarming.test(unit) ? 'units' : unit} ${windowPhrase(window)}`
   if (window.kind === 'in_flight') {
     return refusal('concurrency_limit', `${named('Concurrency limit', limit.name)} reached: ${item.limit ?? 0} requests at once, ${item.reserved} in flight.`, base, concurrencyRetryMs)
   }
   if (why === 'held') {
-    return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${item.used} used and ${item.reserved} held by calls in flight.`, base, heldRetryMs)
+    return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${used} used and ${isMoney(limit) ? moneyText(balance.reserved) : item.reserved} held by calls in flight.`, base, heldRetryMs)
   }
   const waitMs = fitsAtMs === null ? null : Math.max(1, fitsAtMs - nowMs)
   const long = isLong(window) || isMoney(limit)
   const code = long ? 'usage_limit_reached' : 'rate_limited'
   // Clients parse "quota" and "billing" as "give up until someone pays": a short wait must not say them.
   if (!long || (waitMs !== null && waitMs <= 60_000)) {
-    return refusal(code, `${named(long ? 'Usage limit' : 'Rate limit', limit.name)} reached: ${plainWords(amount)}, ${item.used} used.`, base, waitMs)
+    return refusal(code, `${named(long ? 'Usage limit' : 'Rate limit', limit.name)} reached: ${plainWords(amount)}, ${used} used.`, base, waitMs)
   }
   const until = fitsAtMs === null ? 'it does not reset' : `it resets at ${toInstant(fitsAtMs)}`
-  return new GatewayError(code, `You exceeded your current quota '${limit.name}': ${amount}, ${item.used} used; ${until}.`, { details: { ...base, retryAfterMs: waitMs } })
+  return new GatewayError(code, `You exceeded your current quota '${limit.name}': ${amount}, ${used} used; ${until}.`, { details: { ...base, retryAfterMs: waitMs } })
 }
 
 function refusal(code: 'rate_limited' | 'capacity_reserved' | 'concurrency_limit' | 'usage_limit_reached', sentence: string, details: RefusalDetails, waitMs: number | null): GatewayError {
@@ -179,6 +183,11 @@ const alarming = /quota|billing|will reset at/i
 /** A limit's name is the operator's: one with a word that clients take for a hard stop is not said aloud. */
 function named(what: string, name: string): string {
   return alarming.test(name) ? what : `${what} '${name}'`
+}
+
+/** Nanos as people write money: two digits after the point, more where there are more. */
+function moneyText(nanos: number): string {
+  return decimalOfNanos(nanos).replace(/0{1,7}$/, '')
 }
 
 function plainWords(amount: string): string {
