@@ -1,0 +1,258 @@
+import { GatewayError } from '../errors.ts'
+import { resolveEntitlement, type Entitlement } from '../metering/entitlement.ts'
+import { boundOf, inputBound, opaqueBound, outputRange, type OutputRange, type TemplateTokens } from '../metering/estimate.ts'
+import type { Meter } from '../metering/meter.ts'
+import type { Reserve, ReserveAnswer } from '../metering/moves.ts'
+import { refusalOf } from '../metering/quota.ts'
+import { draftReservation, outputBoundReport, type Draft } from '../metering/reservation.ts'
+import type { BodyChanges, RequestFacts } from '../providers/provider.ts'
+import { DownstreamGone } from './downstream.ts'
+import { skeletonOf } from './books.ts'
+import { admitted, type Exchange } from './exchange.ts'
+import { Hold } from './hold.ts'
+import type { Workings } from './parts.ts'
+
+/** Everything is held before anything is forwarded. */
+
+type Denied = Extract<ReserveAnswer, { outcome: 'denied' }>
+
+const templateDefaults: TemplateTokens = { perCall: 64, perMessage: 8, perTool: 64 }
+const anthropicTemplates: TemplateTokens = { perCall: 64, perMessage: 8, perTool: 400 }
+/** The first slice of a stream that is held piece by piece. */
+const sliceTokens = 256
+/** Bytes and compute time have no worst case: a little is held at once, the rest as it comes. */
+const firstBytes = 1
+const firstComputeMs = 1_000
+const waitStepMs = 50
+const waitStepMaxMs = 250
+
+/** What may be asked, and what it is counted against. Throws `feature_unavailable`, `not_found`. */
+export function entitle(x: Exchange): Entitlement {
+  const { route, principal, facts } = x
+  if (route === null || principal === null || facts === null) throw new Error('nothing is known of the call')
+  const claim = principal.endUserFrom
+  const endUser = claim === null ? null : claim.kind === 'header' ? x.d.header(claim.name.toLowerCase()) ?? null : facts.user
+  const entitlement = resolveEntitlement(principal, {
+    endpoint: route.name, endpointByDefault: route.endpoint.byDefault, known: route.known, model: facts.model, features: facts.features,
+    endUser: endUser === null ? null : endUser.slice(0, 256),
+  }, x.config.plans)
+  if (entitlement instanceof GatewayError) throw entitlement
+  return entitlement
+}
+
+/** Reserves the call's upper bound against every limit. Throws the refusal, with the caller's standing in `x.balances`. */
+export async function admit(x: Exchange, w: Workings): Promise<void> {
+  const { facts } = admitted(x)
+  if (w.settler.full) throw unmetered('Metering is catching up')
+  let refusal = await tryReserve(x, w, facts)
+  if (refusal !== null && refusal.mayFitExactly) {
+    // The byte bound is often several times too high: where the model's own tokenizer is known, it decides.
+    const exact = await countedExactly(x, w, facts)
+    if (exact !== null) {
+      x.facts = exact
+      refusal = await tryReserve(x, w, exact)
+    }
+  }
+  if (refusal !== null) throw refusal.error
+  if (x.d.gone) throw new DownstreamGone()
+}
+
+interface Refused {
+  readonly error: GatewayError
+  /** With the prompt's exact tokens instead of their bound it might fit. */
+  readonly mayFitExactly: boolean
+}
+
+/** null: admitted. */
+async function tryReserve(x: Exchange, w: Workings, facts: RequestFacts): Promise<Refused | null> {
+  const plan = draftCall(x, facts)
+  if (plan instanceof GatewayError) return { error: plan, mayFitExactly: plan.code === 'request_too_large' }
+  const denied = await reserve(x, w, plan)
+  if (denied === null) return null
+  return { error: refusalOf(plan.draft, denied, w.clock.nowMs()), mayFitExactly: denied.refusals.every((refusal) => {
+    const check = plan.draft.checks[refusal.check]
+    const room = denied.balances[refusal.check]?.room ?? 0
+    // Counting is work: it is not done for whom the input alone does not refuse.
+    return check !== undefined && check.fixed > 1 && room > check.perUnit * (check.clampable ? plan.draft.uMin : plan.draft.uMax)
+  }) }
+}
+
+interface CallPlan {
+  readonly draft: Draft
+  readonly range: OutputRange
+  readonly tokensInSlices: boolean
+}
+
+function draftCall(x: Exchange, facts: RequestFacts): CallPlan | GatewayError {
+  const { route, destination, entitlement } = admitted(x)
+  const { model } = destination
+  const input = route.known ? inputBound(facts, model, route.provider.name === 'anthropic' ? anthropicTemplates : templateDefaults) : 0
+  const bound = route.known ? boundOf(facts, input, x.body.length) : opaqueBound(x.body.length)
+  const range = outputRange(facts, model, entitlement, input)
+  const tokensInSlices = inSlices(x)
+  const grown = growingMeters(entitlement)
+  const fixed = {
+    ...bound.fixed,
+    ...(grown.bytesOut ? { bytes_out: firstBytes } : {}),
+    ...(grown.compute ? { compute_seconds: firstComputeMs } : {}),
+  }
+  // Of a stream held in slices only the first is held now, and less of it where less is left.
+  const slice = Math.min(range.uMax, sliceTokens)
+  const draft = draftReservation(entitlement, { ...bound, fixed }, tokensInSlices ? { ...range, uMin: Math.min(1, slice), uMax: slice, asked: null, least: Math.min(1, slice) } : range, x.admittedMs)
+  if (draft instanceof GatewayError) return draft
+  x.draft = draft
+  x.bound = { fixed, perUnit: bound.perUnit }
+  return { draft, range, tokensInSlices }
+}
+
+/** `reserve: slices` is for streams whose output is seen; where output is hidden the worst case is the only bound. */
+export function inSlices(x: Exchange): boolean {
+  const { facts, entitlement, destination } = admitted(x)
+  return entitlement.policy.reserve === 'slices' && facts.streamed && facts.boundsOutput && destination.model?.hiddenOutput !== true
+}
+
+function growingMeters(entitlement: Entitlement): { readonly bytesIn: boolean; readonly bytesOut: boolean; readonly compute: boolean } {
+  const counts = (meter: Meter, name: string): boolean => (meter.kind === 'builtin' ? meter.name === name : meter.weighted.terms.some((term) => term.meter === name))
+  const priced = (name: string): boolean => entitlement.rates?.picosPer[name] !== undefined
+  const any = (name: string): boolean => entitlement.applied.some(({ limit }) => counts(limit.meter, name) || (priced(name) && counts(limit.meter, 'cost')))
+  return { bytesIn: any('bytes_in'), bytesOut: any('bytes_out'), compute: any('compute_seconds') }
+}
+
+export interface Holding {
+  /** null: nothing is held. */
+  readonly hold: Hold | null
+  /** The answer may need more than is held: nothing passes uncovered. */
+  readonly grows: boolean
+  readonly tokensInSlices: boolean
+}
+
+/** What is held for an admitted exchange, and whether it grows with the answer. `bytesIn`: what comes in is not known ahead (a tunnel). */
+export function holdOf(x: Exchange, w: Workings, bytesIn = false): Holding {
+  const { draft, bound } = x
+  if (draft === null || bound === null || !x.holding) return { hold: null, grows: false, tokensInSlices: false }
+  const { entitlement, facts, principal } = admitted(x)
+  const tokensInSlices = inSlices(x)
+  const grown = growingMeters(entitlement)
+  const hold = new Hold({
+    id: x.id, home: principal.home, draft, fixed: bound.fixed, store: w.store, clock: w.clock, patienceMs: w.limits.settleMs,
+    deadlineMs: (nowMs) => w.lease.deadlineMs(nowMs),
+    nextCheckpoint: () => ++x.checkpoint,
+    counted: () => x.answer?.counted() ?? null,
+  }, {
+    outputTokens: x.granted * facts.choices,
+    bytesIn: bytesIn && grown.bytesIn ? 0 : Infinity,
+    bytesOut: grown.bytesOut ? firstBytes : Infinity,
+    computeMs: grown.compute ? firstComputeMs : Infinity,
+  })
+  return { hold, grows: tokensInSlices || grown.bytesOut || grown.compute || (bytesIn && grown.bytesIn), tokensInSlices }
+}
+
+/** null: admitted. */
+async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied | null> {
+  const { draft } = plan
+  const { facts, principal, entitlement } = admitted(x)
+  const { policy } = entitlement
+  const { uMin, uMax, checks } = draft
+  const move: Reserve = {
+    id: x.id, nowMs: x.admittedMs, home: principal.home, checks, uMin, uMax, deadlineMs: w.lease.deadlineMs(w.clock.nowMs()), skeleton: skeletonOf(x),
+  }
+  const giveUpMs = x.startedMs + policy.waitMs
+  let stepMs = waitStepMs
+  for (;;) {
+    const known = w.refusals.recall(x.config, checks, uMin, uMax, w.clock.nowMs())
+    const answer = known ?? await askStore(x, w, move)
+    if (answer === null) {
+      // The plan says that calls are served while the store is away; they are booked when it is back.
+      x.holding = false
+      x.unheld = true
+      granted(x, facts, plan, uMax)
+      return null
+    }
+    if (answer.outcome === 'admitted') {
+      x.holding = true
+      x.balances = answer.balances
+      if (answer.shadowed.length > 0) w.metrics.shadowed.inc(answer.shadowed.length)
+      granted(x, facts, plan, answer.u)
+      return null
+    }
+    if (answer.outcome !== 'denied') throw unmetered(`The reservation was answered with ${answer.outcome}`)
+    x.balances = answer.balances
+    if (known === null) w.refusals.remember(x.config, checks, uMin, uMax, answer, w.clock.nowMs())
+    const mayWait = answer.refusals.every((refusal) => refusal.why === 'held')
+    if (!mayWait || w.clock.monotonicMs() + stepMs > giveUpMs || w.stopping) return answer
+    await w.clock.sleep(stepMs)
+    stepMs = Math.min(waitStepMaxMs, stepMs * 2)
+    if (x.d.gone) throw new DownstreamGone()
+  }
+}
+
+/** null: the store is away, and the plan serves all the same. */
+async function askStore(x: Exchange, w: Workings, move: Reserve): Promise<ReserveAnswer | null> {
+  const { entitlement } = admitted(x)
+  const startedMs = w.clock.monotonicMs()
+  let answer: ReserveAnswer | null = null
+  const timeout = Promise.withResolvers<null>()
+  const cancel = w.clock.after(w.limits.reserveMs, () => timeout.resolve(null), { unref: true })
+  try {
+    x.holding = true
+    answer = await Promise.race([w.store.reserve(move), timeout.promise])
+  } catch (error) {
+    w.log.warn({ id: x.id, why: error instanceof Error ? error.name : 'unknown' }, 'the store did not take a reservation')
+  } finally {
+    cancel()
+    w.metrics.storeLatency.observe({ move: 'reserve' }, (w.clock.monotonicMs() - startedMs) / 1_000)
+  }
+  if (answer !== null) {
+    x.holding = answer.outcome === 'admitted'
+    w.outage.ended()
+    return answer
+  }
+  if (w.outage.serves(entitlement.policy.storeDown, move.checks, move.uMax)) return null
+  // Its outcome is unknown: it may have been applied, or may yet be.
+  x.holding = false
+  void w.settler.void({ id: x.id, nowMs: w.clock.nowMs(), home: move.home })
+  throw unmetered('The store did not answer in time')
+}
+
+function unmetered(cause: string): GatewayError {
+  return new GatewayError('metering_unavailable', 'Usage cannot be metered at the moment. Please try again shortly.', { source: 'store', cause })
+}
+
+function granted(x: Exchange, facts: RequestFacts, plan: CallPlan, u: number): void {
+  const { draft, range, tokensInSlices } = plan
+  x.granted = u
+  const outputBound = tokensInSlices ? range.uMax : u
+  x.outputBound = outputBound
+  x.writesBound = facts.boundsOutput && (range.write || outputBound !== facts.outputAsked)
+  x.loweredBound = tokensInSlices
+    ? range.asked !== null && outputBound < range.asked ? `${outputBound};asked=${range.asked}` : null
+    : outputBoundReport(draft, u)
+}
+
+/** What has to be changed in the request, given what was granted. */
+export function changesOf(x: Exchange, w: Workings): BodyChanges {
+  const { facts, destination, entitlement } = admitted(x)
+  const { upstream, model } = destination
+  return {
+    outputBound: x.writesBound ? x.outputBound : null,
+    outputField: model?.outputField ?? w.upstreams.outputField(upstream.name, facts.model),
+    upstreamModel: model?.upstreamModel ?? null,
+    askUsage: w.upstreams.asksUsage(upstream.name),
+    forbidStore: entitlement.forbidStore,
+  }
+}
+
+/** null: the tokenizer cannot decide, or could not tell more than is known. */
+async function countedExactly(x: Exchange, w: Workings, facts: RequestFacts): Promise<RequestFacts | null> {
+  if (facts.inputTokensExact !== null || facts.inputUnseen || facts.inputBytes === 0 || x.route?.known !== true) return null
+  const configured = x.destination?.model?.encoding ?? null
+  const guessed = w.tokenizer.encodingOf(x.destination?.model?.upstreamModel ?? facts.model)
+  const encoding = configured ?? (guessed.known ? guessed.encoding : null)
+  if (encoding === null) return null
+  try {
+    return { ...facts, inputTokensExact: await w.tokenizer.count(encoding, facts.texts()), texts: () => facts.texts() }
+  } catch (error) {
+    w.log.warn({ id: x.id, encoding, why: error instanceof Error ? error.name : 'unknown' }, 'the tokenizer failed')
+    return null
+  }
+}

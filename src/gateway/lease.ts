@@ -1,0 +1,110 @@
+import type { Clock } from '../clock.ts'
+import type { Log } from '../log.ts'
+import type { Counted, ExtendAnswer } from '../metering/moves.ts'
+import type { Store } from '../stores/store.ts'
+
+/** An exchange whose reservation must be kept alive. */
+export interface Living {
+  readonly id: string
+  readonly home: string
+  /** What it has counted so far; null: nothing worth billing yet. */
+  counted(): Counted | null
+  /** The next number of its own: extends of one exchange are told apart by it. */
+  nextCheckpoint(): number
+  /** The store no longer holds the reservation: hold it again, or end. */
+  lost(): void
+}
+
+export interface LeaseParts {
+  readonly store: Store
+  readonly clock: Clock
+  readonly log: Log
+  readonly leaseMs: number
+  readonly renewMs: number
+}
+
+/**
+ * Signs of life: every few seconds every open exchange is renewed, with what it has counted. The same beat sweeps reservations of gateways
+ * that are no more, but only after one whole lease of unbroken contact with the store: after an outage everything looks due.
+ */
+export class Lease {
+  readonly #parts: LeaseParts
+  readonly #living = new Map<string, Living>()
+  #contactSinceMs: number | null = null
+  #beating = false
+  #stop: () => void
+
+  constructor(parts: LeaseParts) {
+    this.#parts = parts
+    this.#stop = parts.clock.every(parts.renewMs, () => { void this.beat() })
+  }
+
+  /** When a reservation that is alive now expires. */
+  deadlineMs(nowMs: number): number {
+    return nowMs + this.#parts.leaseMs
+  }
+
+  add(living: Living): void {
+    this.#living.set(living.id, living)
+  }
+
+  remove(id: string): void {
+    this.#living.delete(id)
+  }
+
+  close(): void {
+    this.#stop()
+  }
+
+  /** One beat: renew, then sweep. */
+  async beat(): Promise<void> {
+    if (this.#beating) return
+    this.#beating = true
+    try {
+      const renewed = await Promise.all([...this.#living.values()].map((living) => this.#renew(living)))
+      if (renewed.includes(false)) this.#contactSinceMs = null
+      await this.#sweep()
+    } finally {
+      this.#beating = false
+    }
+  }
+
+  /** False: the store could not be reached. */
+  async #renew(living: Living): Promise<boolean> {
+    const { store, clock } = this.#parts
+    const nowMs = clock.nowMs()
+    let answer: ExtendAnswer
+    try {
+      answer = await store.extend({
+        id: living.id, nowMs, home: living.home, checkpoint: living.nextCheckpoint(), deadlineMs: this.deadlineMs(nowMs), counted: living.counted(), checks: null,
+      })
+    } catch (error) {
+      this.#failed('extend', error)
+      return false
+    }
+    // It may have ended while the answer was on its way.
+    if ((answer.outcome === 'expired' || answer.outcome === 'unknown') && this.#living.has(living.id)) living.lost()
+    return true
+  }
+
+  async #sweep(): Promise<void> {
+    const { store, clock, leaseMs } = this.#parts
+    const nowMs = clock.nowMs()
+    try {
+      const due = await store.due(nowMs)
+      const monotonicMs = clock.monotonicMs()
+      this.#contactSinceMs ??= monotonicMs
+      if (monotonicMs - this.#contactSinceMs < leaseMs) return
+      const orphans = due.filter((reservation) => !this.#living.has(reservation.id))
+      await Promise.all(orphans.map(({ id, home, checkpoint }) => store.expire({ id, home, checkpoint, nowMs })))
+      if (orphans.length > 0) this.#parts.log.warn({ reservations: orphans.length }, 'reservations of a gateway that is gone have expired')
+    } catch (error) {
+      this.#contactSinceMs = null
+      this.#failed('due', error)
+    }
+  }
+
+  #failed(move: string, error: unknown): void {
+    this.#parts.log.debug({ move, why: error instanceof Error ? error.name : 'unknown' }, 'the store did not answer')
+  }
+}

@@ -1,0 +1,81 @@
+import type { KeyDirectory } from '../accounts/principal.ts'
+import type { Clock } from '../clock.ts'
+import type { Config } from '../config/config.ts'
+import type { Log } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import type { Endpoint, Provider } from '../providers/provider.ts'
+import type { Random } from '../random.ts'
+import type { Store } from '../stores/store.ts'
+import type { UpstreamWire } from './forward.ts'
+import type { Guard } from './guard.ts'
+import type { Lease } from './lease.ts'
+import type { ModelLists } from './models.ts'
+import type { Outage } from './outage.ts'
+import type { RefusalMemory } from './refusal-memory.ts'
+import type { RouteTable } from './route.ts'
+import type { Settler } from './settler.ts'
+import type { UpstreamMemory } from './upstream-memory.ts'
+
+/** What the gateway is made of; `app.ts` joins it. */
+export interface GatewayParts {
+  /** The configuration of this moment. An exchange keeps the one it started with. */
+  config(): Config
+  readonly keys: KeyDirectory
+  readonly store: Store
+  readonly providers: readonly Provider[]
+  /** What a path means that no dialect knows. */
+  readonly httpEndpoint: Endpoint
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly metrics: Metrics
+  readonly guard: Pick<Guard, 'charge'>
+  readonly tokenizer: Tokenizer
+  /** Another way to the upstreams than over sockets; tests simulate them. */
+  readonly forwarder?: UpstreamWire
+  /** Bounds that only tests change, in milliseconds. */
+  readonly bounds?: Partial<Bounds>
+}
+
+/** Exact counting, for models whose encoding is known. */
+export interface Tokenizer {
+  /** Tokens of all texts. Works in slices, so that a hostile prompt cannot stall the loop. */
+  count(encoding: string, texts: Iterable<string>): Promise<number>
+  /** The encoding to count a model's text with; `known`: it is that model's own, so that the count may admit a call. */
+  encodingOf(model: string | null): { readonly encoding: string; readonly known: boolean }
+}
+
+export interface Bounds {
+  /** How long admission waits for the store. */
+  readonly reserveMs: number
+  /** How long the end of an answer waits for its settlement. */
+  readonly settleMs: number
+  /** How long a plain answer may take to arrive and still be held until it is settled. */
+  readonly holdMs: number
+  /** A reservation outlives its gateway's last sign of life by this much. */
+  readonly leaseMs: number
+  readonly renewMs: number
+  /** Settlements that may wait for the store before admission stops. */
+  readonly settlementsMax: number
+}
+
+export const defaultBounds: Bounds = {
+  reserveMs: 250, settleMs: 2_000, holdMs: 2_000, leaseMs: 15_000, renewMs: 5_000, settlementsMax: 10_000,
+}
+
+/** The parts and what the gateway made of them, as the steps of an exchange see them. */
+export interface Workings extends GatewayParts {
+  readonly limits: Bounds
+  readonly routes: RouteTable
+  readonly forwarder: UpstreamWire
+  readonly settler: Settler
+  readonly lease: Lease
+  readonly refusals: RefusalMemory
+  readonly outage: Outage
+  readonly upstreams: UpstreamMemory
+  readonly modelLists: ModelLists
+  /** Upstream calls that are read on although their client has gone. */
+  readonly drains: { running: number }
+  /** True once the gateway is being stopped: nothing more is admitted. */
+  readonly stopping: boolean
+}

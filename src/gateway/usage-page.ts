@@ -1,0 +1,39 @@
+import { GatewayError } from '../errors.ts'
+import { toInstant } from '../metering/event.ts'
+import { quotaItems } from '../metering/quota.ts'
+import { draftStanding } from '../metering/reservation.ts'
+import { authenticate } from './authenticate.ts'
+import type { Exchange } from './exchange.ts'
+import type { Workings } from './parts.ts'
+import { respondJson } from './respond.ts'
+
+export const usagePath = '/-/usage'
+
+/** A caller's own standing: every visible limit that does not belong to one model or end user alone. */
+export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
+  if (x.d.method !== 'GET') throw new GatewayError('method_not_allowed', 'This page is read with GET.', { details: { allow: 'GET' } })
+  const principal = x.principal = await authenticate(x.d, w)
+  const nowMs = w.clock.nowMs()
+  const draft = draftStanding(principal, x.config.plans, nowMs)
+  let items
+  try {
+    items = quotaItems(draft, draft.checks.length === 0 ? [] : await w.store.balances(principal.home, draft.checks), nowMs)
+  } catch (cause) {
+    throw new GatewayError('metering_unavailable', 'Usage cannot be read at the moment. Please try again shortly.', { source: 'store', cause })
+  }
+  x.status = 200
+  x.end = 'complete'
+  respondJson(x.d, 200, {
+    account: principal.account.id,
+    key: principal.keyId,
+    plan: principal.plan.name,
+    as_of: toInstant(nowMs),
+    limits: items.filter((item) => item.visible).map((item) => ({
+      name: item.name, meter: item.meter, window: item.window, per: item.per, limit: item.limit,
+      used: item.used, reserved: item.reserved, remaining: item.remaining,
+      resets_at: item.resetsAtMs === null ? null : toInstant(item.resetsAtMs).replace('.000Z', 'Z'),
+      resets_in_seconds: item.resetsAtMs === null ? null : Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)),
+    })),
+    grants: [],
+  })
+}
