@@ -24,7 +24,7 @@ export interface NewKey {
   readonly expiresMs: number | null
 }
 
-const idGrammar = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$/
+const idGrammar = /^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$/
 
 /**
  * What operators change at run time: keys, revocations, suspensions. Every change is journaled with who and when before it is made, and
@@ -54,7 +54,7 @@ export class AccountChanges {
       const nowMs = this.#clock.nowMs()
       if (wanted.expiresMs !== null && wanted.expiresMs <= nowMs) throw new ChangeRefused('invalid', 'the key would already have expired')
       const id = wanted.id ?? `${wanted.account ?? wanted.plan ?? 'key'}-${this.#randomHex(4)}`
-      if (!idGrammar.test(id)) throw new ChangeRefused('invalid', 'an id is 1 to 128 letters, digits and . _ @ -, beginning with a letter or digit')
+      if (!idGrammar.test(id)) throw new ChangeRefused('invalid', 'an id is 1 to 128 letters, digits and . _ @ + -, beginning with a letter or digit')
       const taken = this.#whereIs(id)
       if (taken !== undefined) throw new ChangeRefused('conflict', `there is already a key "${id}" (${taken})`)
       // A key that is its own account must not take over the counters of a real one.

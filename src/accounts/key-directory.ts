@@ -1,5 +1,6 @@
 import { hash, timingSafeEqual } from 'node:crypto'
 import type { Clock } from '../clock.ts'
+import { DEFAULT_CALENDAR } from '../config/config.ts'
 import type { Account, Config, KeyConfig } from '../config/config.ts'
 import type { Records } from '../stores/store.ts'
 import { recordKinds, toBan, toRotation, toStoredKey } from './account-records.ts'
@@ -223,7 +224,7 @@ function accountChain(config: Config, key: KeyConfig): Account[] {
 /** A key that names a plan is its own account. */
 function ownAccount(id: string, plan: string): Account {
   return Object.freeze({
-    id, plan, parent: null, calendar: Object.freeze({ timeZone: 'UTC', anchor: '2000-01-01' }), limits: [], entitlements: {}, labels: {}, suspended: false,
+    id, plan, parent: null, calendar: DEFAULT_CALENDAR, limits: [], entitlements: {}, labels: {}, suspended: false,
   })
 }
 

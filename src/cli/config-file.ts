@@ -1,8 +1,6 @@
 import { hostname } from 'node:os'
-import { loadConfig } from '../config/load.ts'
 import type { LoadOptions } from '../config/load.ts'
 import type { Config } from '../config/config.ts'
-import { toText } from '../config/problem.ts'
 import { CommandFailed } from './command.ts'
 import type { Input, Option, Surroundings } from './command.ts'
 
@@ -23,8 +21,9 @@ export function configSource(input: Input, around: Surroundings): LoadOptions {
 }
 
 /** The valid config; throws CommandFailed with every mistake in it. */
-export function readConfig(input: Input, around: Surroundings): Promise<Config> {
+export async function readConfig(input: Input, around: Surroundings): Promise<Config> {
+  const [{ loadConfig }, { toText }] = await Promise.all([import('../config/load.ts'), import('../config/problem.ts')])
   const { config, problems } = loadConfig(configSource(input, around))
   if (config === null) throw new CommandFailed(problems.map(toText).join('\n'), 2)
-  return Promise.resolve(config)
+  return config
 }

@@ -73,8 +73,14 @@ async function remoteDoor(config: Config, around: Surroundings): Promise<Door | 
 
 async function ownDoor(config: Config, around: Surroundings): Promise<Door> {
   if (config.store.kind === 'memory') throw new CommandFailed('no gateway runs, and a store in memory is gone with its gateway: there is nothing to look at or change')
-  const [{ openBooks }, { answerAdmin }, { toProblem }] = await Promise.all([import('../books.ts'), import('../admin/admin-api.ts'), import('../admin/problem.ts')])
-  const books = await openBooks(config, around)
+  const [{ openBooks, BooksUnavailable }, { answerAdmin }, { toProblem }, { silentLog }, { Metrics }] = await Promise.all([
+    import('../books.ts'), import('../admin/admin-api.ts'), import('../admin/problem.ts'), import('../log.ts'), import('../metrics.ts'),
+  ])
+  const { clock, random, stdout } = around
+  const books = await openBooks(config, { clock, random, stdout, log: silentLog, metrics: new Metrics() }).catch((error: unknown) => {
+    throw error instanceof BooksUnavailable ? new CommandFailed(error.message) : error
+  })
+  const parts = books.adminParts(() => config, null)
   return {
     config,
     running: false,
@@ -82,7 +88,7 @@ async function ownDoor(config: Config, around: Surroundings): Promise<Door> {
       const request: AdminRequest = { method, path, query, body, caller: { name: 'cli', role: 'admin' }, gone: () => false }
       try {
         // Through JSON, so that a command sees the very same as from a gateway.
-        return JSON.parse(JSON.stringify((await answerAdmin(request, books.admin)).body)) as Answer
+        return JSON.parse(JSON.stringify((await answerAdmin(request, parts)).body)) as Answer
       } catch (error) {
         const problem = toProblem(error)
         if (problem === undefined) throw error

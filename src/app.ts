@@ -1,0 +1,278 @@
+import { rm, rename, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Writable } from 'node:stream'
+import { hashOfSecret, newSecret } from './accounts/secret.ts'
+import { startAdminServer } from './admin/admin-server.ts'
+import type { AdminToken } from './admin/admin-caller.ts'
+import type { ReloadState } from './admin/route.ts'
+import { toUrl } from './banner.ts'
+import type { BannerFacts } from './banner.ts'
+import { openBooks } from './books.ts'
+import type { Books } from './books.ts'
+import type { Clock } from './clock.ts'
+import type { Address, Config } from './config/config.ts'
+import type { LoadResult } from './config/load.ts'
+import { toText } from './config/problem.ts'
+import { ConfigReloader } from './config/reload.ts'
+import type { ReloadResult } from './config/reload.ts'
+import { isLoopback } from './config/scalars.ts'
+import type { RunningDemoModel } from './demo/demo-model.ts'
+import { Gateway } from './gateway/gateway.ts'
+import { Guard } from './gateway/guard.ts'
+import { startServer } from './gateway/server.ts'
+import type { RunningServer } from './gateway/server.ts'
+import type { Log } from './log.ts'
+import { Metrics } from './metrics.ts'
+import { httpEndpoint, providers } from './providers/index.ts'
+import { tokenizer } from './providers/tokenizer.ts'
+import type { Random } from './random.ts'
+
+export interface AppOptions {
+  /** What the process starts with. */
+  readonly loaded: LoadResult
+  /** Reads the configuration anew, beside the event loop. */
+  load(): Promise<LoadResult>
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  /** For sinks that write there. */
+  readonly stdout: Writable
+  /** Make a first real key when there is none at all. */
+  readonly makeFirstKey: boolean
+}
+
+export interface App {
+  readonly gatewayUrl: string
+  readonly adminUrl: string
+  readonly banner: BannerFacts
+  /** Uses the configuration as it is now on disk, all or nothing. */
+  reload(): Promise<ReloadState>
+  /** Drains: not ready, accept a little longer, finish what runs, settle all, deliver, close. Called again it cuts what runs. */
+  stop(): Promise<void>
+}
+
+/** The configuration has mistakes; one line each. */
+export class ConfigInvalid extends Error {
+  override name = 'ConfigInvalid'
+  readonly problems: readonly string[]
+  constructor(problems: readonly string[]) {
+    super(problems.join('\n'))
+    this.problems = problems
+  }
+}
+
+/** An address cannot be listened on. */
+export class AddressUnavailable extends Error {
+  override name = 'AddressUnavailable'
+}
+
+/** How long a drain waits for sinks; what they have not taken by then waits in the outbox for the next start. */
+const flushMs = 5_000
+/** The file in the data folder by which commands find the gateway that runs. */
+export const doorPlateFile = 'gateway.json'
+
+/**
+ * Builds and joins everything: config → store → keys → gateway → ports. Nothing listens before the books are open. Throws ConfigInvalid,
+ * BooksUnavailable or AddressUnavailable; then nothing is left open.
+ */
+export async function startApp(options: AppOptions): Promise<App> {
+  const app = new RunningApp(options)
+  try {
+    await app.start()
+    return app
+  } catch (error) {
+    await app.abandon()
+    throw error
+  }
+}
+
+class RunningApp implements App {
+  readonly #options: AppOptions
+  readonly #metrics = new Metrics()
+  readonly #startedMs: number
+  #config: Config
+  #books: Books | null = null
+  #gateway: Gateway | null = null
+  #server: RunningServer | null = null
+  #admin: { readonly address: Address; close(): Promise<void> } | null = null
+  #demo: { readonly model: RunningDemoModel; readonly secret: string } | null = null
+  #firstKey: BannerFacts['firstKey'] = null
+  #adminToken: string | null = null
+  readonly #reloader: ConfigReloader
+  #reloads: ReloadState
+  #stopping: Promise<void> | null = null
+
+  constructor(options: AppOptions) {
+    this.#options = options
+    const { config, problems, warnings } = options.loaded
+    if (config === null) throw new ConfigInvalid(problems.map(toText))
+    for (const warning of warnings) options.log.warn({ where: toText(warning) }, 'the configuration has a weakness')
+    this.#config = config
+    this.#startedMs = options.clock.nowMs()
+    this.#reloads = { atMs: this.#startedMs, ok: true, problems: [] }
+    this.#reloader = new ConfigReloader({
+      first: { ...options.loaded, config }, load: () => options.load(), clock: options.clock,
+      apply: async (next) => this.#use(await this.#completed(next)),
+      onResult: (result) => this.#tellOfReload(result),
+    })
+  }
+
+  async start(): Promise<void> {
+    const { clock, random, log, stdout } = this.#options
+    this.#books = await openBooks(this.#config, { clock, random, log, metrics: this.#metrics, stdout, adminAddress: toUrl(this.#config.admin.listen) })
+    const books = this.#books
+    await this.#use(await this.#completed(this.#config))
+    await this.#makeFirstKey(books)
+    const config = this.#config
+    this.#gateway = new Gateway({
+      config: () => this.#config, keys: books.directory, store: books.store, providers, httpEndpoint, clock, random, log, metrics: this.#metrics,
+      guard: new Guard(), tokenizer,
+    })
+    const gateway = this.#gateway
+    this.#server = await listening(config.server.listen, startServer({
+      listen: config.server.listen, settings: () => this.#config.server, clock, log, metrics: this.#metrics,
+      handle: (d) => gateway.handle(d),
+      handleUpgrade: (d, request, socket, head) => gateway.handleUpgrade(d, request, socket, head),
+      ready: () => ({ ready: true, reason: '' }),
+    }))
+    await this.#openAdmin(books)
+    this.#reloader.start()
+  }
+
+  get gatewayUrl(): string {
+    return toUrl(this.#server?.address ?? this.#config.server.listen, this.#config.server.tls === null ? 'http' : 'https')
+  }
+
+  get adminUrl(): string {
+    return toUrl(this.#admin?.address ?? this.#config.admin.listen)
+  }
+
+  get banner(): BannerFacts {
+    const { store, upstreams } = this.#config
+    return {
+      gateway: this.gatewayUrl, admin: this.adminUrl, adminToken: this.#adminToken, firstKey: this.#firstKey,
+      store: store.kind === 'embedded' ? `${store.dir} (one gateway per folder)` : store.kind === 'memory' ? 'in memory, gone with this process' : store.kind,
+      upstreams: [...upstreams.values()].map(({ origin, pathPrefix }) => `${origin}${pathPrefix}`),
+      demo: this.#demo === null ? null : { secret: this.#demo.secret, file: store.kind === 'embedded' ? join(store.dir, 'demo-key') : null },
+    }
+  }
+
+  async reload(): Promise<ReloadState> {
+    await this.#reloader.reload()
+    return this.#reloads
+  }
+
+  stop(): Promise<void> {
+    if (this.#stopping === null) this.#stopping = this.#stop()
+    // Impatience: what runs is cut, and settled with what it had.
+    else void this.#server?.drain(() => this.#gateway?.cutAll())
+    return this.#stopping
+  }
+
+  /** After a failed start: closes whatever is open. */
+  async abandon(): Promise<void> {
+    await this.#admin?.close()
+    await this.#server?.close()
+    await this.#gateway?.close()
+    await this.#books?.close()
+    await this.#demo?.model.close()
+  }
+
+  async #stop(): Promise<void> {
+    const { clock, log } = this.#options
+    log.info({}, 'draining')
+    this.#reloader.close()
+    await this.#server?.drain(() => this.#gateway?.cutAll())
+    await this.#gateway?.idle()
+    if (this.#books !== null && !(await this.#books.deliveries.flush(clock.nowMs() + flushMs))) {
+      log.warn({}, 'some events were not taken by their sinks; they wait in the outbox for the next start')
+    }
+    await this.#admin?.close()
+    if (this.#config.store.kind === 'embedded') await rm(join(this.#config.store.dir, doorPlateFile), { force: true })
+    await this.#gateway?.close()
+    await this.#books?.close()
+    await this.#demo?.model.close()
+    log.info({}, 'stopped; everything is settled')
+  }
+
+  #tellOfReload({ outcome, version, problems, warnings, restart }: ReloadResult): void {
+    const { log, clock } = this.#options
+    this.#reloads = { atMs: clock.nowMs(), ok: outcome !== 'refused', problems: problems.map(toText) }
+    this.#metrics.reloads.inc({ result: outcome })
+    if (outcome === 'refused') {
+      log.error({ problems: this.#reloads.problems }, 'the new configuration has mistakes; the old one stays in use')
+      return
+    }
+    for (const warning of warnings) log.warn({ where: toText(warning) }, 'the configuration has a weakness')
+    // Sinks are opened and closed as they change.
+    const waiting = restart.filter((name) => name !== 'sinks')
+    if (waiting.length > 0) log.warn({ settings: waiting }, 'these settings have changed and act after a restart')
+    log.info({ version, outcome }, 'the configuration was read again')
+  }
+
+  /** Swaps config and keys in one step, so that no call sees a key of one and a plan of the other; then the delivery loops follow. */
+  async #use(config: Config): Promise<void> {
+    if (this.#books === null) return
+    const index = await this.#books.directory.prepare(config, this.#options.clock)
+    this.#config = config
+    this.#books.directory.use(index)
+    await this.#books.deliveries.use(config)
+  }
+
+  /** Without an upstream: the demo model, and its key. */
+  async #completed(config: Config): Promise<Config> {
+    if (config.upstreams.size > 0) return config
+    const { clock, random } = this.#options
+    const [{ startDemoModel }, { demoKey }, { withDemo }] = await Promise.all([
+      import('./demo/demo-model.ts'), import('./demo/demo-key.ts'), import('./demo/demo-config.ts'),
+    ])
+    this.#demo ??= {
+      model: await startDemoModel({ host: '127.0.0.1', port: 0 }, clock),
+      secret: await demoKey(config.store.kind === 'embedded' ? config.store.dir : null, random),
+    }
+    return withDemo(config, this.#demo.model.address, hashOfSecret(this.#demo.secret))
+  }
+
+  async #makeFirstKey(books: Books): Promise<void> {
+    if (!this.#options.makeFirstKey || this.#demo !== null || this.#config.keys.length > 0 || books.directory.storedKeys.size > 0) return
+    const { startingPlan } = await import('./demo/demo-config.ts')
+    const plan = startingPlan(this.#config, 'free')
+    if (plan === undefined) return
+    const { id, secret } = await books.changes.createKey({ id: 'first', account: null, plan: plan.name, expiresMs: null }, 'first start')
+    this.#firstKey = { id, secret, plan: plan.name }
+  }
+
+  async #openAdmin(books: Books): Promise<void> {
+    const { random, log } = this.#options
+    const { admin, store } = this.#config
+    const extraTokens: AdminToken[] = []
+    // A port that others can reach is never open: without a token of the operator's, one is made for this run.
+    if (admin.tokens.length === 0 && !isLoopback(admin.listen.host)) {
+      this.#adminToken = newSecret(random)
+      extraTokens.push({ name: 'generated', hash: hashOfSecret(this.#adminToken), role: 'admin' })
+    }
+    const local = store.kind === 'embedded' ? newSecret(random) : null
+    const api = books.adminParts(() => this.#config, {
+      startedMs: this.#startedMs, draining: () => this.#stopping !== null, reloads: () => this.#reloads, reload: () => this.reload(),
+    })
+    this.#admin = await listening(admin.listen, startAdminServer({
+      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, metrics: this.#metrics, log,
+    }))
+    if (store.kind !== 'embedded' || local === null) return
+    const path = join(store.dir, doorPlateFile)
+    await writeFile(`${path}.new`, `${JSON.stringify({ pid: process.pid, address: this.adminUrl, token: local })}\n`, { mode: 0o600 })
+    await rename(`${path}.new`, path)
+  }
+}
+
+/** Says which address it was that could not be had. */
+async function listening<T>({ host, port }: Address, started: Promise<T>): Promise<T> {
+  try {
+    return await started
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+    const why = { EADDRINUSE: 'something else listens there', EACCES: 'this user may not', EADDRNOTAVAIL: 'this machine has no such address' }[code]
+    if (why === undefined) throw error
+    throw new AddressUnavailable(`cannot listen on ${host}:${port}: ${why} (${code})`, { cause: error })
+  }
+}

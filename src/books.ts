@@ -1,0 +1,92 @@
+import { AccountChanges } from './accounts/account-changes.ts'
+import { StoredKeyDirectory } from './accounts/key-directory.ts'
+import type { AdminParts, RunningGateway } from './admin/route.ts'
+import type { Clock } from './clock.ts'
+import type { Config, StoreConfig } from './config/config.ts'
+import { Deliveries } from './deliveries.ts'
+import type { Log } from './log.ts'
+import type { Metrics } from './metrics.ts'
+import type { Random } from './random.ts'
+import { StoreUnavailable } from './stores/store.ts'
+import type { Store } from './stores/store.ts'
+import type { Writable } from 'node:stream'
+
+/** The store with everything that reads and changes it, apart from calls: what a gateway and a command without a gateway have in common. */
+export interface Books {
+  readonly store: Store
+  readonly directory: StoredKeyDirectory
+  readonly changes: AccountChanges
+  readonly deliveries: Deliveries
+  /** For the admin API; `gateway` is given by the one who runs it. */
+  adminParts(config: () => Config, gateway: RunningGateway | null): AdminParts
+  close(): Promise<void>
+}
+
+export interface BooksParts {
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly metrics: Metrics
+  readonly stdout: Writable
+  /** Told to whoever finds the store taken. */
+  readonly adminAddress?: string
+}
+
+/** The store cannot be opened; the message is a sentence that says what to do. */
+export class BooksUnavailable extends Error {
+  override name = 'BooksUnavailable'
+}
+
+/** A closed reservation is remembered for this much longer than the longest exchange. */
+const rememberMs = 3_600_000
+
+export async function openBooks(config: Config, parts: BooksParts): Promise<Books> {
+  const { clock, random, log, metrics, stdout } = parts
+  const store = await openStore(config, parts)
+  try {
+    const directory = await StoredKeyDirectory.open(store.records, config, clock)
+    const changes = new AccountChanges(store.records, directory, clock, random)
+    const deliveries = new Deliveries({ outbox: store.outbox, clock, random, log, metrics, stdout })
+    return {
+      store, directory, changes, deliveries,
+      adminParts: (current, gateway) => ({
+        config: current, directory, changes, outbox: store.outbox, clock, gateway,
+        storeStatus: () => store.status(),
+        retryDead: (consumer) => deliveries.retryDead(consumer, current()),
+      }),
+      async close() {
+        await deliveries.stop()
+        directory.close()
+        await store.close()
+      },
+    }
+  } catch (error) {
+    await store.close()
+    throw error
+  }
+}
+
+async function openStore({ store, server, upstreams, events }: Config, { clock, log, adminAddress }: BooksParts): Promise<Store> {
+  const longestMs = Math.max(server.timeouts.totalMs, ...[...upstreams.values()].map(({ timeouts }) => timeouts?.totalMs ?? 0))
+  const common = { clock, forgetAfterMs: longestMs + rememberMs, hotMs: events.hotMs }
+  try {
+    return await openKind(store, common, log, adminAddress)
+  } catch (error) {
+    const known = error instanceof StoreUnavailable || (error instanceof Error && ['DirectoryRefused', 'JournalDamaged'].includes(error.name))
+    if (known) throw new BooksUnavailable(error.message, { cause: error })
+    throw error
+  }
+}
+
+/** Only the store that is used is loaded. */
+async function openKind(store: StoreConfig, common: { clock: Clock; forgetAfterMs: number; hotMs: number }, log: Log, adminAddress: string | undefined): Promise<Store> {
+  if (store.kind === 'memory') {
+    const { openMemory } = await import('./stores/memory/memory.ts')
+    return openMemory(common)
+  }
+  if (store.kind === 'embedded') {
+    const { openEmbedded } = await import('./stores/embedded/embedded.ts')
+    return openEmbedded({ ...common, dir: store.dir, synchronous: store.synchronous, log, ...(adminAddress === undefined ? {} : { adminAddress }) })
+  }
+  throw new BooksUnavailable('the Redis store is not in this release; use embedded:DIR or memory:')
+}

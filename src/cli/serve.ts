@@ -1,0 +1,43 @@
+import { CommandFailed, print } from './command.ts'
+import type { Command } from './command.ts'
+import { configOption, configSource } from './config-file.ts'
+
+export const serveCommand: Command = {
+  name: 'serve', summary: 'the gateway (what `npm start` runs)',
+  options: [
+    configOption,
+    { flags: '--listen <address>', about: 'where callers come in, such as 0.0.0.0:8080; also TALLYGATE_LISTEN' },
+    { flags: '--admin-listen <address>', about: 'the admin port, such as 127.0.0.1:8081; also TALLYGATE_ADMIN_LISTEN' },
+  ],
+  examples: ['tallygate serve', 'UPSTREAM_URL=http://127.0.0.1:8000 tallygate serve --listen 0.0.0.0:8080'],
+  async run(input, around) {
+    const { env, clock, random, stdout } = around
+    const source = configSource(input, around)
+    const [{ startApp, ConfigInvalid, AddressUnavailable }, { BooksUnavailable }, { openLog }, { toBanner }, { loadConfig }, { loadAside }] = await Promise.all([
+      import('../app.ts'), import('../books.ts'), import('../log.ts'), import('../banner.ts'), import('../config/load.ts'), import('../config/load-aside.ts'),
+    ])
+    const level = env['TALLYGATE_LOG_LEVEL'] ?? 'info'
+    if (!['trace', 'debug', 'info', 'warn', 'error', 'silent'].includes(level)) throw new CommandFailed(`TALLYGATE_LOG_LEVEL is "${level}"; it may be trace, debug, info, warn, error or silent`, 2)
+    const log = openLog(level)
+    // Asked to stop while starting: the start is finished, then undone.
+    let stop = (): void => { stopEarly = true }
+    let stopEarly = false
+    around.onSignal('stop', () => stop())
+    let app
+    try {
+      app = await startApp({ loaded: loadConfig(source), load: () => loadAside(source, clock), clock, random, log, stdout, makeFirstKey: (env['UPSTREAM_URL'] ?? '') !== '' })
+    } catch (error) {
+      if (error instanceof ConfigInvalid) throw new CommandFailed(error.message, 2)
+      if (error instanceof BooksUnavailable || error instanceof AddressUnavailable) throw new CommandFailed(error.message)
+      throw error
+    }
+    const running = app
+    print(around, toBanner(running.banner))
+    around.onSignal('reload', () => void running.reload())
+    await new Promise<void>((resolve, reject) => {
+      stop = () => void running.stop().then(resolve, reject)
+      if (stopEarly) stop()
+    })
+    return 0
+  },
+}

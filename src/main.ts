@@ -1,0 +1,36 @@
+import { runCommandLine } from './cli/cli.ts'
+import { systemClock } from './clock.ts'
+import { systemRandom } from './random.ts'
+
+// Arguments, signals and exit codes. The environment is read here and nowhere else.
+
+/** A bug that nothing caught: say so loudly and end, so that a supervisor starts afresh. The books are safe, they survive any death. */
+function endAfterBug(error: unknown): void {
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+  process.stderr.write(`${JSON.stringify({ level: 'fatal', msg: 'bug: nothing caught this; the process ends and may be started again', stack: text })}\n`)
+  process.exit(1)
+}
+
+process.on('uncaughtException', endAfterBug)
+process.on('unhandledRejection', endAfterBug)
+// The reader of a pipe (`| head`) may leave whenever it likes.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') endAfterBug(error)
+    else if (stream === process.stdout) process.exit(0)
+  })
+}
+
+const signals = { stop: ['SIGTERM', 'SIGINT'], reload: ['SIGHUP'] } as const
+
+const exitCode = await runCommandLine(process.argv.slice(2), {
+  env: { ...process.env },
+  clock: systemClock,
+  random: systemRandom,
+  stdout: process.stdout,
+  stderr: process.stderr,
+  onSignal(signal, listener) {
+    for (const name of signals[signal]) process.on(name, listener)
+  },
+})
+process.exit(exitCode)

@@ -1,0 +1,244 @@
+import { request as httpRequest } from 'node:http'
+import type { IncomingHttpHeaders } from 'node:http'
+import t from 'tap'
+import { AccountChanges } from '../../src/accounts/account-changes.ts'
+import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
+import { hashOfSecret } from '../../src/accounts/secret.ts'
+import { adminRoutes } from '../../src/admin/admin-api.ts'
+import { adminCaller } from '../../src/admin/admin-caller.ts'
+import { startAdminServer } from '../../src/admin/admin-server.ts'
+import type { AdminParts, ReloadState } from '../../src/admin/route.ts'
+import { systemClock } from '../../src/clock.ts'
+import type { Config } from '../../src/config/config.ts'
+import { silentLog } from '../../src/log.ts'
+import { Metrics } from '../../src/metrics.ts'
+import { systemRandom } from '../../src/random.ts'
+import { StoreUnavailable } from '../../src/stores/store.ts'
+import { FakeRecords, account, configOf, key } from '../accounts/fixture.ts'
+import { canaries, canariesIn } from '../fixtures/canaries.ts'
+import { openScriptedUpstream, json } from '../fixtures/scripted-upstream.ts'
+import type { Teardown } from '../fixtures/tmp-dir.ts'
+import { FakeOutbox } from './fake-outbox.ts'
+
+const opsSecret = 'ops-token-0123456789abcdef'
+const viewSecret = 'view-token-0123456789abcdef'
+const localSecret = 'local-token-0123456789abcdef'
+const callerSecret = canaries.key
+const tokens = [
+  { name: 'ops', hash: hashOfSecret(opsSecret), role: 'admin' as const },
+  { name: 'view', hash: hashOfSecret(viewSecret), role: 'viewer' as const },
+]
+
+interface Answer { status: number; headers: IncomingHttpHeaders; text: string; json: Record<string, unknown> }
+type Extra = { secret?: string; headers?: Record<string, string>; body?: unknown; rawBody?: string }
+
+async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: string; metrics?: 'open' | 'token'; brokenStore?: boolean } = {}) {
+  const records = new FakeRecords()
+  const upstreams = new Map(more.upstreamUrl === undefined ? [] : [['model', { name: 'model', origin: more.upstreamUrl, pathPrefix: '', providers: ['openai'] }]])
+  const config = {
+    ...configOf([key('dev', hashOfSecret(callerSecret))], [account('acme')]),
+    admin: { listen: { host: '127.0.0.1', port: 0 }, tokens: more.tokens ?? [], metrics: more.metrics ?? 'token' },
+    upstreams, sinks: [{ name: 'file', type: 'file', settings: {} }], store: { kind: 'memory' }, version: 'abc', files: [], instance: 'test',
+  } as unknown as Config
+  const directory = await StoredKeyDirectory.open(records, config, systemClock)
+  let reloads: ReloadState = { atMs: 0, ok: true, problems: [] }
+  const outbox = new FakeOutbox()
+  if (more.brokenStore === true) outbox.scan = () => Promise.reject(new StoreUnavailable('the disk is full'))
+  const api: AdminParts = {
+    config: () => config, directory, changes: new AccountChanges(records, directory, systemClock, systemRandom), outbox, clock: systemClock,
+    storeStatus: () => ({ admitting: true, reason: null }),
+    gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
+    retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
+  }
+  const server = await startAdminServer({
+    listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret(localSecret), role: 'admin' }, metrics: new Metrics(), log: silentLog,
+  })
+  t.teardown(() => server.close())
+  const ask = (method: string, path: string, { secret, headers = {}, body, rawBody }: Extra = {}): Promise<Answer> => new Promise((resolve, reject) => {
+    const payload = rawBody ?? (body === undefined ? undefined : JSON.stringify(body))
+    const request = httpRequest({
+      host: '127.0.0.1', port: server.address.port, method, path, agent: false,
+      headers: {
+        ...(secret === undefined ? {} : { authorization: `Bearer ${secret}` }),
+        ...(payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }), ...headers,
+      },
+    }, (response) => {
+      const chunks: Buffer[] = []
+      response.on('data', (chunk: Buffer) => chunks.push(chunk))
+      response.on('end', () => {
+        const text = Buffer.concat(chunks).toString()
+        const isJson = /json/.test(response.headers['content-type'] ?? '')
+        resolve({ status: response.statusCode ?? 0, headers: response.headers, text, json: isJson ? JSON.parse(text) as Record<string, unknown> : {} })
+      })
+    })
+    request.on('error', reject)
+    request.end(payload)
+  })
+  return { ask, records, directory, outbox, setReload: (state: ReloadState) => { reloads = state } }
+}
+
+t.test('without tokens this machine is trusted, by a name of this machine only', async (t) => {
+  const { ask } = await open(t)
+  t.equal((await ask('GET', '/api/v1/keys')).status, 200)
+  for (const host of ['localhost', 'LOCALHOST:8081', '127.0.0.1:1', '[::1]:80']) t.equal((await ask('GET', '/api/v1/keys', { headers: { host } })).status, 200, host)
+  for (const host of ['evil.example', 'evil.example:8081', '127.0.0.1.evil.example', 'localhost.evil.example']) {
+    t.equal((await ask('GET', '/api/v1/keys', { headers: { host } })).status, 421, `${host}: a name that was made to point here`)
+  }
+})
+
+t.test('without tokens nobody from elsewhere is answered', async (t) => {
+  const head = { host: 'localhost', origin: undefined, fetchSite: undefined, authorization: undefined }
+  for (const address of ['127.0.0.1', '::1', '::ffff:127.0.0.1']) t.match(adminCaller({ ...head, address }, [], null), { name: 'local', role: 'admin' })
+  for (const address of ['10.0.0.5', '::ffff:10.0.0.5', '2001:db8::1', '']) t.throws(() => adminCaller({ ...head, address }, [], null), { name: 'Problem', status: 403 }, address)
+})
+
+t.test('a page of another site can make a browser ask for nothing', async (t) => {
+  const { ask, records } = await open(t)
+  for (const headers of [{ origin: 'https://evil.example' }, { origin: 'null' }, { 'sec-fetch-site': 'cross-site' }, { 'sec-fetch-site': 'same-site' }, { origin: 'http://localhost:9' }]) {
+    const answer = await ask('POST', '/api/v1/keys/dev/revoke', { headers, body: {} })
+    t.equal(answer.status, 403, JSON.stringify(headers))
+  }
+  const form = await ask('POST', '/api/v1/keys', { rawBody: '{"account":"acme"}', headers: { 'content-type': 'text/plain' } })
+  t.equal(form.status, 415, 'what a form can send is no JSON')
+  t.equal(records.writes, 0)
+})
+
+t.test('with tokens, every route asks for one, and a viewer changes nothing', async (t) => {
+  const { ask, records } = await open(t, { tokens })
+  for (const route of adminRoutes) {
+    const path = route.path.replace(/\{\w+\}/g, 'dev')
+    const body = route.method === 'POST' ? {} : undefined
+    const open_ = route.role === null
+    t.equal((await ask(route.method, path, { body })).status === 401, !open_, `${route.method} ${route.path} without a token`)
+    t.equal((await ask(route.method, path, { body, secret: 'wrong-token-0123456789' })).status, 401, `${route.method} ${route.path} with a wrong one`)
+    t.equal((await ask(route.method, path, { body, secret: viewSecret })).status === 403, route.role === 'admin', `${route.method} ${route.path} as a viewer`)
+  }
+  t.equal(records.writes, 0)
+  t.equal((await ask('GET', '/api/v1/keys', { secret: opsSecret })).status, 200)
+  t.equal((await ask('GET', '/api/v1/keys', { secret: localSecret })).status, 200, 'the token of the command line')
+  t.equal((await ask('GET', '/api/v1/keys', { headers: { authorization: `bearer ${opsSecret}` } })).status, 200, 'the scheme in any case')
+})
+
+t.test("a caller's key is nothing on the admin port", async (t) => {
+  const { ask, records } = await open(t, { tokens })
+  t.equal((await ask('GET', '/api/v1/keys', { secret: callerSecret })).status, 401)
+  t.equal((await ask('POST', '/api/v1/keys', { secret: callerSecret, body: { account: 'acme' } })).status, 401)
+  t.equal((await ask('GET', '/metrics', { secret: callerSecret })).status, 401)
+  t.equal(records.writes, 0)
+  const { ask: askOpen } = await open(t)
+  t.equal((await askOpen('GET', '/api/v1/keys', { secret: callerSecret })).status, 401, 'not even where no token is needed')
+})
+
+t.test('metrics take any token, or none where the config opens them', async (t) => {
+  const closed = await open(t, { tokens })
+  t.equal((await closed.ask('GET', '/metrics')).status, 401)
+  const answer = await closed.ask('GET', '/metrics', { secret: viewSecret })
+  t.equal(answer.status, 200)
+  t.match(answer.text, /^# HELP tallygate_/m)
+  const opened = await open(t, { tokens, metrics: 'open' })
+  t.equal((await opened.ask('GET', '/metrics')).status, 200)
+  t.equal((await opened.ask('GET', '/api/v1/keys')).status, 401, 'only them')
+})
+
+t.test('the OpenAPI document has every route, and every route is in it', async (t) => {
+  const { ask } = await open(t)
+  const { json: document } = await ask('GET', '/api/v1/openapi.json')
+  const paths = document['paths'] as Record<string, Record<string, { responses: object; parameters: { name: string }[] }>>
+  const listed = Object.entries(paths).flatMap(([path, operations]) => Object.keys(operations).map((method) => `${method.toUpperCase()} ${path}`))
+  t.same(listed.sort(), adminRoutes.map(({ method, path }) => `${method} ${path}`).sort())
+  for (const { method, path, query } of adminRoutes) {
+    const operation = paths[path]?.[method.toLowerCase()]
+    const wanted = [...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name), ...Object.keys(query ?? {})]
+    t.same(operation?.parameters.map(({ name }) => name), wanted, `${method} ${path}`)
+  }
+})
+
+t.test('errors are problem documents with one clear sentence', async (t) => {
+  const { ask, outbox } = await open(t)
+  const cases: [string, string, Extra, number, RegExp][] = [
+    ['GET', '/api/v1/nothing', {}, 404, /openapi/],
+    ['GET', '/api/v1/keys/nobody', {}, 404, /no key "nobody"/],
+    ['DELETE', '/api/v1/keys', {}, 405, /GET and POST only/],
+    ['POST', '/metrics', {}, 405, /GET only/],
+    ['POST', '/api/v1/keys', { rawBody: '{' }, 400, /not JSON/],
+    ['POST', '/api/v1/keys', { rawBody: '[]' }, 400, /one JSON object/],
+    ['POST', '/api/v1/keys', { rawBody: `{"account":"${'x'.repeat(70_000)}"}` }, 413, /larger/],
+    ['POST', '/api/v1/keys', { body: { acount: 'acme' } }, 422, /body.acount is not known here.*account/],
+    ['POST', '/api/v1/keys', { body: { account: 7 } }, 422, /must be a text/],
+    ['POST', '/api/v1/keys', { body: { account: 'acme', expires_in: 'soon' } }, 422, /expires_in: .*not a duration/],
+    ['POST', '/api/v1/keys', { body: { account: 'acme', id: 'dev' } }, 409, /already a key "dev"/],
+    ['POST', '/api/v1/events/replay', { body: { sink: 'file' } }, 422, /body.since is missing/],
+    ['POST', '/api/v1/events/replay', { body: { sink: 'nope', since: '1h' } }, 404, /no sink "nope"; there is file/],
+    ['GET', '/api/v1/usage?by=colour', {}, 400, /cannot be grouped by "colour"/],
+    ['GET', '/api/v1/usage?bucket=week', {}, 400, /one of hour, day, month/],
+    ['GET', '/api/v1/usage?from=1h&from=2h', {}, 400, /given twice/],
+    ['GET', '/api/v1/usage?from=1h&to=2h', {}, 422, /before/],
+    ['GET', '/api/v1/events?limit=100000', {}, 400, /between 1 and 1000/],
+    ['GET', '/api/v1/events/not-an-id', {}, 422, /not the id/],
+    ['GET', '/upstreams/nobody/health', {}, 404, /configured upstreams/],
+    ['GET', '/upstreams/%2e%2e/health', {}, 404, /./],
+  ]
+  for (const [method, path, extra, status, sentence] of cases) {
+    const answer = await ask(method, path, extra)
+    t.match(answer, { status, headers: { 'content-type': 'application/problem+json', 'cache-control': 'no-store' }, json: { status, type: 'about:blank' } }, `${method} ${path}`)
+    t.match(answer.json['detail'], sentence)
+  }
+  t.match((await ask('DELETE', '/api/v1/keys')).headers, { allow: 'GET, POST' })
+  outbox.scan = () => Promise.reject(new TypeError('secret inside'))
+  const bug = await ask('GET', '/api/v1/usage')
+  t.equal(bug.status, 500)
+  t.notMatch(bug.text, /secret inside/, "a bug's own words stay inside")
+})
+
+t.test('a store that is away is 503 with its reason, and health says so', async (t) => {
+  const { ask } = await open(t, { brokenStore: true })
+  t.match(await ask('GET', '/api/v1/usage'), { status: 503, json: { detail: /the disk is full/ } })
+  t.match(await ask('GET', '/api/v1/health'), { status: 200, json: { status: 'ok' } })
+})
+
+t.test('a key is made, rotated, revoked and restored; its secret is told once and every change is journaled', async (t) => {
+  const { ask, directory } = await open(t, { tokens })
+  const secret = opsSecret
+  const made = await ask('POST', '/api/v1/keys', { secret, body: { account: 'acme', id: 'run', expires_in: '30d' } })
+  t.match(made, { status: 201, json: { id: 'run', secret: /^tg_/, key: { state: 'active', created_by: 'ops', expires_at: String } } })
+  t.equal(directory.find(String(made.json['secret']), systemClock.nowMs()).outcome, 'found')
+  const list = await ask('GET', '/api/v1/keys', { secret: viewSecret })
+  t.notMatch(list.text, String(made.json['secret']))
+  t.notMatch(list.text, hashOfSecret(String(made.json['secret'])), 'nor is its hash')
+  const rotated = await ask('POST', '/api/v1/keys/run/rotate', { secret, body: { grace: '1h' } })
+  t.match(rotated, { status: 200, json: { secret: /^tg_/, grace_until: String, where: 'store' } })
+  t.match(await ask('POST', '/api/v1/keys/dev/revoke', { secret, body: { reason: 'lost' } }), { status: 200, json: { where: 'tallygate.yaml:1' } })
+  t.equal(directory.find(callerSecret, systemClock.nowMs()).outcome, 'unknown')
+  t.match(await ask('DELETE', '/api/v1/keys/dev/revocation', { secret }), { status: 200, json: { state: 'active' } })
+  const audit = await ask('GET', '/api/v1/audit', { secret: viewSecret })
+  t.same((audit.json['changes'] as { who: string; action: string }[]).map(({ who, action }) => `${who} ${action}`).sort(),
+    ['ops key.create', 'ops key.lift', 'ops key.revoke', 'ops key.rotate'])
+  for (const { text } of [list, audit]) t.same(canariesIn(text), [])
+})
+
+t.test('a refused reload answers with every mistake', async (t) => {
+  const { ask, setReload } = await open(t)
+  t.match(await ask('POST', '/api/v1/config/reload'), { status: 200, json: { ok: true } })
+  setReload({ atMs: 5, ok: false, problems: ['tallygate.yaml:3:1 plans.free: unknown key'] })
+  t.match(await ask('POST', '/api/v1/config/reload'), { status: 422, json: { problems: ['tallygate.yaml:3:1 plans.free: unknown key'] } })
+})
+
+t.test("an upstream's own probes are passed on, without our credential, and say who failed", async (t) => {
+  const upstream = await openScriptedUpstream(t, (request, reply) => reply.write(json(200, { path: request.target, authorization: request.header('authorization') ?? null })))
+  const { ask } = await open(t, { tokens, upstreamUrl: upstream.url })
+  t.equal((await ask('GET', '/upstreams/model/health')).status, 401)
+  t.match(await ask('GET', '/upstreams/model/health', { secret: viewSecret }), { status: 200, json: { path: '/health', authorization: null } })
+  t.match(await ask('GET', '/upstreams/model/metrics', { secret: viewSecret }), { status: 200, json: { path: '/metrics' } })
+  t.equal((await ask('POST', '/upstreams/model/health', { secret: opsSecret, body: {} })).status, 405)
+  t.equal((await ask('GET', '/upstreams/model/v1/models', { secret: opsSecret })).status, 404, 'nothing else of it')
+  const gone = await open(t, { upstreamUrl: 'http://127.0.0.1:9' })
+  t.match(await gone.ask('GET', '/upstreams/model/health'), { status: 502, json: { detail: /"model" cannot be reached/ } })
+})
+
+t.test('the page in a browser says what is there and loads nothing from anywhere', async (t) => {
+  const { ask } = await open(t)
+  const page = await ask('GET', '/')
+  t.match(page, { status: 200, headers: { 'content-type': /text\/html/, 'content-security-policy': /default-src 'none'/ } })
+  for (const [, path] of page.text.matchAll(/<a href="([^"]+)"/g)) t.equal((await ask('GET', String(path).replaceAll('&#38;', '&'))).status, 200, String(path))
+  t.notMatch(page.text, /<script|https?:\/\//)
+})
