@@ -1,4 +1,3 @@
-import { isIPv6 } from 'node:net'
 import { RateLimiterMemory } from 'rate-limiter-flexible'
 import type { RateLimiterRes } from 'rate-limiter-flexible'
 import { GatewayError } from '../errors.ts'
@@ -39,21 +38,28 @@ function isVerdict(thrown: unknown): thrown is RateLimiterRes {
   return typeof thrown === 'object' && thrown !== null && 'msBeforeNext' in thrown
 }
 
-const places = 65_536
+const places = 16_384
 
 /** One host has all of a /64 in IPv6. */
 function placeOf(address: string): number {
-  const network = isIPv6(address) ? network64(address) : address
+  const network = address.includes(':') ? network64(address) : address
   let hash = 0x811c9dc5
   for (let i = 0; i < network.length; i += 1) hash = Math.imul(hash ^ network.charCodeAt(i), 0x01000193)
   return (hash ^ (hash >>> 16)) & (places - 1)
 }
 
-/** The first four groups, written out. */
+/** The first four groups, without leading zeros. */
 function network64(address: string): string {
-  const [front = '', back] = address.toLowerCase().split('::')
-  const head = front === '' ? [] : front.split(':')
-  const tail = back === undefined || back === '' ? [] : back.split(':')
-  const missing = back === undefined ? 0 : Math.max(0, 8 - head.length - tail.length - (tail.at(-1)?.includes('.') === true ? 1 : 0))
-  return [...head, ...Array.from({ length: missing }, () => '0'), ...tail].slice(0, 4).map((group) => group.replace(/^0+(?=.)/, '')).join(':')
+  const gap = address.indexOf('::')
+  const groups = (gap < 0 ? address : address.slice(0, gap)).split(':')
+  if (gap >= 0 && groups.length < 4) {
+    const behind = address.slice(gap + 2).split(':')
+    // An address that ends in IPv4 notation counts two groups there.
+    const written = groups.length + behind.length + (address.includes('.') ? 1 : 0)
+    for (let missing = 8 - written; missing > 0 && groups.length < 4; missing -= 1) groups.push('0')
+    groups.push(...behind)
+  }
+  let network = ''
+  for (let i = 0; i < 4; i += 1) network += `${Number.parseInt(groups[i] ?? '0', 16) || 0}:`
+  return network
 }

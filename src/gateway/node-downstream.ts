@@ -93,14 +93,16 @@ export class NodeDownstream implements Downstream {
 
   writeHead(status: number, headers: readonly string[]): void {
     assert(!this.headSent, 'the head of an answer is written once')
-    this.headSent = true
-    if (this.gone || this.#cut) return
-    if (this.body.arrived) {
+    if (!this.gone && !this.#cut && this.body.arrived) {
+      // Throws for a header that cannot be sent; then nothing is sent, and an error can still be.
       this.#sendHead(status, headers)
+      this.headSent = true
       // The head of a stream must not wait for its first chunk; a whole answer goes out in one piece with its head.
       queueMicrotask(() => this.#flush())
       return
     }
+    this.headSent = true
+    if (this.gone || this.#cut) return
     this.#heldHead = { status, headers }
     queueMicrotask(() => { if (!this.#ended) this.#releaseHead() })
   }
