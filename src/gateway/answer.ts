@@ -5,7 +5,7 @@ import type { Counted } from '../metering/moves.ts'
 import { amountsOf } from '../metering/reservation.ts'
 import { GatewayError } from '../errors.ts'
 import type { AnswerMeter, BodyChanges, Metered, MeterAlarm, ResponseFacts } from '../providers/provider.ts'
-import { answerHeaders, trailerOf } from './answer-head.ts'
+import { answerHeaders, standingHeaders, trailerOf } from './answer-head.ts'
 import { ByteMeter } from './byte-meter.ts'
 import { Deadline } from './deadline.ts'
 import { admitted, type Exchange } from './exchange.ts'
@@ -82,6 +82,8 @@ export class Answer implements UpstreamListener {
   /** Waiting for the hold to grow: no chunk may pass. */
   #pumping = false
   #queue: Uint8Array[] = []
+  /** Body bytes that were taken from the queue: what is passed on and what is held back is never more. */
+  #taken = 0
   #upstreamEnded = false
   /** The caller has gone, and the upstream is read on for its usage. */
   #draining = false
@@ -204,7 +206,7 @@ export class Answer implements UpstreamListener {
     this.#endedMs = this.#w.clock.monotonicMs()
     switch (this.#phase) {
       case 'error': return void this.#concludeError().catch((error: unknown) => this.#bug(error))
-      case 'holding': return this.#conclude('complete')
+      case 'holding': return void this.#concludeHeld()
       case 'flowing':
         this.#upstreamEnded = true
         if (!this.#pumping && this.#queue.length === 0) this.#conclude('complete')
@@ -320,7 +322,24 @@ export class Answer implements UpstreamListener {
     if (!this.#draining && !d.gone) d.writeHead(this.#status, answerHeaders(this.#x, this.#w, this.#headers, null, null))
     const held = this.#held
     this.#held = []
-    for (const chunk of held) this.#flow(chunk)
+    if (this.#grows) this.#releaseHeld(held)
+    else for (const chunk of held) this.#flow(chunk)
+  }
+
+  /** What was held has been looked at already; it still has to be covered before it leaves. */
+  #releaseHeld(held: readonly Uint8Array[]): void {
+    if (held.length === 0 || this.#hold === null) return
+    const bytes = Buffer.concat(held)
+    this.#taken = bytes.length
+    this.#pumping = true
+    this.#call?.pause()
+    void this.#hold.grow(this.#wanted(this.#taken), { ...none, bytesOut: aheadBytes }).then((grown) => {
+      this.#pumping = false
+      if (this.#phaseIs('over')) return
+      if (grown.outcome === 'denied') return this.#stopForQuota()
+      this.#write(bytes)
+      void this.#pump()
+    })
   }
 
   /** Held too long or too large: from here on it flows. */
@@ -358,7 +377,8 @@ export class Answer implements UpstreamListener {
     for (let chunk = this.#queue[0]; chunk !== undefined; chunk = this.#queue[0]) {
       const before = this.#countedUsage()
       const passed = this.#pass(chunk)
-      const wanted = this.#wanted(passed.length)
+      this.#taken += chunk.length
+      const wanted = this.#wanted(this.#taken)
       if (!hold.covers(wanted)) {
         this.#call?.pause()
         const grown = await hold.grow(wanted, { ...none, outputTokens: this.#tokensInSlices ? aheadTokens : 0, bytesOut: aheadBytes })
@@ -383,9 +403,19 @@ export class Answer implements UpstreamListener {
     return {
       outputTokens: this.#tokensInSlices ? this.#countedUsage().output_tokens ?? 0 : held.outputTokens,
       bytesIn: held.bytesIn,
-      bytesOut: this.#x.bytesOut + bytes,
+      bytesOut: bytes,
       computeMs: held.computeMs,
     }
+  }
+
+  /** A plain answer is only sent when its end is known: by then all of it must be held. */
+  async #concludeHeld(): Promise<void> {
+    if (this.#hold !== null && this.#grows) {
+      const grown = await this.#hold.grow(this.#wanted(this.#heldBytes), none)
+      if (this.#phaseIs('over')) return
+      if (grown.outcome === 'denied') return this.#stopForQuota()
+    }
+    this.#conclude('complete')
   }
 
   /** The quota has ended: the stream ends in the dialect's own words, billed for what was sent. */
@@ -483,13 +513,13 @@ export class Answer implements UpstreamListener {
     const verdictBase = { modelServed: null, serviceTier: null, alarms: [] as readonly MeterAlarm[], usage: {} as Quantities, source: 'estimated' as UsageSource }
 
     if (!this.#sent) {
-      return { ...verdictBase, end, verdict: 'untouched', status: error === null ? 499 : statusOf(error.code), release: () => this.#refuse(error) }
+      return { ...verdictBase, end, verdict: 'untouched', status: error === null ? 499 : statusOf(error.code), release: (balances) => this.#refuse(error, balances) }
     }
     if (phase === 'waiting' && end !== 'client_gone' && end !== 'quota_stop') {
-      return { ...verdictBase, end, verdict: 'failed', status: error === null ? 502 : statusOf(error.code), release: () => this.#refuse(error) }
+      return { ...verdictBase, end, verdict: 'failed', status: error === null ? 502 : statusOf(error.code), release: (balances) => this.#refuse(error, balances) }
     }
     if (phase === 'error' && error !== null) {
-      return { ...verdictBase, end: end === 'complete' ? 'upstream_broken' : end, verdict: 'failed', status: statusOf(error.code), release: () => this.#refuse(error) }
+      return { ...verdictBase, end: end === 'complete' ? 'upstream_broken' : end, verdict: 'failed', status: statusOf(error.code), release: (balances) => this.#refuse(error, balances) }
     }
 
     // A caller that left before the answer began has still made the upstream work on its prompt.
@@ -511,8 +541,11 @@ export class Answer implements UpstreamListener {
     const unbilled = (errorStatus && metered.source !== 'upstream') || (nothing && (metered.failed === true || end === 'upstream_broken' || end === 'timed_out'))
     const usage = sent !== null && metered.source !== 'upstream' ? { ...metered.usage, ...sent } : metered.usage
     const stop = end === 'quota_stop' && phase === 'flowing' && !this.#draining ? this.#quotaStop({ ...metered, usage }) : empty
-    // What a plain answer still holds counts as sent: it leaves with its end.
-    const stillHeld = phase === 'flowing' ? rest.length + stop.length : complete && !this.#draining ? this.#held.reduce((sum, chunk) => sum + chunk.length, rest.length) : 0
+    // More output than was held: the hold follows if there is room, before the books are closed over it.
+    const output = usage.output_tokens ?? 0
+    if (this.#tokensInSlices && this.#hold !== null && output > this.#hold.held.outputTokens) await this.#hold.grow({ ...this.#hold.held, outputTokens: output }, none)
+    // What is held back counts as sent: it leaves with the end. Our own words do not.
+    const stillHeld = phase === 'flowing' ? rest.length : complete && !this.#draining ? this.#held.reduce((sum, chunk) => sum + chunk.length, rest.length) : 0
     return {
       end,
       verdict: unbilled ? 'failed' : 'used',
@@ -526,7 +559,7 @@ export class Answer implements UpstreamListener {
         if (this.#draining || x.d.gone) return
         if (phase === 'flowing') this.#releaseStream(rest, stop, complete, error, balances)
         else if (complete) this.#releaseWhole(rest, balances)
-        else this.#refuse(error)
+        else this.#refuse(error, balances)
       },
     }
   }
@@ -583,7 +616,7 @@ export class Answer implements UpstreamListener {
   #releaseStream(rest: Uint8Array, stop: Uint8Array, complete: boolean, error: GatewayError | null, balances: readonly Balance[] | null): void {
     const { d } = this.#x
     if (complete || stop.length > 0) {
-      this.#x.bytesOut += rest.length + stop.length
+      this.#x.bytesOut += rest.length
       const trailers = trailerOf(this.#x, this.#w, balances)
       if (complete) return d.end(rest, trailers)
       return d.end(stop, trailers)
@@ -597,12 +630,13 @@ export class Answer implements UpstreamListener {
   }
 
   /** Before anything was sent: an error in the dialect's shape. */
-  #refuse(error: GatewayError | null): void {
+  #refuse(error: GatewayError | null, balances: readonly Balance[] | null): void {
     const { d } = this.#x
     if (d.gone || this.#draining) return
     if (error === null || d.headSent) return d.cut()
     this.#x.status = statusOf(error.code)
-    respondError(d, error, admitted(this.#x).route.provider, { requestId: this.#x.id, headers: answerHeaders(this.#x, this.#w, [], null, null) })
+    this.#w.metrics.refusals.inc({ reason: error.code })
+    respondError(d, error, admitted(this.#x).route.provider, { requestId: this.#x.id, headers: standingHeaders(this.#x, this.#w, balances) })
   }
 }
 
