@@ -46,7 +46,7 @@ export interface Tokenizer {
 }
 
 export interface Bounds {
-  /** How long admission waits for the store. */
+  /** How long admission waits for the store: longer than a disk under load takes to sync, shorter than a caller's patience. */
   readonly reserveMs: number
   /** How long the end of an answer waits for its settlement. */
   readonly settleMs: number
@@ -60,7 +60,7 @@ export interface Bounds {
 }
 
 export const defaultBounds: Bounds = {
-  reserveMs: 250, settleMs: 2_000, holdMs: 2_000, leaseMs: 15_000, renewMs: 5_000, settlementsMax: 10_000,
+  reserveMs: 2_000, settleMs: 2_000, holdMs: 2_000, leaseMs: 15_000, renewMs: 5_000, settlementsMax: 10_000,
 }
 
 /** The parts and what the gateway made of them, as the steps of an exchange see them. */

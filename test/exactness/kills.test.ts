@@ -13,7 +13,8 @@ const KILLS = Number(process.env['KILLS'] ?? 50)
 const SEED = Number(process.env['SEED'] ?? 1)
 const CLIENTS = 24
 
-t.test(`${KILLS} SIGKILLs at random instants: no completed answer unbilled, none billed twice, nothing left reserved`, async (t) => {
+t.setTimeout(400_000)
+t.test(`${KILLS} SIGKILLs at random instants: no completed answer unbilled, none billed twice, nothing left reserved`, { timeout: 400_000 }, async (t) => {
   const random = seeded(SEED)
   const model = await startTruthfulModel(random, 80)
   t.teardown(() => model.close())
