@@ -57,7 +57,7 @@ function limitOf(raw: RawLimit, meters: KnownMeters, report: Report): Limit | un
   const concurrent = meterName(meter) === 'concurrency'
   const ceiling = ceilingOf(raw.limit, meter)
   if ('problem' in ceiling) wrong('limit', ceiling.problem)
-  const window = windowOf(raw, concurrent)
+  const window = windowOf(raw, concurrent, report)
   if ('problem' in window) wrong('window', window.problem)
   if (raw.kind !== null && 'value' in window && window.value.kind !== 'sliding' && window.value.kind !== 'fixed') {
     wrong('kind', concurrent ? 'concurrency has no window, so no kind of one' : 'is for windows that are durations; a named window is aligned to the calendar already')
@@ -85,7 +85,7 @@ function meterOf(name: string, meters: KnownMeters): Meter | undefined {
 
 function ceilingOf(node: ScalarNode, meter: Meter): Answer<number | null> {
   if (node.text === 'unlimited') return { value: null }
-  if (/^unlimit|^(none|inf|infinite|infinity|no)$/i.test(node.text)) return { problem: `${quote(node)} is not a number; for no limit at all write unlimited` }
+  if (/^unli|^(none|inf|infinite|infinity|no)$/i.test(node.text)) return { problem: `${quote(node)} is not a number; for no limit at all write unlimited` }
   return amountOf(node, meter)
 }
 
@@ -100,20 +100,21 @@ function amountOf(node: ScalarNode, meter: Meter): Answer<number> {
   const decimal = decimalOf(text)
   if ('problem' in decimal) return hideSubstituted(node, decimal)
   const scale = meterScale(meter)
-  return hideSubstituted(node, scaled(decimal.value, BigInt(scale), text, `${text} is not ${scale === 1 ? `a whole number, and ${meterName(meter)} is counted in whole ${unit}` : `a multiple of 1/${scale}, which is as fine as ${meterName(meter)} is counted`}`))
+  return hideSubstituted(node, scaled(decimal.value, BigInt(scale), text, scale === 1 ? `${text} is not a whole number; ${meterName(meter)} are counted in whole ones` : `${text} is finer than 1/${scale}, the least that ${meterName(meter)} is counted in`))
 }
 
 function hideSubstituted<T>(node: ScalarNode, answer: Answer<T>): Answer<T> {
   return 'problem' in answer && node.substituted ? { problem: 'what is substituted here has to be an amount such as 20, 100k or 2.5M, and is not' } : answer
 }
 
+const windowNames = ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'lifetime'] as const
 const calendarUnits: readonly CalendarUnit[] = ['minute', 'hour', 'day', 'week', 'month']
 const otherWindows: Readonly<Record<string, string>> = {
   minutely: 'minute', hourly: 'hour', daily: 'day', weekly: 'week', monthly: 'month', days: 'day', hours: 'hour', minutes: 'minute', weeks: 'week', months: 'month',
   billing: 'billing_period', period: 'billing_period', billing_cycle: 'billing_period', 'billing-period': 'billing_period', forever: 'lifetime', total: 'lifetime', ever: 'lifetime', year: '365d',
 }
 
-function windowOf(raw: RawLimit, concurrent: boolean): Answer<Window> {
+function windowOf(raw: RawLimit, concurrent: boolean, report: Report): Answer<Window> {
   const node = raw.window
   if (concurrent) return node === null ? { value: { kind: 'in_flight' } } : { problem: 'concurrency has no window: it is what is in flight; leave it out' }
   if (node === null) return { problem: 'is missing; write a duration such as 1m, or one of minute, hour, day, week, month, billing_period, lifetime' }
@@ -121,7 +122,9 @@ function windowOf(raw: RawLimit, concurrent: boolean): Answer<Window> {
   if (unit !== undefined) return { value: { kind: 'calendar', unit } }
   if (node.text === 'billing_period' || node.text === 'lifetime') return { value: { kind: node.text } }
   if (!/^\d/.test(node.text)) {
-    const meant = Object.hasOwn(otherWindows, node.text.toLowerCase()) ? `; did you mean "${otherWindows[node.text.toLowerCase()]}"?` : ''
+    const other = node.text.toLowerCase()
+    const near = report.suggestion(node.text, windowNames)
+    const meant = Object.hasOwn(otherWindows, other) ? `; did you mean "${otherWindows[other]}"?` : near.startsWith('; did you mean') ? near : ''
     return { problem: `${quote(node)} is not a window; write a duration such as 1m, or one of minute, hour, day, week, month, billing_period, lifetime${meant}` }
   }
   const ms = durationOf(node.text)

@@ -1,5 +1,6 @@
 import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads'
-import type { Config } from './config.ts'
+import type { Clock } from '../clock.ts'
+import type { Account, Config } from './config.ts'
 import { loadConfig } from './load.ts'
 import type { LoadOptions, LoadResult } from './load.ts'
 import { freeze } from './parse.ts'
@@ -8,14 +9,14 @@ import { freeze } from './parse.ts'
  * Loads in a thread of its own, so that reading a hundred thousand keys stalls no stream, and a file that cannot be read in time
  * ends that thread and nothing else. The long lists are handed over in pieces for the same reason.
  */
-export function loadAside(options: LoadOptions, timeoutMs = 120_000): Promise<LoadResult> {
+export function loadAside(options: LoadOptions, clock: Clock, timeoutMs = 120_000): Promise<LoadResult> {
   return new Promise((resolve, reject) => {
     const worker = new Worker(new URL(import.meta.url), { workerData: { purpose, options }, env: {}, execArgv: ['--disable-warning=ExperimentalWarning'] })
-    const timer = setTimeout(() => settle(() => reject(new Error(`reading the configuration took longer than ${timeoutMs / 1000} s`))), timeoutMs)
+    const cancel = clock.after(timeoutMs, () => settle(() => reject(new Error(`reading the configuration took longer than ${timeoutMs / 1000} s`))))
     const keys: Config['keys'][number][] = []
-    const accounts = new Map<string, Config['accounts'] extends ReadonlyMap<string, infer A> ? A : never>()
+    const accounts = new Map<string, Account>()
     const settle = (finish: () => void): void => {
-      clearTimeout(timer)
+      cancel()
       worker.removeAllListeners()
       worker.terminate().then(finish, reject)
     }
@@ -33,7 +34,7 @@ export function loadAside(options: LoadOptions, timeoutMs = 120_000): Promise<Lo
 
 interface Part {
   readonly keys: Config['keys']
-  readonly accounts: readonly (readonly [string, Config['accounts'] extends ReadonlyMap<string, infer A> ? A : never])[]
+  readonly accounts: readonly (readonly [string, Account])[]
   /** With the last part. */
   readonly rest: LoadResult | null
 }

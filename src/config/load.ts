@@ -1,9 +1,10 @@
+import { hash } from 'node:crypto'
 import { closeSync, constants, fstatSync, openSync, readdirSync, readSync, statSync } from 'node:fs'
 import { dirname, isAbsolute, join } from 'node:path'
 import { matches } from '../metering/glob.ts'
 import type { Config } from './config.ts'
 import { parseConfig } from './parse.ts'
-import type { Problem } from './problem.ts'
+import type { Path, Problem } from './problem.ts'
 import { Report, pathOf, shown } from './problem.ts'
 import { joinedSections, sharedSections } from './schema.ts'
 import { isNothing, what } from './shape.ts'
@@ -34,13 +35,16 @@ export interface LoadResult {
 
 /** What was read, or tried: for watching. */
 export interface Sources {
-  /** Configuration files and secrets. */
-  readonly files: readonly string[]
-  /** Patterns of `include`, as paths. */
-  readonly patterns: readonly string[]
+  /** Configuration files and secrets, each with the digest of what was read. */
+  readonly files: ReadonlyMap<string, string>
+  /** Patterns of `include`, as paths, each with what it meant. */
+  readonly patterns: ReadonlyMap<string, string>
 }
 
-const fileBytesMax = 64 * 1_048_576
+/** In place of a digest where nothing could be read. */
+export const unreadable = 'unreadable'
+
+export const fileBytesMax = 64 * 1_048_576
 const secretBytesMax = 65_536
 const filesMax = 1_000
 
@@ -49,9 +53,9 @@ export function loadConfig(options: LoadOptions): LoadResult {
   const report = new Report()
   const reader = new Reader(options, report)
   const root = reader.read()
-  const files = reader.files()
-  const config = root === undefined || report.problems.length > 0 && root.entries.size === 0 ? null : parseConfig(root, options, files, report)
-  const sources = { files, patterns: [...reader.patterns] }
+  const { files, patterns } = reader
+  const config = root === undefined ? null : parseConfig(root, options, [...files.keys()], report)
+  const sources = { files, patterns }
   return { config: report.problems.length > 0 ? null : config, problems: inOrder(report.problems), warnings: inOrder(report.warnings), sources }
 }
 
@@ -63,11 +67,13 @@ function inOrder(problems: Problem[]): Problem[] {
 }
 
 class Reader {
-  readonly patterns = new Set<string>()
+  readonly patterns = new Map<string, string>()
+  /** Digests by path; configuration files and secrets. */
+  readonly files = new Map<string, string>()
   readonly #options: LoadOptions
   readonly #report: Report
-  readonly #files = new Set<string>()
-  readonly #secrets = new Set<string>()
+  /** Configuration files alone. */
+  readonly #read = new Set<string>()
   readonly #root = new Map<string, Entry>()
 
   constructor(options: LoadOptions, report: Report) {
@@ -75,22 +81,20 @@ class Reader {
     this.#report = report
   }
 
-  files(): readonly string[] {
-    return [...this.#files, ...this.#secrets]
-  }
-
   read(): MapNode | undefined {
     const first = this.#file(this.#options.file, undefined)
     return first === undefined ? undefined : { ...first, entries: this.#root }
   }
 
-  #file(file: string, from: { node: Node; path: string } | undefined): MapNode | undefined {
-    if (this.#files.has(file)) return undefined
-    this.#files.add(file)
-    const content = this.#options.text !== undefined && from === undefined ? { text: this.#options.text, worldReadable: false } : readText(file, fileBytesMax)
+  #file(file: string, from: { node: Node; path: Path } | undefined): MapNode | undefined {
+    if (this.#read.has(file)) return undefined
+    this.#read.add(file)
+    const { text } = this.#options
+    const content = text !== undefined && from === undefined ? { text, worldReadable: false, digest: digestOf(text) } : readText(file, fileBytesMax)
+    this.files.set(file, 'digest' in content ? content.digest : unreadable)
     if ('problem' in content) {
       if (from === undefined) this.#report.whole(file, content.problem)
-      else this.#report.problem(from.node, pathOf(null, from.path), `${file} ${content.problem}`)
+      else this.#report.problem(from.node, from.path, `${file} ${content.problem}`)
       return undefined
     }
     const node = parseYaml(file, content.text, this.#substitute(file), this.#report, content.worldReadable)
@@ -123,7 +127,7 @@ class Reader {
     } else this.#twice(entry, pathOf(null, section), first)
   }
 
-  #twice(entry: Entry, path: ReturnType<typeof pathOf>, first: Entry): void {
+  #twice(entry: Entry, path: Path, first: Entry): void {
     const { line } = first.key.source.position(first.key.offset)
     this.#report.problemAt(entry.key.source, entry.key.offset, path, `is defined twice; the first is at ${first.key.source.file}:${line}`)
   }
@@ -131,21 +135,21 @@ class Reader {
   #include(file: string, node: Node): void {
     const items = node.kind === 'seq' ? node.items : [node]
     items.forEach((item, index) => {
-      const path = node.kind === 'seq' ? `include[${index}]` : 'include'
+      const path = node.kind === 'seq' ? pathOf(pathOf(null, 'include'), index) : pathOf(null, 'include')
       if (item.kind !== 'scalar' || isNothing(item)) {
-        this.#report.problem(item, pathOf(null, path), `has to be a path or a pattern, but is ${what(item)}`)
+        this.#report.problem(item, path, `has to be a path or a pattern, but is ${what(item)}`)
         return
       }
       const pattern = isAbsolute(item.text) ? item.text : join(dirname(file), item.text)
       const found = expand(pattern)
       if (pattern.includes('*')) {
-        this.patterns.add(pattern)
-        if ('missing' in found) this.#report.problem(item, pathOf(null, path), `there is no directory ${found.missing}`)
-        else if (found.files.length === 0) this.#report.warn(item, pathOf(null, path), `no file matches ${pattern}`)
+        this.patterns.set(pattern, expansionText(found))
+        if ('missing' in found) this.#report.problem(item, path, `there is no directory ${found.missing}`)
+        else if (found.files.length === 0) this.#report.warn(item, path, `no file matches ${pattern}`)
       }
       for (const each of 'files' in found ? found.files : []) {
-        if (this.#files.size >= filesMax) {
-          this.#report.problem(item, pathOf(null, path), `includes more than ${filesMax} files`)
+        if (this.#read.size >= filesMax) {
+          this.#report.problem(item, path, `includes more than ${filesMax} files`)
           break
         }
         this.#file(each, { node: item, path })
@@ -172,8 +176,8 @@ class Reader {
     if (inside.startsWith('file:')) {
       const named = inside.slice(5)
       const path = isAbsolute(named) ? named : join(dirname(file), named)
-      this.#secrets.add(path)
       const content = readText(path, secretBytesMax)
+      this.files.set(path, 'digest' in content ? content.digest : unreadable)
       if ('problem' in content) return { problem: `the file ${path} ${content.problem}` }
       const text = content.text.replace(/(\r?\n)+$/, '')
       return text === '' ? { problem: `the file ${path} is empty` } : { text }
@@ -189,8 +193,14 @@ class Reader {
   }
 }
 
+export function digestOf(content: string | Uint8Array): string {
+  return hash('sha256', content)
+}
+
+interface FileText { readonly text: string; readonly worldReadable: boolean; readonly digest: string }
+
 /** A regular file's text. Anything else (a directory, a pipe, a device) is refused without waiting for it. */
-export function readText(path: string, bytesMax: number): { readonly text: string; readonly worldReadable: boolean } | { readonly problem: string } {
+function readText(path: string, bytesMax: number): FileText | { readonly problem: string } {
   let bytes: Buffer
   let mode: number
   try {
@@ -211,7 +221,7 @@ export function readText(path: string, bytesMax: number): { readonly text: strin
     return { problem: `cannot be read: ${whyUnreadable(error)}` }
   }
   try {
-    return { text: new TextDecoder('utf-8', { fatal: true }).decode(bytes), worldReadable: (mode & 0o004) !== 0 }
+    return { text: new TextDecoder('utf-8', { fatal: true }).decode(bytes), worldReadable: (mode & 0o004) !== 0, digest: digestOf(bytes) }
   } catch (error) {
     if (!(error instanceof TypeError)) throw error
     return { problem: 'is not UTF-8 text' }
@@ -238,8 +248,15 @@ function whyUnreadable(error: unknown): string {
   return reasons[code] ?? (code === '' ? 'its name is not valid' : code)
 }
 
+export type Expansion = { readonly files: readonly string[] } | { readonly missing: string }
+
+/** Two expansions have the same text when they mean the same files. */
+export function expansionText(found: Expansion): string {
+  return 'files' in found ? found.files.join('\0') : `missing ${found.missing}`
+}
+
 /** The files that a pattern means, sorted. `*` does not cross `/`, and passes over names that begin with a dot. */
-export function expand(pattern: string): { readonly files: readonly string[] } | { readonly missing: string } {
+export function expand(pattern: string): Expansion {
   if (!pattern.includes('*')) return { files: [pattern] }
   let found = [isAbsolute(pattern) ? '/' : '']
   const steps = pattern.split('/').filter((step, index) => step !== '' || index > 0)

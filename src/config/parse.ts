@@ -264,8 +264,10 @@ class Parser {
   }
 
   #card(raw: RawPriceCard): PriceCard {
-    if (raw.models.size === 0) this.#report.problem(this.#at(raw, 'models'), pathOf(raw.trail, 'models'), 'prices no model; "*" stands for every one')
+    const named = this.#at(raw, 'models')
+    if (named.kind === 'map' && named.entries.size === 0) this.#report.problem(this.#at(raw, 'models'), pathOf(raw.trail, 'models'), 'prices no model; "*" stands for every one')
     const rates: PriceCard['rates'][number][] = []
+    this.#checkTies(raw.models, (rates) => rates)
     for (const [pattern, rawRates] of raw.models) {
       const picosPer: { [meter: string]: number } = {}
       for (const meter of PRICED) {
@@ -279,7 +281,6 @@ class Parser {
       if (has('total_tokens') && (has('input_tokens') || has('output_tokens'))) {
         this.#report.problem(this.#at(rawRates, 'total_tokens'), pathOf(rawRates.trail, 'total_tokens'), 'is input and output together, which have prices of their own here: tokens would be charged twice')
       }
-      if (has('total_tokens') === has('input_tokens')) continue
       rates.push({ models: [pattern], picosPer })
     }
     return { currency: raw.currency, version: raw.version, rates }

@@ -86,12 +86,17 @@ export class Report {
     if (word.length <= 80) {
       const near = closest(word.toLowerCase(), candidates.map((candidate) => candidate.toLowerCase()))
       const found = candidates.find((candidate) => candidate.toLowerCase() === near)
-      if (found !== undefined && distance(word.toLowerCase(), near) <= Math.max(1, Math.floor(Math.min(word.length, near.length) / 3))) {
+      if (found !== undefined && distance(word.toLowerCase(), near) <= mistypedMax(Math.min(word.length, near.length))) {
         return `; did you mean "${found}"?`
       }
     }
     return candidates.length <= 24 ? `; known here: ${listed(candidates)}` : ''
   }
+}
+
+/** Letters that may be wrong in a word of this length; two swapped ones are two. */
+function mistypedMax(length: number): number {
+  return length < 4 ? 1 : Math.max(2, Math.floor(length / 3))
 }
 
 function placed(source: Source, offset: number, path: Path | null, sentence: string): Problem {

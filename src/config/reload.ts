@@ -1,8 +1,7 @@
-import { createHash } from 'node:crypto'
 import { readFile, realpath, stat } from 'node:fs/promises'
 import type { Clock } from '../clock.ts'
 import type { Config } from './config.ts'
-import { expand } from './load.ts'
+import { digestOf, expand, expansionText, fileBytesMax, unreadable } from './load.ts'
 import type { LoadResult, Sources } from './load.ts'
 import type { Problem } from './problem.ts'
 
@@ -39,10 +38,12 @@ export class ConfigReloader {
   readonly #options: ReloaderOptions
   #config: Config
   #last: ReloadResult
+  /** Of the latest attempt: what it read decides what is a change. */
   #sources: Sources
   readonly #prints = new Map<string, Print>()
-  #loaded: string | undefined
   #seen: string | undefined
+  /** What the files held when a change was last taken; never taken twice, whatever came of it. */
+  #taken: string | undefined
   #looking = false
   #reloading: Promise<ReloadResult> | undefined
   #again: Promise<ReloadResult> | undefined
@@ -78,11 +79,12 @@ export class ConfigReloader {
     if (this.#looking || this.#reloading !== undefined) return
     this.#looking = true
     try {
-      const now = await fingerprint(this.#sources, this.#prints, this.#options.clock.nowMs())
+      const now = await this.#standing()
       const still = now === this.#seen
       this.#seen = now
-      this.#loaded ??= now
-      if (still && now !== this.#loaded) await this.reload()
+      if (!still || now === this.#taken || now === textOf(this.#sources)) return
+      this.#taken = now
+      await this.reload()
     } finally {
       this.#looking = false
     }
@@ -104,14 +106,39 @@ export class ConfigReloader {
   }
 
   async #run(): Promise<ReloadResult> {
-    // Taken before reading: what changes meanwhile is seen as a change by the next look.
-    const before = await fingerprint(this.#sources, this.#prints, this.#options.clock.nowMs())
     const result = await this.#attempt()
-    this.#loaded = before
     this.#last = result
     this.counts[result.outcome]++
     this.#options.onResult(result)
     return result
+  }
+
+  /** What the sources hold now, in the same form as what was read. */
+  async #standing(): Promise<string> {
+    const nowMs = this.#options.clock.nowMs()
+    const files = new Map<string, string>()
+    for (const file of this.#sources.files.keys()) files.set(file, await this.#digest(file, nowMs))
+    const patterns = new Map([...this.#sources.patterns.keys()].map((pattern) => [pattern, expansionText(expand(pattern))]))
+    return textOf({ files, patterns })
+  }
+
+  /** The content is read again only when the file system says that it may differ. */
+  async #digest(file: string, nowMs: number): Promise<string> {
+    try {
+      const at = await realpath(file)
+      const facts = await stat(at, { bigint: true })
+      if (!facts.isFile() || facts.size > fileBytesMax) return unreadable
+      const print = `${at} ${facts.dev} ${facts.ino} ${facts.size} ${facts.mtimeNs} ${facts.ctimeNs}`
+      const before = this.#prints.get(file)
+      if (before?.stat === print && Math.abs(nowMs - Number(facts.mtimeMs)) > racyMs) return before.digest
+      const digest = digestOf(await readFile(at))
+      this.#prints.set(file, { stat: print, digest })
+      return digest
+    } catch (error) {
+      this.#prints.delete(file)
+      if (error instanceof Error && 'code' in error) return unreadable
+      throw error
+    }
   }
 
   async #attempt(): Promise<ReloadResult> {
@@ -163,32 +190,6 @@ interface Print {
 /** A file system's clock may be this coarse: what was written this recently may be written again without a trace. */
 const racyMs = 3_000
 
-/** What the sources hold, as one text that changes when they do. Contents are read again only when the file system says that they may differ. */
-async function fingerprint(sources: Sources, prints: Map<string, Print>, nowMs: number): Promise<string> {
-  const files = new Set(sources.files)
-  const parts: string[] = []
-  for (const pattern of sources.patterns) {
-    const found = expand(pattern)
-    parts.push(pattern, 'files' in found ? found.files.join('\0') : `missing ${found.missing}`)
-    for (const file of 'files' in found ? found.files : []) files.add(file)
-  }
-  for (const file of [...files].sort()) parts.push(file, await digestOf(file, prints, nowMs))
-  return createHash('sha256').update(parts.join('\n')).digest('hex')
-}
-
-async function digestOf(file: string, prints: Map<string, Print>, nowMs: number): Promise<string> {
-  try {
-    const at = await realpath(file)
-    const facts = await stat(at, { bigint: true })
-    if (!facts.isFile()) return 'not a regular file'
-    const text = `${at} ${facts.dev} ${facts.ino} ${facts.size} ${facts.mtimeNs} ${facts.ctimeNs} ${facts.mode}`
-    const before = prints.get(file)
-    if (before !== undefined && before.stat === text && Math.abs(nowMs - Number(facts.mtimeMs)) > racyMs) return before.digest
-    const digest = createHash('sha256').update(await readFile(at)).digest('hex')
-    prints.set(file, { stat: text, digest })
-    return digest
-  } catch (error) {
-    prints.delete(file)
-    return error instanceof Error && 'code' in error ? `unreadable ${String(error.code)}` : 'unreadable'
-  }
+function textOf(sources: Sources): string {
+  return JSON.stringify([[...sources.files].sort(), [...sources.patterns].sort()])
 }

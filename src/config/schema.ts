@@ -253,7 +253,7 @@ const limit = object({
   limit: required(raw('ceiling', 'a number such as 20, 100k or 2.5M, or unlimited', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { const: 'unlimited' }]), 'How much; 0 refuses everything. Or unlimited.'),
   window: optional(raw('window', 'a duration such as 1m, or one of minute, hour, day, week, month, billing_period, lifetime', [{ type: 'string', pattern: durationPattern }, { enum: ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'lifetime'] }]), null, 'In which time. Concurrency has none.'),
   kind: optional(oneOf(['sliding', 'fixed']), null, 'For a duration: sliding holds in every interval of that length; fixed is aligned to the clock. Default sliding.'),
-  per: optional(oneOf(['account', 'key', 'end_user']), 'account', 'Whose counter. Default account.'),
+  per: optional(oneOf(['account', 'key', 'end_user'], { user: '"user" is not one of account, key, end_user; did you mean "end_user"?' }), 'account', 'Whose counter. Default account.'),
   for: optional(object({
     models: optional(list(model, { empty: 'has to name a model; leave it out to mean every model' }), null, 'Only these models.'),
     endpoints: optional(list(endpoint, { empty: 'has to name an endpoint; leave it out to mean every endpoint' }), null, 'Only these endpoints.'),

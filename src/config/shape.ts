@@ -177,7 +177,8 @@ export function list<T>(item: Shape<T>, options: { readonly empty?: string } = {
     json: { type: 'array', items: jsonOf(item), ...(options.empty === undefined ? {} : { minItems: 1 }) },
     read(node, path, report) {
       if (node.kind !== 'seq') {
-        report.problem(node, path, `has to be a list, but is ${what(node)}${node.kind === 'scalar' && !isNothing(node) && !node.substituted ? `; did you mean [${shown(node.text)}]?` : ''}`)
+        const dash = node.kind === 'map' ? '; begin each item with "-"' : ''
+        report.problem(node, path, `has to be a list, but is ${what(node)}${dash}${node.kind === 'scalar' && !isNothing(node) && !node.substituted ? `; did you mean [${shown(node.text)}]?` : ''}`)
         return undefined
       }
       if (node.items.length === 0 && options.empty !== undefined) {
@@ -270,10 +271,12 @@ export function object<F extends Fields>(fields: F, options: { readonly name?: s
         return undefined
       }
       let good = true
+      let hints = ''
       for (const [key, entry] of node.entries) {
         if (Object.hasOwn(fields, key) || options.extra?.test(key) === true) continue
         const hint = options.hints !== undefined && Object.hasOwn(options.hints, key) ? `; ${options.hints[key]}` : report.suggestion(key, keys)
         report.problemAt(entry.key.source, entry.key.offset, pathOf(path, key), `unknown key${hint}`)
+        hints += hint
         good = false
       }
       const values: { [key: string]: unknown } = {}
@@ -284,7 +287,8 @@ export function object<F extends Fields>(fields: F, options: { readonly name?: s
         if (entry === undefined || (isNothing(entry.value) && field.otherwise === null)) {
           if ('otherwise' in field) values[key] = field.otherwise
           else {
-            report.problem(node, path, `${key} is missing`)
+            // What is there under a mistyped name is not missing too.
+            if (!hints.includes(`"${key}"`)) report.problem(node, path, `${key} is missing`)
             good = false
           }
           continue

@@ -82,10 +82,14 @@ export function parseYaml(file: string, text: string, substitute: Substitute, re
   const lines = new LineCounter()
   const source = new FileSource(file, lines, worldReadable)
   const before = report.problems.length
+  if (bracketsLeftOpen(text) > bracketsMax) {
+    report.problemAt(source, 0, null, 'is nested too deeply to be read')
+    return undefined
+  }
   let document
   try {
     // The library's own search for duplicate keys is quadratic, so they are found below.
-    document = parseDocument(text, { version: '1.2', schema: 'failsafe', uniqueKeys: false, prettyErrors: false, lineCounter: lines, logLevel: 'silent' })
+    document = parseDocument(text, { version: '1.2', schema: 'failsafe', uniqueKeys: false, prettyErrors: false, lineCounter: lines, logLevel: 'error' })
   } catch (error) {
     if (!(error instanceof RangeError)) throw error
     report.problemAt(source, 0, null, 'is nested too deeply to be read')
@@ -94,13 +98,18 @@ export function parseYaml(file: string, text: string, substitute: Substitute, re
   if (document.directives?.yaml.explicit === true && document.directives.yaml.version !== '1.2') {
     report.problemAt(source, 0, null, `is marked as YAML ${document.directives.yaml.version}; only YAML 1.2 is read`)
   }
-  for (const error of document.errors.slice(0, syntaxProblemsMax)) {
-    const sentence = error.code === 'MULTIPLE_DOCS' ? 'a second document begins here ("---"); a file holds one' : `is not valid YAML: ${oneLine(error.message)}`
+  const told = new Set<number>()
+  for (const error of document.errors) {
+    // One slip makes the reader stumble several times over the same place.
+    if (told.has(error.pos[0]) || told.size >= syntaxProblemsMax) continue
+    told.add(error.pos[0])
+    const sentence = error.code === 'MULTIPLE_DOCS' ? 'a second document begins here ("---"); a file holds one'
+      : error.message.startsWith('Maximum call stack') ? 'is nested too deeply to be read' : `is not valid YAML: ${oneLine(error.message)}`
     report.problemAt(source, error.pos[0], null, sentence)
   }
   for (const warning of document.warnings.slice(0, syntaxProblemsMax)) {
     const tag = /^Unresolved tag: (.*)$/.exec(warning.message)
-    report.problemAt(source, warning.pos[0], null, tag === null ? oneLine(warning.message) : `tags such as ${shown(tag[1] ?? '')} are not supported`)
+    report.problemAt(source, warning.pos[0], null, tag === null ? oneLine(warning.message) : `tags such as ${shown((tag[1] ?? '').replace('tag:yaml.org,2002:', '!!'))} are not supported`)
   }
   if (report.problems.length > before) return undefined
   if (document.contents === null || (isScalar(document.contents) && document.contents.value === '')) {
@@ -114,6 +123,21 @@ export function parseYaml(file: string, text: string, substitute: Substitute, re
     return undefined
   }
   return report.problems.length > before ? undefined : root
+}
+
+/** Far more than anyone nests, and few enough to be read quickly; the exact bound is kept later. */
+const bracketsMax = 1_000
+
+/** The most brackets that are open at once, those in quotes counted too. */
+function bracketsLeftOpen(text: string): number {
+  let open = 0
+  let most = 0
+  for (let at = 0; at < text.length; at++) {
+    const code = text.charCodeAt(at)
+    if (code === 0x5b || code === 0x7b) most = Math.max(most, ++open)
+    else if ((code === 0x5d || code === 0x7d) && open > 0) open--
+  }
+  return most
 }
 
 function oneLine(message: string): string {
