@@ -538,7 +538,7 @@ export class Answer implements UpstreamListener {
     const errorStatus = this.#status >= 400
     // Nothing of an answer was seen: it failed, whatever its status said.
     const nothing = metered.usage.output_tokens === undefined && metered.usage.input_tokens === undefined && admitted(x).route.known
-    const unbilled = (errorStatus && metered.source !== 'upstream') || (nothing && (metered.failed === true || end === 'upstream_broken' || end === 'timed_out'))
+    const unbilled = (errorStatus && metered.source !== 'upstream') || (nothing && (end === 'upstream_broken' || end === 'timed_out' || (metered.failed === true && complete)))
     const usage = sent !== null && metered.source !== 'upstream' ? { ...metered.usage, ...sent } : metered.usage
     const stop = end === 'quota_stop' && phase === 'flowing' && !this.#draining ? this.#quotaStop({ ...metered, usage }) : empty
     // More output than was held: the hold follows if there is room, before the books are closed over it.

@@ -1,6 +1,6 @@
 // Whatever an upstream does: the caller gets an answer it cannot mistake, the books are right, nothing stays held.
 import { createServer } from 'node:net'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { chatChunk, chatCompletion, chatUsageChunk, openai, openaiAnswer, openaiError } from '../../fixtures/openai-scripts.ts'
 import {
   chunk, end, head, inTurn, json, lastChunk, openScriptedUpstream, reset, sse, sseHead, stall, steps, wait, type Script, type Step,
@@ -13,12 +13,12 @@ const jsonHead = (length: number | string): string => head(200, { 'Content-Type'
 const hello = (text: string): Buffer => chunk(sse(chatChunk({ content: text })))
 const whole = JSON.stringify(chatCompletion(openaiAnswer))
 
-async function rigOf(t: Tap.Test, script: Script, options: RigOptions = {}): Promise<{ rig: Rig; upstream: Awaited<ReturnType<typeof openScriptedUpstream>> }> {
+async function rigOf(t: Test, script: Script, options: RigOptions = {}): Promise<{ rig: Rig; upstream: Awaited<ReturnType<typeof openScriptedUpstream>> }> {
   const upstream = await openScriptedUpstream(t, script)
   return { rig: await startRig(t, upstream.url, { server: quick, ...options }), upstream }
 }
 
-async function isOurs(t: Tap.Test, rig: Rig, answer: RawResponse, status: number, reason: string): Promise<void> {
+async function isOurs(t: Test, rig: Rig, answer: RawResponse, status: number, reason: string): Promise<void> {
   t.equal(answer.status, status, answer.text)
   t.equal(answer.header('x-tallygate-error'), 'upstream')
   t.match(answer.json(), { error: { reason, message: String } })
