@@ -109,7 +109,7 @@ interface Connection {
 }
 
 /** How often a half-closed connection is asked whether anyone is there, in milliseconds since it was half-closed. */
-const probesMs = [0, 30, 100, 300, 1_000, 3_000]
+const probesMs = [0, 10, 40, 150, 500, 2_000]
 
 class FrontDoor implements RunningServer {
   readonly #options: ServerOptions

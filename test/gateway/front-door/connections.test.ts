@@ -1,4 +1,5 @@
 // faults.md, section 4.5 and the rows of 3.5 that concern the connection itself.
+// test: alone
 
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
@@ -111,11 +112,12 @@ t.test('C5: a slow reader that keeps reading is served to the end', async (t) =>
 t.test('N3: connections from one address are capped; those of a trusted proxy are not', async (t) => {
   const capped = await openDoor(t, { bounds: { connectionsPerAddressMax: 5 } })
   const clients = await Promise.all(Array.from({ length: 8 }, () => openRawClient({ port: capped.port })))
-  await sleep(50)
+  await waitFor('three to be closed', () => clients.filter((client) => client.ended() !== undefined).length >= 3)
+  await sleep(20)
   t.equal(clients.filter((client) => client.ended() !== undefined).length, 3)
   t.equal((await capped.rejected()).connections, 3)
   for (const client of clients) client.close()
-  await sleep(50)
+  await sleep(100)
   const later = await capped.client()
   await later.send(get())
   t.equal((await later.readResponse()).status, 200, 'places become free again')
@@ -130,7 +132,8 @@ t.test('N3: connections from one address are capped; those of a trusted proxy ar
 t.test('N3: all connections together are capped', async (t) => {
   const door = await openDoor(t, { bounds: { connectionsMax: 4 } })
   const clients = await Promise.all(Array.from({ length: 10 }, () => openRawClient({ port: door.port })))
-  await sleep(50)
+  await waitFor('six to be closed', () => clients.filter((client) => client.ended() !== undefined).length >= 6)
+  await sleep(20)
   t.equal(clients.filter((client) => client.ended() === undefined).length, 4)
   for (const client of clients) client.close()
 })
