@@ -1,6 +1,7 @@
 import { rm, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Writable } from 'node:stream'
+import { withCalendars } from './accounts/calendars.ts'
 import { hashOfSecret, newSecret } from './accounts/secret.ts'
 import { startAdminServer } from './admin/admin-server.ts'
 import type { AdminToken } from './admin/admin-caller.ts'
@@ -211,8 +212,9 @@ class RunningApp implements App {
   }
 
   /** Swaps config and keys in one step, so that no call sees a key of one and a plan of the other; then the delivery loops follow. */
-  async #use(config: Config): Promise<void> {
+  async #use(read: Config): Promise<void> {
     if (this.#books === null) return
+    const config = await withCalendars(read, this.#books.store.records, this.#options.clock.nowMs())
     const index = await this.#books.directory.prepare(config, this.#options.clock)
     this.#config = config
     this.#books.directory.use(index)

@@ -1,7 +1,7 @@
 // The documents about keys and accounts that are made at run time, as they lie in the store's records.
 
-/** Kinds of documents; the id is a key's or an account's. */
-export const recordKinds = { key: 'key', rotation: 'rotation', revocation: 'revocation', suspension: 'suspension', audit: 'audit' } as const
+/** Kinds of documents; the id is a key's or an account's. `calendar`: the time zone and billing anchor in force, see calendars.ts. */
+export const recordKinds = { key: 'key', rotation: 'rotation', revocation: 'revocation', suspension: 'suspension', audit: 'audit', calendar: 'calendar' } as const
 
 type Document = Readonly<Record<string, unknown>>
 

@@ -18,6 +18,16 @@ const zones = new Map<string, Map<PeriodUnit | number, Period>>()
  * are those of the zone's clock; a change of offset ends them early.
  */
 export function periodAt(unit: PeriodUnit, calendar: AccountCalendar, atMs: number): Period {
+  const { before } = calendar
+  if (before === undefined) return unchangedPeriodAt(unit, calendar, atMs)
+  // A changed anchor or zone must not start a counter anew: nobody gets an allowance twice because of an edit.
+  const running = unchangedPeriodAt(unit, before, before.changedMs)
+  if (atMs < running.endMs) return unchangedPeriodAt(unit, before, atMs)
+  const period = unchangedPeriodAt(unit, calendar, atMs)
+  return period.startMs < running.endMs ? { startMs: running.endMs, endMs: period.endMs } : period
+}
+
+function unchangedPeriodAt(unit: PeriodUnit, calendar: Pick<AccountCalendar, 'timeZone' | 'anchor'>, atMs: number): Period {
   let periods = zones.get(calendar.timeZone)
   if (periods === undefined) {
     periods = new Map()

@@ -48,6 +48,8 @@ export interface AccountCalendar {
   readonly timeZone: string
   /** YYYY-MM-DD. */
   readonly anchor: string
+  /** What held until `changedMs`. The period that was running then ends as it would have; only the next one begins by the new calendar. */
+  readonly before?: { readonly timeZone: string; readonly anchor: string; readonly changedMs: number }
 }
 
 /** What a call needs of one limit's meter: `fixed + perUnit × u`. */
