@@ -113,7 +113,7 @@ class RunningApp implements App {
     this.#reloads = { atMs: this.#startedMs, ok: true, problems: [] }
     this.#reloader = new ConfigReloader({
       first: { ...options.loaded, config }, load: () => options.load(), clock: options.clock,
-      apply: async (next) => this.#use(await this.#completed(next)),
+      apply: (next) => this.#use(next),
       onResult: (result) => this.#tellOfReload(result),
     })
   }
@@ -122,7 +122,7 @@ class RunningApp implements App {
     const { clock, random, log, stdout } = this.#options
     this.#books = await openBooks(this.#config, { clock, random, log, metrics: this.#metrics, stdout, adminAddress: toUrl(this.#config.admin.listen) })
     const books = this.#books
-    await this.#use(await this.#completed(this.#config))
+    await this.#use(this.#config)
     await this.#makeFirstKey(books)
     const config = this.#config
     this.#gateway = new Gateway({
@@ -214,8 +214,11 @@ class RunningApp implements App {
   /** Swaps config and keys in one step, so that no call sees a key of one and a plan of the other; then the delivery loops follow. */
   async #use(read: Config): Promise<void> {
     if (this.#books === null) return
-    const config = await withCalendars(read, this.#books.store.records, this.#options.clock.nowMs())
-    const index = await this.#books.directory.prepare(config, this.#options.clock)
+    const { clock } = this.#options
+    // The store is the one that was opened at the start, whatever the file says by now.
+    const acting = await withCalendars({ ...read, store: this.#config.store }, this.#books.store.records, clock.nowMs())
+    const config = await this.#completed(acting)
+    const index = await this.#books.directory.prepare(config, clock)
     this.#config = config
     this.#books.directory.use(index)
     await this.#books.deliveries.use(config)

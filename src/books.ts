@@ -78,15 +78,10 @@ async function openStore({ store, server, upstreams, events }: Config, { clock, 
   }
 }
 
-/** Only the store that is used is loaded. */
 async function openKind(store: StoreConfig, common: { clock: Clock; forgetAfterMs: number; hotMs: number }, log: Log, adminAddress: string | undefined): Promise<Store> {
-  if (store.kind === 'memory') {
-    const { openMemory } = await import('./stores/memory/memory.ts')
-    return openMemory(common)
-  }
-  if (store.kind === 'embedded') {
-    const { openEmbedded } = await import('./stores/embedded/embedded.ts')
-    return openEmbedded({ ...common, dir: store.dir, synchronous: store.synchronous, log, ...(adminAddress === undefined ? {} : { adminAddress }) })
-  }
-  throw new BooksUnavailable('the Redis store is not in this release; use embedded:DIR or memory:')
+  const { STORES } = await import('./stores/index.ts')
+  const found = STORES.find(({ name }) => name === store.kind)
+  if (found === undefined) throw new BooksUnavailable(`the ${store.kind} store is not in this release; use embedded:DIR or memory:`)
+  const place = store.kind === 'embedded' ? { dir: store.dir, synchronous: store.synchronous } : { dir: '', synchronous: 'full' as const }
+  return found.open({ ...common, ...place, log, ...(adminAddress === undefined ? {} : { adminAddress }) })
 }

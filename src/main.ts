@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs'
 import { enableCompileCache, flushCompileCache } from 'node:module'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import { systemClock } from './clock.ts'
 import { systemRandom } from './random.ts'
 
@@ -18,7 +18,7 @@ function endAfterBug(error: unknown): void {
  * start: half a second of work and 35 MB that stay. A place that cannot be written is no failure.
  */
 function keepCompiled(): void {
-  const packages = fileURLToPath(new URL('../node_modules', import.meta.url))
+  const packages = join(import.meta.dirname, '../node_modules')
   if (process.env['NODE_COMPILE_CACHE'] !== undefined || !existsSync(packages)) return
   const dir = `${packages}/.cache/tallygate`
   enableCompileCache(dir)
@@ -30,11 +30,13 @@ function keepCompiled(): void {
 
 process.on('uncaughtException', endAfterBug)
 process.on('unhandledRejection', endAfterBug)
-// The reader of a pipe (`| head`) may leave whenever it likes.
+/** True for commands that run until they are told to stop. */
+let untilStopped = false
+// The reader of a pipe (`| head`) may leave whenever it likes; a gateway works on without one.
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') endAfterBug(error)
-    else if (stream === process.stdout) process.exit(0)
+    else if (stream === process.stdout && !untilStopped) process.exit(0)
   })
 }
 
@@ -50,6 +52,7 @@ const exitCode = await runCommandLine(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
   onSignal(signal, listener) {
+    untilStopped = true
     for (const name of signals[signal]) process.on(name, listener)
   },
 })

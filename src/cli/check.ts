@@ -4,12 +4,21 @@ import { configOption, configSource } from './config-file.ts'
 
 export const checkCommand: Command = {
   name: 'check', summary: 'validate the config; every mistake at once, and each plan said in words',
-  options: [{ flags: '--print', about: 'print the config as it was understood, secrets hidden' }, configOption],
+  options: [
+    { flags: '--print', about: 'print the config as it was understood, secrets hidden' },
+    { flags: '--schema', about: 'print the JSON Schema of the config, for editors' },
+    configOption,
+  ],
   examples: ['tallygate check', 'tallygate check --config /etc/tallygate/tallygate.yaml --print'],
   async run(input, around) {
     const [{ loadConfig }, { toText }, { describe, printConfig }] = await Promise.all([
       import('../config/load.ts'), import('../config/problem.ts'), import('../config/describe.ts'),
     ])
+    if (input.flag('schema')) {
+      const { jsonSchemaText } = await import('../config/json-schema.ts')
+      around.stdout.write(jsonSchemaText())
+      return 0
+    }
     const source = configSource(input, around)
     const { config, problems, warnings } = loadConfig(source)
     for (const warning of warnings) around.stderr.write(`warning: ${toText(warning)}\n`)

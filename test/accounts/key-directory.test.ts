@@ -1,6 +1,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import t from 'tap'
-import { AccountChanges, ChangeRefused } from '../../src/accounts/account-changes.ts'
+import { AccountChanges } from '../../src/accounts/account-changes.ts'
+import type { ChangeRefused } from '../../src/accounts/account-changes.ts'
 import { listAccounts, listKeys } from '../../src/accounts/account-overview.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
 import { hashOfSecret, newSecret, secretGrammar } from '../../src/accounts/secret.ts'

@@ -61,7 +61,7 @@ export async function serve(t: Teardown, dir: string, env: Env = {}): Promise<Ru
   void running.finished.then((finished) => { ended = finished })
   await waitFor('the banner', () => {
     if (ended !== undefined) throw new Error(`it ended with ${ended.code}: ${ended.err}${ended.out}`)
-    return running.out().includes('Tallygate is ready.') && /\n\n$/.test(running.out())
+    return running.out().includes('Tallygate is ready.') && running.out().endsWith('\n\n')
   }, { deadlineMs: 30_000 })
   const banner = running.out()
   const row = (name: string): string | undefined => new RegExp(`^  ${name} +(\\S+)`, 'm').exec(banner)?.[1]

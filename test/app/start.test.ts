@@ -114,6 +114,7 @@ t.test('an admin port that others can reach is never open: a token is made and p
   t.equal((await fetch(`${running.admin}/api/v1/keys`)).status, 401)
   t.equal((await fetch(`${running.admin}/api/v1/keys`, { headers: { authorization: `Bearer ${token}` } })).status, 200)
   t.equal((await tallygate(t, dir, ['keys', 'list'])).code, 0, 'commands of this user find their own way in')
+  t.equal((await chat(running.gateway, token)).status, 401, 'an admin token opens nothing on the public port')
   const named = await serve(t, configIn(tmpDir(t), freePlan), { TALLYGATE_ADMIN_LISTEN: '0.0.0.0:0', TALLYGATE_ADMIN_TOKEN: 'chosen-token-0123456789' })
   t.equal(named.row('admin token'), undefined)
   t.equal((await fetch(`${named.admin}/api/v1/keys`, { headers: { authorization: 'Bearer chosen-token-0123456789' } })).status, 200)

@@ -6,7 +6,7 @@ import { hashOfSecret } from '../../src/accounts/secret.ts'
 import { commands } from '../../src/cli/cli.ts'
 import { tmpDir } from '../fixtures/tmp-dir.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
-import { basics, chat, configIn, freePlan, serve, tallygate, writeConfig } from './../app/process.ts'
+import { basics, chat, configIn, freePlan, serve, spawnTallygate, tallygate, writeConfig } from './../app/process.ts'
 
 const yamlSecret = 'tg_yaml_0123456789abcdefghij'
 const withKey = `${freePlan}keys:\n  - { id: dev, account: acme, hash: "sha256:${hashOfSecret(yamlSecret)}" }\n`
@@ -57,6 +57,8 @@ t.test('check says each plan in words, or every mistake with its place', async (
   const printed = await tallygate(t, dir, ['check', '--print'])
   t.equal(printed.code, 0)
   t.notMatch(printed.out, hashOfSecret(yamlSecret), 'what opens doors is hidden')
+  const schema = await tallygate(t, dir, ['check', '--schema'])
+  t.equal(schema.out, readFileSync(new URL('../../config/tallygate.schema.json', import.meta.url), 'utf8'), 'the published schema is the one in use')
   writeConfig(dir, `${basics}${withKey.replace('limit: 20', 'limt: 20').replace('plan: free }', 'plan: fre }')}`)
   const bad = await tallygate(t, dir, ['check'])
   t.equal(bad.code, 2)
@@ -121,6 +123,12 @@ t.test('with a gateway the commands talk to it, and what they change works withi
   t.match(await tallygate(t, dir, ['events', 'replay', '--sink', 'nope', '--since', '1h']), { code: 1, err: /no sink "nope"; there is file/ })
   t.match(await tallygate(t, dir, ['events', 'dead']), { code: 0, out: 'no dead events\n' })
   t.match(await tallygate(t, dir, ['events', 'dead', '--retry']), { code: 0 })
+
+  const following = spawnTallygate(t, ['events', 'tail', '--since', '1h', '--json'], { cwd: dir })
+  await waitFor('what was there', () => following.out().split('\n').length === 8)
+  t.equal(await status(yamlSecret), 200)
+  await waitFor('the event of that call', () => following.out().split('\n').length === 9, { deadlineMs: 3_000 })
+  t.match(JSON.parse(following.out().trim().split('\n').at(-1) ?? ''), { data: { key: 'dev' } })
 })
 
 t.test('keys new prints a secret and the line for the config, and stores nothing', async (t) => {

@@ -1,0 +1,104 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
+import t from 'tap'
+import { systemClock } from '../../src/clock.ts'
+import type { Config, SinkConfig } from '../../src/config/config.ts'
+import { Deliveries } from '../../src/deliveries.ts'
+import { silentLog } from '../../src/log.ts'
+import { exchangeId } from '../../src/metering/id.ts'
+import { Metrics } from '../../src/metrics.ts'
+import { systemRandom } from '../../src/random.ts'
+import { openMemory } from '../../src/stores/memory/memory.ts'
+import type { Store } from '../../src/stores/store.ts'
+import type { Teardown } from '../fixtures/tmp-dir.ts'
+import { tmpDir } from '../fixtures/tmp-dir.ts'
+import { waitFor } from '../fixtures/wait-for.ts'
+
+const withSinks = (...sinks: readonly SinkConfig[]): Config => ({ sinks, instance: 'test' }) as unknown as Config
+const file = (name: string, path: string): SinkConfig => ({ name, type: 'file', settings: { path, maxBytes: 1_000_000, daily: false } })
+const ids = (path: string): string[] => readFileSync(path, 'utf8').trim().split('\n').filter((line) => line !== '').map((line) => (JSON.parse(line) as { id: string }).id)
+
+async function open(t: Teardown) {
+  const store = await openMemory({ clock: systemClock, forgetAfterMs: 60_000, hotMs: 3_600_000 })
+  const deliveries = new Deliveries({ outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), stdout: new PassThrough() })
+  t.teardown(async () => {
+    await deliveries.stop()
+    await store.close()
+  })
+  return { store, deliveries }
+}
+
+/** One settled exchange without limits; gives its id. */
+async function settle(store: Store): Promise<string> {
+  const nowMs = systemClock.nowMs()
+  const id = exchangeId(nowMs, systemRandom.bytes(10))
+  const skeleton = {
+    source: 'tallygate/test', account: 'acme', key: 'dev', plan: 'free', plan_version: 1, labels: {}, provider: 'openai', endpoint: 'chat.completions', model: 'm', upstream: 'model',
+    stream: false, caller: { request_id: null, user: null, session: null, tags: {} },
+  }
+  await store.reserve({ id, nowMs, home: 'acme', checks: [], uMin: 0, uMax: 0, deadlineMs: nowMs + 15_000, skeleton })
+  const event = { ...skeleton, attempt: 1, status: 200, end: 'complete' as const, usage_source: 'upstream' as const, settled_at: new Date(nowMs).toISOString() }
+  const answer = await store.settle({ id, nowMs, home: 'acme', checks: [], amounts: [], usage: { requests: 1, total_tokens: 3 }, event })
+  if (answer.outcome !== 'settled') throw new Error(answer.outcome)
+  return id
+}
+
+t.test('sinks follow the config: a new one gets what comes, an unchanged one is left alone, one that is gone and back goes on where it was', async (t) => {
+  const dir = tmpDir(t)
+  const [a, b] = [join(dir, 'a.ndjson'), join(dir, 'b.ndjson')]
+  const { store, deliveries } = await open(t)
+  await deliveries.use(withSinks(file('a', a)))
+  const first = await settle(store)
+  await waitFor('the first event', () => ids(a).length === 1)
+  await deliveries.use(withSinks(file('a', a), file('b', b)))
+  const second = await settle(store)
+  await waitFor('the second event at both', () => ids(a).length === 2 && ids(b).includes(second))
+  await deliveries.use(withSinks(file('b', b)))
+  const third = await settle(store)
+  await waitFor('the third event', () => ids(b).includes(third))
+  t.same(ids(a), [first, second], 'a sink that is not configured gets nothing')
+  await deliveries.use(withSinks(file('a', a), file('b', b)))
+  await waitFor('the gap to be closed', () => ids(a).length === 3)
+  t.same(ids(a), [first, second, third], 'no gap and no repetition')
+})
+
+t.test('a flush ends when nothing is left', async (t) => {
+  const path = join(tmpDir(t), 'usage.ndjson')
+  const { store, deliveries } = await open(t)
+  await deliveries.use(withSinks(file('a', path)))
+  const written = await Promise.all(Array.from({ length: 50 }, () => settle(store)))
+  t.equal(await deliveries.flush(systemClock.nowMs() + 5_000), true)
+  t.same(ids(path).sort(), written.sort())
+})
+
+t.test('dead events are delivered once more on request, and are then dead no longer', async (t) => {
+  const path = join(tmpDir(t), 'usage.ndjson')
+  const { store, deliveries } = await open(t)
+  await store.outbox.setConsumers(['a'])
+  const id = await settle(store)
+  const nowMs = systemClock.nowMs()
+  const fence = await store.outbox.lease('a', 'test', nowMs, nowMs + 1)
+  if (fence === undefined) return t.fail('no lease')
+  const [entry] = await store.outbox.read(fence, 1)
+  if (entry === undefined) return t.fail('no entry')
+  await store.outbox.bury(fence, entry, 'not wanted', nowMs)
+  await store.outbox.advance(fence, entry.position)
+  t.equal((await store.outbox.dead('a')).length, 1)
+  const config = withSinks(file('a', path))
+  t.same(await deliveries.retryDead('a', config), { delivered: 1, failed: 0 })
+  t.same(ids(path), [id])
+  t.same(await store.outbox.dead('a'), [])
+  t.same(await deliveries.retryDead(null, config), { delivered: 0, failed: 0 })
+})
+
+t.test('a sink that cannot be opened holds nobody up, and its events wait', async (t) => {
+  const dir = tmpDir(t)
+  writeFileSync(join(dir, 'taken'), '')
+  const { store, deliveries } = await open(t)
+  const good = join(dir, 'good.ndjson')
+  await deliveries.use(withSinks(file('bad', join(dir, 'taken/usage.ndjson')), file('good', good)))
+  const id = await settle(store)
+  await waitFor('the good one', () => ids(good).includes(id))
+  t.equal((await store.outbox.lag('bad')).count, 1)
+})
