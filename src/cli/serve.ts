@@ -2,6 +2,9 @@ import { CommandFailed, print } from './command.ts'
 import type { Command } from './command.ts'
 import { configOption, configSource } from './config-file.ts'
 
+/** Signals closer together than this are one. */
+const oneSignalMs = 500
+
 export const serveCommand: Command = {
   name: 'serve', summary: 'the gateway (what `npm start` runs)',
   options: [
@@ -22,7 +25,13 @@ export const serveCommand: Command = {
     // Asked to stop while starting: the start is finished, then undone.
     let stop = (): void => { stopEarly = true }
     let stopEarly = false
-    around.onSignal('stop', () => stop())
+    let askedMs = -Infinity
+    around.onSignal('stop', () => {
+      // One Ctrl-C arrives twice under npm, from the terminal and from npm: only a later one means impatience.
+      const nowMs = clock.monotonicMs()
+      if (nowMs - askedMs > oneSignalMs) stop()
+      askedMs = nowMs
+    })
     let app
     try {
       app = await startApp({ loaded: loadConfig(source), load: () => loadAside(source, clock), clock, random, log, stdout, makeFirstKey: (env['UPSTREAM_URL'] ?? '') !== '' })
