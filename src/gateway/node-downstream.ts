@@ -24,6 +24,10 @@ export interface Line {
 const restOfBodyMs = 50
 const restOfBodyMaxBytes = 65_536
 
+/** A comment in an event stream: every reader skips it. */
+const comment = ':\n\n'
+const nothing = new Uint8Array(0)
+
 /** A `Downstream` over Node's request and response. */
 export class NodeDownstream implements Downstream {
   readonly method: string
@@ -51,6 +55,9 @@ export class NodeDownstream implements Downstream {
   #goneListeners: (() => void)[] = []
   #drainListener: (() => void) | null = null
   #cancelStall: (() => void) | null = null
+  /** The answer is an event stream that may grow by a comment. */
+  #commentable = false
+  #lastChunk: Uint8Array = nothing
 
   constructor(request: IncomingMessage, response: ServerResponse, head: RequestHead, body: RequestBody, address: string, line: Line, upgradeSocket: Duplex | null) {
     this.method = request.method ?? ''
@@ -119,6 +126,7 @@ export class NodeDownstream implements Downstream {
     }
     const all = mustClose || added.length > 0 ? [...headers, ...added, ...(mustClose ? ['connection', 'close'] : [])] : (headers as string[])
     this.#response.writeHead(status, all)
+    this.#commentable = isEventStream(headers)
   }
 
   #flush(): void {
@@ -147,6 +155,7 @@ export class NodeDownstream implements Downstream {
     if (chunk.length === 0) return !this.#response.writableNeedDrain
     this.#flushed = true
     this.bytesOut += chunk.length
+    this.#lastChunk = chunk
     if (this.#response.write(chunk)) return true
     this.#startStall()
     return false
@@ -216,9 +225,14 @@ export class NodeDownstream implements Downstream {
     this.#goneListeners.push(listener)
   }
 
-  /** Asks the kernel whether a client that has stopped sending still listens: an interim answer to one that has left is met with a reset. */
+  /**
+   * Asks the kernel whether a client that has stopped sending still listens: what is sent to one that has left is met with a reset. Before the
+   * head that is an interim answer; in an event stream a comment, which every reader skips, and only where no event is cut in two.
+   */
   probe(): void {
-    if (!this.headSent && this.httpVersion === '1.1' && this.#upgradeSocket === null) this.#response.writeContinue()
+    if (this.httpVersion !== '1.1' || this.#upgradeSocket !== null || this.#ended || this.gone || this.#cut) return
+    if (!this.headSent) this.#response.writeContinue()
+    else if (this.#commentable && this.#heldHead === null && endsAnEvent(this.#lastChunk) && !this.#response.writableNeedDrain) this.#response.write(comment)
   }
 
   #onDrain(): void {
@@ -243,4 +257,20 @@ export class NodeDownstream implements Downstream {
     this.#cancelStall?.()
     this.#cancelStall = null
   }
+}
+
+function isEventStream(headers: readonly string[]): boolean {
+  let streams = false
+  for (let i = 0; i + 1 < headers.length; i += 2) {
+    const name = headers[i]?.toLowerCase()
+    if (name === 'content-length' || name === 'content-encoding') return false
+    if (name === 'content-type') streams = headers[i + 1]?.toLowerCase().startsWith('text/event-stream') === true
+  }
+  return streams
+}
+
+/** Whether a blank line was sent last, so that a new line would begin a new event. */
+function endsAnEvent(sent: Uint8Array): boolean {
+  const last = sent.at(-1)
+  return sent.length === 0 || (last === 0x0a && (sent.at(-2) === 0x0a || (sent.at(-2) === 0x0d && sent.at(-3) === 0x0a)))
 }

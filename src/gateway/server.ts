@@ -407,8 +407,8 @@ class FrontDoor implements RunningServer {
   }
 
   /**
-   * A client that has closed looks like one that only stopped sending, until something is sent to it. Before the answer begins that is an
-   * interim response, which every client has to skip; afterwards the answer itself tells.
+   * A client that has closed looks like one that only stopped sending, until something is sent to it, and then something more. The answer may
+   * be silent for long, so it is asked: before the head and between the events of a stream, by what every client has to skip.
    */
   #onHalfClose(connection: Connection): void {
     connection.closing = true
@@ -423,7 +423,7 @@ class FrontDoor implements RunningServer {
     }
     let probes = 0
     const probe = (): void => {
-      if (connection.current !== d || d.headSent || d.gone || connection.socket.destroyed) return
+      if (connection.current !== d || d.gone || connection.socket.destroyed) return
       d.probe()
       const waitMs = (probesMs[probes + 1] ?? (probesMs[probes] ?? 0) + 3_000) - (probesMs[probes] ?? 0)
       if (probes < probesMs.length - 1) probes += 1
