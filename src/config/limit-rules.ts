@@ -96,7 +96,7 @@ function amountOf(node: ScalarNode, meter: Meter): Answer<number> {
   const text = node.text
   const unit = meterUnit(meter)
   if (meter.kind === 'builtin' && unit === 'seconds' && /\d(ms|s|m|h|d)$/.test(text)) return hideSubstituted(node, durationOf(text))
-  if (meter.kind === 'builtin' && unit === 'content-bytes' && /B$/.test(text)) return hideSubstituted(node, sizeOf(text))
+  if (meter.kind === 'builtin' && unit === 'content-bytes' && text.endsWith('B')) return hideSubstituted(node, sizeOf(text))
   const decimal = decimalOf(text)
   if ('problem' in decimal) return hideSubstituted(node, decimal)
   const scale = meterScale(meter)

@@ -5,7 +5,7 @@ import { matches } from '../metering/glob.ts'
 import type { Config } from './config.ts'
 import { parseConfig } from './parse.ts'
 import type { Path, Problem } from './problem.ts'
-import { Report, pathOf, shown } from './problem.ts'
+import { Report, pathOf } from './problem.ts'
 import { joinedSections, sharedSections } from './schema.ts'
 import { isNothing, what } from './shape.ts'
 import type { Entry, MapNode, Node, Substitute } from './yaml.ts'
@@ -94,7 +94,7 @@ class Reader {
     this.files.set(file, 'digest' in content ? content.digest : unreadable)
     if ('problem' in content) {
       if (from === undefined) this.#report.whole(file, content.problem)
-      else this.#report.problem(from.node, from.path, `${file} ${content.problem}`)
+      else this.#report.problem(from.node, from.path, `${from.node.kind === 'scalar' && from.node.substituted ? 'the file named here' : file} ${content.problem}`)
       return undefined
     }
     const node = parseYaml(file, content.text, this.#substitute(file), this.#report, content.worldReadable)
@@ -144,8 +144,8 @@ class Reader {
       const found = expand(pattern)
       if (pattern.includes('*')) {
         this.patterns.set(pattern, expansionText(found))
-        if ('missing' in found) this.#report.problem(item, path, `there is no directory ${found.missing}`)
-        else if (found.files.length === 0) this.#report.warn(item, path, `no file matches ${pattern}`)
+        if ('missing' in found) this.#report.problem(item, path, item.substituted ? 'there is no such directory' : `there is no directory ${found.missing}`)
+        else if (found.files.length === 0) this.#report.warn(item, path, `no file matches ${item.substituted ? 'what is substituted here' : pattern}`)
       }
       for (const each of 'files' in found ? found.files : []) {
         if (this.#read.size >= filesMax) {

@@ -13,6 +13,7 @@ import { warnOfPlan } from './plan-warnings.ts'
 import { addressOf, isLoopback, priceOf } from './scalars.ts'
 import type { RawAccount, RawConfig, RawEntitlements, RawFileSink, RawKey, RawModel, RawPlan, RawPolicy, RawPriceCard, RawTimeouts, RawUpstream } from './schema.ts'
 import { PRICED, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
+import { quote } from './shape.ts'
 import { weightedMeter } from './weighted-meter.ts'
 import type { MapNode, Node } from './yaml.ts'
 import { looseText } from './yaml.ts'
@@ -51,7 +52,7 @@ class Parser {
     for (const [name, node] of raw.meters) {
       const meter = weightedMeter(name, node.text)
       if ('value' in meter) weighted.set(name, meter.value)
-      else report.problem(node, pathOf(pathOf(null, 'meters'), name), meter.problem)
+      else report.problem(node, pathOf(pathOf(null, 'meters'), name), node.substituted ? 'what is substituted here has to be a sum of meters, and is not' : meter.problem)
     }
     this.#meters = { weighted, names: new Set([...Object.keys(METERS), ...this.#namesIn('meters').keys()]) }
   }
@@ -228,7 +229,8 @@ class Parser {
     const models: Model[] = []
     for (const [pattern, raw] of this.#raw.models) {
       if (raw.upstream !== null && !upstreams.has(raw.upstream) && !this.#namesIn('upstreams').has(raw.upstream)) {
-        this.#report.problem(this.#at(raw, 'upstream'), pathOf(raw.trail, 'upstream'), `there is no upstream named ${shown(raw.upstream)}${this.#report.suggestion(raw.upstream, upstreams.keys())}`)
+        const at = this.#at(raw, 'upstream')
+        this.#report.problem(at, pathOf(raw.trail, 'upstream'), `there is no upstream named ${at.kind === 'scalar' ? quote(at) : shown(raw.upstream)}${this.#report.suggestion(raw.upstream, upstreams.keys())}`)
       }
       if (raw.context_tokens !== null && raw.output_tokens_max !== null && raw.output_tokens_max > raw.context_tokens) {
         this.#report.problem(this.#at(raw, 'output_tokens_max'), pathOf(raw.trail, 'output_tokens_max'), `is more than the whole context of ${raw.context_tokens} tokens`)
@@ -275,7 +277,7 @@ class Parser {
         if (node === null || node === undefined) continue
         const price = priceOf(node.text, METERS[meter].scale)
         if ('value' in price) picosPer[meter] = price.value
-        else this.#report.problem(node, pathOf(rawRates.trail, meter), price.problem)
+        else this.#report.problem(node, pathOf(rawRates.trail, meter), node.substituted ? 'what is substituted here has to be a price, and is not' : price.problem)
       }
       const has = (meter: BuiltinMeter): boolean => picosPer[meter] !== undefined
       if (has('total_tokens') && (has('input_tokens') || has('output_tokens'))) {
@@ -333,7 +335,8 @@ class Parser {
     const names = this.#namesIn(section)
     if (names.has(name)) return true
     const known = names.size === 0 ? `; ${section} defines none` : this.#report.suggestion(name, names.keys())
-    this.#report.problem(this.#at(raw, field), pathOf(raw.trail, field), `there is no ${noun} named ${shown(name)}${known}`)
+    const at = this.#at(raw, field)
+    this.#report.problem(at, pathOf(raw.trail, field), `there is no ${noun} named ${at.kind === 'scalar' ? quote(at) : shown(name)}${known}`)
     return false
   }
 

@@ -177,7 +177,6 @@ export function restartNeeded(before: Config, after: Config): readonly string[] 
     ['admin.listen', (config) => config.admin.listen],
     ['store', (config) => config.store],
     ['instance', (config) => config.instance],
-    ['sinks', (config) => config.sinks],
   ]
   return fixed.filter(([, part]) => JSON.stringify(part(before)) !== JSON.stringify(part(after))).map(([name]) => name)
 }

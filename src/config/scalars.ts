@@ -164,7 +164,7 @@ export function isTimeZone(name: string): boolean {
     known = false
     if (/^[A-Za-z][A-Za-z0-9_+/-]*$/.test(name)) {
       try {
-        known = new Intl.DateTimeFormat('en', { timeZone: name }) !== null
+        known = new Intl.DateTimeFormat('en', { timeZone: name }).resolvedOptions().timeZone !== ''
       } catch (error) {
         if (!(error instanceof RangeError)) throw error
       }

@@ -204,7 +204,7 @@ const modelEntry = object({
 export const FEATURES = ['hosted_tools', 'service_tiers', 'store', 'background', 'long_context', 'stateful'] as const
 
 /** Endpoints as plans and events name them. */
-export const ENDPOINTS = ['chat.completions', 'completions', 'embeddings', 'responses', 'models', 'messages', 'messages.count_tokens'] as const
+export const ENDPOINTS = ['chat.completions', 'completions', 'embeddings', 'responses', 'models', 'messages', 'count_tokens'] as const
 
 const endpoint: Shape<string> = {
   json: { anyOf: [{ enum: ENDPOINTS }, { type: 'string', pattern: '^(GET|HEAD|POST|PUT|PATCH|DELETE|\\*) /\\S*$' }, { type: 'string', pattern: '\\*' }] },
@@ -216,7 +216,7 @@ const endpoint: Shape<string> = {
     if (ENDPOINTS.some((name) => name === node.text) || /^(GET|HEAD|POST|PUT|PATCH|DELETE|\*) \/\S*$/.test(node.text)) return node.text
     // A pattern of names has to meet one of them.
     if (/^[a-z_.*]+$/.test(node.text) && node.text.includes('*') && ENDPOINTS.some((name) => globsMeet(node.text, name))) return node.text
-    const path = /^\//.test(node.text) ? `; did you mean "POST ${node.text}"?` : report.suggestion(node.text, ENDPOINTS)
+    const path = node.text.startsWith('/') ? `; did you mean "POST ${node.text}"?` : report.suggestion(node.text, ENDPOINTS)
     report.problem(node, at, `${quote(node)} is no endpoint; write a known name, or a method and path such as POST /rerank${path}`)
     return undefined
   },
@@ -225,11 +225,11 @@ const endpoint: Shape<string> = {
 /** Is there a name that both patterns match? Only `*` is special. */
 export function globsMeet(a: string, b: string): boolean {
   // reachable[j]: the part of `a` read so far and b[0..j) can be equal.
-  let reachable = new Array<boolean>(b.length + 1).fill(false)
+  let reachable = Array.from({ length: b.length + 1 }, () => false)
   reachable[0] = true
   for (let j = 0; j < b.length && b[j] === '*'; j++) reachable[j + 1] = true
   for (const letter of a) {
-    const next = new Array<boolean>(b.length + 1).fill(false)
+    const next = Array.from({ length: b.length + 1 }, () => false)
     for (let j = 0; j <= b.length; j++) {
       const onStar = j > 0 && b[j - 1] === '*'
       if (letter === '*') next[j] = reachable[j] === true || (j > 0 && (next[j - 1] === true || reachable[j - 1] === true))

@@ -212,7 +212,7 @@ export function oneOrMore<T>(item: Shape<T>, empty: string): Shape<readonly T[]>
 /** Names of the operator's choosing → values, in file order. Broken ones are left out, so that the others can still be checked. */
 export function mapping<T>(wanted: string, name: RegExp, item: Shape<T>, rename?: (name: string) => string | undefined): Shape<ReadonlyMap<string, T>> {
   return {
-    json: { type: 'object', propertyNames: { anyOf: [{ pattern: name.source }, { const: '<<' }] }, additionalProperties: jsonOf(item) },
+    json: { type: 'object', propertyNames: { pattern: name.source }, additionalProperties: jsonOf(item) },
     read(node, path, report) {
       if (node.kind !== 'map') {
         report.problem(node, path, `has to be a mapping of ${wanted}s, but is ${what(node)}`)
@@ -260,9 +260,8 @@ export function object<F extends Fields>(fields: F, options: { readonly name?: s
     json: {
       type: 'object',
       properties,
-      // A merge may bring what is required, so that with one nothing is.
-      ...(needed.length === 0 ? {} : { anyOf: [{ required: needed }, { required: ['<<'] }] }),
-      patternProperties: { '^<<$': {}, ...(options.extra === undefined ? {} : { [options.extra.source]: {} }) },
+      ...(needed.length === 0 ? {} : { required: needed }),
+      ...(options.extra === undefined ? {} : { patternProperties: { [options.extra.source]: {} } }),
       additionalProperties: false,
     },
     read(node, path, report) {

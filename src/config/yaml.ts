@@ -141,7 +141,7 @@ function bracketsLeftOpen(text: string): number {
 }
 
 function oneLine(message: string): string {
-  return message.replaceAll(/\s+/g, ' ').trim()
+  return message.slice(0, 200).replaceAll(/\s+/g, ' ').trim()
 }
 
 class Converter {

@@ -103,7 +103,6 @@ t.test('names of the object prototype are plain names or refused, and pollute no
 })
 
 t.test('a secret never appears in a problem or a warning, wherever it was put by mistake', async (t) => {
-  const secret = 'hunter2-hunter2-hunter2 !'
   const places = [
     'keys: [{ id: k, plan: free, secret: "$S" }]', 'keys: [{ id: k, plan: free, hash: "$S" }]', 'keys: [{ id: "$S", plan: free }]', 'keys: [{ id: k, plan: "$S" }]', 'upstreams: { m: { url: "$S" } }',
     'upstreams: { m: { url: "http://u:$S@h/" } }', 'upstreams: { m: { url: http://h, provider: "$S" } }', 'upstreams: { m: { url: http://h, credential: "$S\u00e4" } }', 'store: "$S"', 'store: { url: "$S" }',
@@ -113,15 +112,17 @@ t.test('a secret never appears in a problem or a warning, wherever it was put by
     'keys: [{ id: k, plan: free, expires: "$S", end_user_from: "$S" }]', 'events: { hot: "$S" }', 'include: "$S"', 'include: ["/etc/$S/*.yaml"]', 'models: { m: { upstream: "$S" } }', 'plans: { a: { extends: "$S", prices: "$S" } }',
   ]
   for (const place of places) {
-    const result = load(place.replaceAll('$S', '${SECRET}'), { SECRET: secret })
-    t.ok(result.problems.length > 0, place)
-    t.notMatch([...result.problems, ...result.warnings].map(toText).join('\n'), /hunter2/, place)
+    for (const secret of ['hunter2-hunter2-hunter2 !', 'hunter2-hunter2-hunter2']) {
+      const result = load(place.replaceAll('$S', '${SECRET}'), { SECRET: secret })
+      t.ok(result.problems.length > 0 || secret.endsWith('2'), place)
+      t.notMatch([...result.problems, ...result.warnings].map(toText).join('\n'), /hunter2/, place)
+    }
   }
   // Written into the file itself, at the places where a secret belongs.
-  for (const place of places.slice(0, 2).concat(places.slice(7, 11))) t.notMatch(sentences(load(place.replaceAll('$S', secret))), /hunter2/, place)
+  for (const place of places.slice(0, 2).concat(places.slice(7, 11))) t.notMatch(sentences(load(place.replaceAll('$S', 'hunter2-hunter2-hunter2 !'))), /hunter2/, place)
 })
 
-t.test('whatever the text, loading gives a config or a list of problems, and never throws', async (t) => {
+t.test('whatever the text, loading gives a config or a list of problems, and never throws', async () => {
   const words = fc.constantFrom(
     'plans', 'keys', 'limits', 'free', 'name', 'meter', 'limit', 'window', 'requests', '1m', '-1', '20', '{', '}', '[', ']', ':', ',', '- ', '\n', '  ', '    ', '"', "'", '&a', '*a', '<<', '!!', '!x', '|', '>', '#', '?', '%YAML', '---', '...',
     '${X}', '${', '${file:/dev/zero}', '\t', '\u0000', '\ud800', '\u00e4', '__proto__', 'null', '~', '1e309', '0x', '@', '`', '10%', 'include', 'upstreams', 'url', 'http://[', 'sinks', 'type', 'file',
@@ -133,14 +134,14 @@ t.test('whatever the text, loading gives a config or a list of problems, and nev
   }), { numRuns: 2_000 })
 })
 
-t.test('whatever stands in a field, loading gives a config or says the field\'s path', async (t) => {
+t.test('whatever stands in a field, loading gives a config or says the field\'s path', async () => {
   const leaf = fc.oneof(fc.string({ maxLength: 20 }), fc.double(), fc.integer(), fc.boolean(), fc.constant(null), fc.constantFrom('10%', '1m', 'unlimited', '*', 'day', 'redis://', 'http://', 'sha256:', '1/M', '::1', '10.0.0.0/8/8'))
   const value = fc.oneof({ weight: 4, arbitrary: leaf }, fc.array(leaf, { maxLength: 3 }), fc.dictionary(fc.constantFrom('url', 'name', 'limit', 'x', 'models'), leaf, { maxKeys: 3 }))
   const whole = (place: string) => (value: unknown): string => place.replace('VALUE', JSON.stringify(value) ?? 'null')
   const places = [
     '{"server":{"listen":VALUE}}', '{"server":{"trusted_proxies":[VALUE]}}', '{"server":{"timeouts":VALUE}}', '{"store":VALUE}', '{"upstreams":{"m":VALUE}}', '{"upstreams":{"m":{"url":VALUE}}}', '{"models":{"m":VALUE}}', '{"meters":{"w":VALUE}}',
     '{"prices":{"p":{"currency":"USD","version":"1","models":{"*":{"input_tokens":VALUE}}}}}', '{"plans":{"a":{"limits":[{"name":"x","meter":"requests","limit":VALUE,"window":"1m"}]}}}', '{"plans":{"a":{"limits":[{"name":"x","meter":"cost","limit":1,"window":VALUE}]}}}',
-    '{"plans":{"a":{"limits":[{"name":"x","meter":"bytes_in","limit":5,"window":"1m","overdraft":VALUE}]}}}', '{"plans":{"a":{"policy":{"store_down":VALUE}}}}', '{"accounts":{"a":{"billing":VALUE}}}', '{"keys":[VALUE]}', '{"keys":[{"id":VALUE,"plan":VALUE}]}', '{"sinks":[VALUE]}', '{"include":VALUE}', '{"admin":{"tokens":[VALUE]}}', '{"plans":{"a":{"limits":[{"name":"x","meter":VALUE,"limit":5,"window":"1m","for":VALUE}]}}}',
+    '{"plans":{"a":{"limits":[{"name":"x","meter":"bytes_in","limit":5,"window":"1m","overdraft":VALUE}]}}}', '{"plans":{"a":{"policy":{"store_down":VALUE}}}}', '{"accounts":{"a":{"billing":VALUE}}}', '{"keys":[VALUE]}', '{"keys":[{"id":VALUE,"plan":VALUE}]}', '{"sinks":[VALUE]}', '{"admin":{"tokens":[VALUE]}}', '{"plans":{"a":{"limits":[{"name":"x","meter":VALUE,"limit":5,"window":"1m","for":VALUE}]}}}',
   ]
   fc.assert(fc.property(fc.constantFrom(...places), value, (place, value) => {
     const result = load(whole(place)(value))

@@ -1,0 +1,103 @@
+import { chmodSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import type { Config } from '../../src/config/config.ts'
+import { describe, printConfig } from '../../src/config/describe.ts'
+import { loadConfig } from '../../src/config/load.ts'
+import { toText } from '../../src/config/problem.ts'
+import { tmpDir } from '../fixtures/tmp-dir.ts'
+
+function config(text: string, env: Record<string, string> = {}): Config {
+  const result = loadConfig({ file: 'test.yaml', text, env, hostName: 'h' })
+  if (result.config === null) throw new Error(result.problems.map(toText).join('\n'))
+  return result.config
+}
+
+function warnings(text: string, env: Record<string, string> = {}): readonly string[] {
+  const result = loadConfig({ file: 'test.yaml', text, env, hostName: 'h' })
+  return [...result.problems.map(toText), ...result.warnings.map(toText)]
+}
+
+t.test('a plan is said in words', async (t) => {
+  const { config: shipped } = loadConfig({ file: new URL('../../config/tallygate.yaml', import.meta.url).pathname, env: {}, hostName: 'h' })
+  t.strictSame(shipped === null ? [] : describe(shipped).map((plan) => plan.sentence), [
+    'demo: at most 60 requests in any minute; at most 200,000 tokens a day; at most 8 calls at once. Every model.',
+    'free: at most 20 requests in any minute; at most 40,000 tokens in any minute; at most 100,000 tokens a day; at most 2,000,000 tokens in a billing period and 10% over; at most 4 calls at once. Every model.',
+  ])
+  const cases: readonly (readonly [string, string])[] = [
+    ['meter: requests, limit: 0, window: 5m', 'no requests in any 5 minutes'],
+    ['meter: requests, limit: unlimited, window: lifetime', 'any number of requests for ever'],
+    ['meter: compute_seconds, limit: 1.5, window: 90s', 'at most 1.5 seconds of compute in any 90 seconds'],
+    ['meter: audio_seconds, limit: 1h, window: week', 'at most 3,600 seconds of audio a week'],
+    ['meter: bytes_out, limit: 1MiB, window: 24h, kind: fixed', 'at most 1,048,576 bytes out in every day of the clock'],
+    ['meter: w, limit: 10, window: month, overdraft: 5', 'at most 10 w a calendar month and 5 over'],
+    ['meter: cost, limit: 0.000000001, window: hour', 'at most 0.000000001 USD in a calendar hour (not shown to callers)'],
+    ['meter: concurrency, limit: 1, per: end_user, mode: shadow', 'at most 1 calls at once per end user (only watched, never refused)'],
+  ]
+  for (const [limit, words] of cases) {
+    const text = `meters: { w: 0.5 * input_tokens }\nplans:\n  p:\n    prices: { currency: USD, version: "1", models: { "*": { requests: 1 } } }\n    limits: [{ name: l, ${limit} }]\n`
+    t.match(describe(config(text))[0]?.sentence, `p: ${words}. `, limit)
+  }
+})
+
+t.test('the printed configuration hides every secret, and is complete', async (t) => {
+  const text = printConfig(config(`
+store: { url: "redis://user:hunter2-store@h:6379" }
+upstreams: { m: { url: http://h, credential: hunter2-credential } }
+plans: { p: { limits: [{ name: l, meter: requests, limit: 1, window: 1m }] } }
+keys: [{ id: k, plan: p, secret: hunter2-hunter2-hunter2 }, { id: k2, plan: p, hash: "sha256:${'ab'.repeat(32)}" }]
+admin: { tokens: [{ name: t, secret: hunter2-hunter2-token }] }
+models: { __proto__: { context_tokens: 5 } }
+`, { TALLYGATE_ADMIN_TOKEN: 'hunter2-hunter2-admin' }))
+  t.notMatch(text, /hunter2|abab/)
+  t.notMatch(text, /[0-9a-f]{64}/, 'nor a hash')
+  for (const part of ['redis://(hidden)@h:6379', 'credential: (hidden)', 'id: k2', 'name: env', 'ceiling: 1', 'bodyMaxBytes', '__proto__']) t.ok(text.includes(part), part)
+})
+
+const limits = (limit: string, more = ''): string => `plans: { p: { limits: [{ name: l, ${limit} }]${more} } }`
+
+t.test('what is legal and hardly meant is a warning', async (t) => {
+  const cases: readonly (readonly [string, readonly RegExp[], Record<string, string>?])[] = [
+    [limits('meter: requests, limit: 20, window: 1m'), []],
+    [limits('meter: total_tokens, limit: 4096, window: 1m'), []],
+    [limits('meter: total_tokens, limit: 4095, window: 1m'), [/limits\[0\]: refuses every call that gives no output bound of its own: such a call reserves 4096 output tokens, and this limit holds 4,095;/]],
+    [limits('meter: total_tokens, limit: 4095, window: 1m', ', policy: { output_default: 1k }'), []],
+    [limits('meter: total_tokens, limit: 4095, window: 1m', ', entitlements: { max_output_tokens: 500 }'), []],
+    [limits('meter: total_tokens, limit: 1024, window: day'), []],
+    [limits('meter: total_tokens, limit: 1023, window: day'), [/never has room for an answer of 1024 tokens, to which a bound is clamped at most: it holds 1,023/]],
+    [limits('meter: total_tokens, limit: 1000, window: day, overdraft: 24'), []],
+    [limits('meter: total_tokens, limit: 10, window: day, overdraft: unlimited'), []],
+    [limits('meter: total_tokens, limit: 10, window: day, mode: shadow'), [/plans.p: has no limit that refuses anything/]],
+    [`meters: { w: 4 * output_tokens }\n${limits('meter: w, limit: 16383, window: 1m')}`, [/reserves 4096 output tokens, and this limit holds 16,383/]],
+    [limits('meter: requests, limit: 0, window: day'), [/admits nothing/]],
+    ['plans: { p: {} }', [/plans.p: has no limit that refuses anything: whoever is on it is not limited/]],
+    [limits('meter: requests, limit: 1, window: day', ', entitlements: { models: [] }'), [/plans.p: grants no model/]],
+    [`models: { llama: {} }\n${limits('meter: requests, limit: 1, window: day, for: { models: [lama] }')}`, [/lama is none of the models that are configured/]],
+    [`models: { llama: {} }\n${limits('meter: cost, limit: 1, window: day', ', prices: { currency: USD, version: "1", models: { "gpt-*": { requests: 1 } } }')}`, [/limits cost and grants llama without a price/]],
+    [limits('meter: requests, limit: 1, window: day', ', prices: { currency: USD, version: "1", models: { "*": { input_tokens: 1/M } } }'), [/prices input_tokens of \* but not output_tokens, which are then free/]],
+    [`${limits('meter: requests, limit: 1, window: day, per: end_user')}\nkeys: [{ id: k, plan: p, hash: "sha256:${'a'.repeat(64)}" }]`, [/l is per end user, but the key k has no end_user_from/]],
+    ['admin: { listen: 0.0.0.0:8081 }', [/the admin port listens on 0.0.0.0 without a token/]],
+    ['admin: { listen: 0.0.0.0:8081 }', [], { TALLYGATE_ADMIN_TOKEN: 'a-token-of-twenty-characters' }],
+    ['upstreams: { m: { url: http://h } }', [/UPSTREAM_URL: is not used, because the configuration names its upstreams/], { UPSTREAM_URL: 'http://other' }],
+    ['plans: { a: { limits: [{ name: z, meter: requests, limit: 0, window: 1m }] }, b: { extends: a } }', [/plans.a.limits\[0\]: admits nothing/, /plans.b: z \(from the plan it extends\): admits nothing/]],
+  ]
+  for (const [text, expected, env] of cases) {
+    const found = warnings(text, env)
+    t.equal(found.length, expected.length, `${text}: ${found.join('; ')}`)
+    expected.forEach((pattern, index) => t.match(found[index], pattern, text))
+  }
+})
+
+t.test('a secret in a file that everyone may read is a warning; from the environment it is none', async (t) => {
+  const file = join(tmpDir(t), 'main.yaml')
+  const plan = limits('meter: requests, limit: 20, window: 1m')
+  const find = (): readonly string[] => loadConfig({ file, env: { K: 'a-secret-of-twenty-characters' }, hostName: 'h' }).warnings.map((warning) => warning.sentence)
+  writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: a-secret-of-twenty-characters }]\n`)
+  chmodSync(file, 0o644)
+  t.match(find()[0], /every user of this machine may read/)
+  chmodSync(file, 0o640)
+  t.strictSame(find(), [])
+  writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: "\${K}" }]\n`)
+  chmodSync(file, 0o644)
+  t.strictSame(find(), [])
+})

@@ -1,0 +1,115 @@
+import { readFileSync, readdirSync } from 'node:fs'
+import t from 'tap'
+import { parse } from 'yaml'
+import { z } from 'zod'
+import { loadConfig } from '../../src/config/load.ts'
+import { jsonSchema, jsonSchemaText } from '../../src/config/json-schema.ts'
+import { toText } from '../../src/config/problem.ts'
+import { ENDPOINTS, PROVIDERS } from '../../src/config/schema.ts'
+import { providers } from '../../src/providers/index.ts'
+import { sinkTypes } from '../../src/sinks/index.ts'
+
+const checkout = new URL('../../', import.meta.url)
+const good = new URL('./good/', import.meta.url)
+const bad = new URL('./bad/', import.meta.url)
+
+function read(file: URL | string, base: URL = checkout): string {
+  return readFileSync(new URL(file, base), 'utf8')
+}
+
+function filesIn(directory: URL): readonly string[] {
+  return readdirSync(directory).filter((name) => name.endsWith('.yaml') && !name.startsWith('.')).sort()
+}
+
+t.test('the published JSON Schema is the one that the code gives: npm run schema', async (t) => {
+  t.equal(read('config/tallygate.schema.json'), jsonSchemaText())
+})
+
+/** Judged by a validator that nobody here wrote. */
+const schema = z.fromJSONSchema(jsonSchema() as Parameters<typeof z.fromJSONSchema>[0])
+
+t.test('the JSON Schema accepts what is good', async (t) => {
+  // A plain JSON reader gives numbers and nothing for the words of names.yaml; that file is for our own reader.
+  for (const name of filesIn(good).filter((name) => name !== 'names.yaml')) {
+    const result = schema.safeParse(parse(read(name, good).replace(/^\ufeff/, ''), { merge: true }))
+    t.ok(result.success, `${name} ${result.success ? '' : result.error.message}`)
+  }
+  t.ok(schema.safeParse(parse(read('config/tallygate.yaml'))).success, 'the shipped file')
+})
+
+/** Mistakes that lie between the parts, in the environment, in other files, or in what is finer than a shape; `check` finds them. */
+const beyondShapes = new Set([
+  'account-anchor', 'account-circle', 'account-label-too-long', 'account-timezone', 'account-too-deep', 'account-unknown-parent', 'admin-token-twice', 'alias-bomb', 'alias-circle', 'concurrency-window',
+  'cost-in-two-currencies', 'cost-of-account-without-prices', 'cost-without-prices', 'empty', 'key-account-without-plan', 'key-hash-twice', 'key-id-twice', 'key-is-an-account-already', 'key-no-owner', 'key-no-secret',
+  'key-secret-and-hash', 'key-secret-space', 'key-two-owners', 'key-unknown-account', 'limit-for-nothing', 'limit-for-ungranted-model', 'limit-kind-on-day', 'limit-meter-case', 'limit-meter-constructor', 'limit-meter-typo',
+  'limit-name-twice', 'limit-window-missing', 'limit-window-too-short', 'meter-minus', 'meter-number-only', 'meter-of-cost', 'meter-of-nothing', 'meter-reserved', 'model-output-beyond-context', 'models-tie',
+  'number-beyond-2-53', 'number-cost-too-fine', 'number-fraction', 'number-huge-suffix', 'number-octal', 'number-plus', 'number-scientific', 'number-hex', 'number-inf', 'overdraft-beyond-2-53', 'overdraft-on-concurrency', 'overdraft-on-unlimited',
+  'plan-extends-circle', 'plan-extends-typo', 'plan-typo-in-account', 'plan-typo-in-key', 'price-card-typo', 'price-patterns-tie', 'price-too-fine', 'price-twice', 'server-cors-path', 'server-listen-port-range',
+  'server-listens-on-admin-port', 'server-proxy', 'sink-name-twice', 'sink-path-twice', 'store-spool-on-embedded', 'sum-beyond-2-53', 'upstream-missing', 'upstream-url-password', 'upstream-credential-newline',
+  'upstreams-ambiguous', 'upstreams-two-defaults', 'yaml-1-1', 'tag-int', 'tag-custom', 'two-documents', 'secret-file-missing', 'secret-file-empty', 'secret-env-short', 'key-twice', 'plan-name-proto', 'merge-proto',
+])
+
+t.test('the JSON Schema refuses mistakes of shape', async (t) => {
+  const accepted: string[] = []
+  for (const file of filesIn(bad)) {
+    const name = file.replace('.yaml', '')
+    if (/^(env|environment|include)-/.test(name) || beyondShapes.has(name)) continue
+    let value: unknown
+    try {
+      value = parse(read(file, bad), { merge: true, logLevel: 'error' })
+    } catch (error) {
+      if (error instanceof Error) continue
+      throw error
+    }
+    if (schema.safeParse(value).success) accepted.push(name)
+  }
+  t.strictSame(accepted, [])
+})
+
+t.test('every YAML block in our documents that looks like a configuration passes check', async (t) => {
+  const documents = ['README.md', ...readdirSync(new URL('docs/', checkout)).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
+  let blocks = 0
+  let hashes = 0
+  for (const document of documents) {
+    for (const [, block = ''] of read(document).matchAll(/^```yaml\n([\s\S]*?)^```/gm)) {
+      if (!/^(server|admin|store|events|upstreams|models|meters|prices|plans|accounts|keys|sinks|include):/m.test(block) || /^apiVersion:|^services:/m.test(block)) continue
+      blocks++
+      const env = { UPSTREAM_API_KEY: 'sk-x', ACME_KEY: 'a-secret-of-twenty-characters', OPS_TOKEN: 'a-token-of-twenty-characters' }
+      const text = block.replaceAll(/sha256:(…|<[^>]*>)/g, () => `sha256:${String(blocks).padStart(32, '0')}${String(hashes++).padStart(32, '0')}`)
+      const { config, problems } = loadConfig({ file: `${document} (block ${blocks})`, text, env, hostName: 'h' })
+      t.ok(config !== null, problems.map(toText).join('\n'))
+    }
+  }
+  t.ok(blocks >= 2, `${blocks} blocks`)
+})
+
+t.test('every setting is in docs/configuration.md', async (t) => {
+  const text = read('docs/configuration.md')
+  const missing: string[] = []
+  const visit = (node: unknown): void => {
+    if (typeof node !== 'object' || node === null) return
+    if ('properties' in node && typeof node.properties === 'object' && node.properties !== null) {
+      for (const key of Object.keys(node.properties)) if (!new RegExp(`\\b${key.replace('$', '\\$')}\\b`).test(text) && key !== '$schema') missing.push(key)
+    }
+    for (const each of Object.values(node)) visit(each)
+  }
+  visit(jsonSchema())
+  t.strictSame(missing, [])
+})
+
+t.test('plans can name exactly the endpoints that the dialects have', async (t) => {
+  t.strictSame([...ENDPOINTS].sort(), [...new Set(providers.flatMap((provider) => provider.endpoints.map((endpoint) => endpoint.name)))].sort())
+  t.strictSame([...PROVIDERS].sort(), providers.map((provider) => provider.name).sort())
+})
+
+t.test('the sinks that a configuration may name are those that exist', async (t) => {
+  const known = sinkTypes.filter((type) => loadConfig({ file: 's', text: `sinks: [{ name: s, type: ${type}, path: ./x }]`, env: {}, hostName: 'h' }).problems.every((problem) => problem.path !== 'sinks[0].type'))
+  t.strictSame(known, sinkTypes)
+})
+
+t.test('the shipped file runs as shipped', async (t) => {
+  const { config, problems, warnings } = loadConfig({ file: new URL('config/tallygate.yaml', checkout).pathname, env: {}, hostName: 'h' })
+  t.strictSame([...problems, ...warnings].map(toText), [])
+  t.strictSame([config?.upstreams.size, config?.keys.length, config?.store, config?.sinks[0]?.settings['path']], [0, 0, { kind: 'embedded', dir: './data', synchronous: 'full' }, './data/usage.ndjson'])
+  t.ok(config?.plans.has('demo'))
+})
