@@ -42,7 +42,7 @@ export function inspectAnthropic(bytes: Uint8Array, counting: boolean): RequestF
     const theirs = type !== null && type !== 'custom' && body.within(tool, INPUT_SCHEMA) < 0 && !callersTools.test(type)
     if (theirs) features.add('hosted_tools')
   }
-  if (tape.count(body.array('mcp_servers')) > 0 && body.array('mcp_servers') >= 0) features.add('hosted_tools')
+  if (tape.count(body.array('mcp_servers')) > 0) features.add('hosted_tools')
   const tier = body.string('service_tier', 64)
   if (tier !== null && tier !== 'auto' && tier !== 'standard_only') features.add('service_tiers')
   const speed = body.string('speed', 64)
@@ -73,7 +73,7 @@ export function inspectAnthropic(bytes: Uint8Array, counting: boolean): RequestF
     clampable: !forcesShape(body),
     inputBytes: sum.bytes,
     inputMessages: tape.count(list) + (system < 0 ? 0 : 1),
-    inputTools: tools < 0 ? 0 : tape.count(tools),
+    inputTools: tape.count(tools),
     inputMediaTokens: sum.imageTokens,
     inputImages: sum.images,
     inputImageTokens: sum.imageTokens,

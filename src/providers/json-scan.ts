@@ -21,7 +21,7 @@ const KINDS = 15
 /** Deeper than any request of a known protocol, shallow enough that nothing recursive can be hurt. */
 export const DEPTH_MAX = 64
 /** One value costs 16 bytes of tape. The largest honest bodies are token arrays of embeddings: 300,000 numbers. */
-export const VALUES_MAX = 1_000_000
+export const VALUES_MAX = 400_000
 
 /** A member's name, ready to be compared with bytes. */
 export interface Name { readonly text: string; readonly bytes: Uint8Array }
@@ -166,10 +166,11 @@ export class JsonTape {
     return key + 4
   }
 
-  /** How many values an array holds, or members an object. */
+  /** How many values an array holds, or members an object; 0 for anything else. */
   count(node: number): number {
     let count = 0
     const isObject = this.kind(node) === OBJECT
+    if (!isObject && this.kind(node) !== ARRAY) return 0
     for (let child = this.first(node), end = this.after(node); child < end; child = this.after(isObject ? this.valueOf(child) : child)) count++
     return count
   }
@@ -221,7 +222,7 @@ export class JsonTape {
         this.problem = `it holds more than ${VALUES_MAX} values`
         return -1
       }
-      const grown = new Int32Array(this.#nodes.length * 2)
+      const grown = new Int32Array(Math.min(this.#nodes.length * 4, 4 * VALUES_MAX))
       grown.set(this.#nodes)
       this.#nodes = grown
     }
@@ -307,27 +308,23 @@ export class JsonTape {
 
   #number(pos: number, to: number): number {
     const bytes = this.#bytes
-    const at = (place: number): number | undefined => place < to ? bytes[place] : undefined
-    if (at(pos) === 0x2d) pos++
-    if (at(pos) === 0x30) pos++
-    else {
-      if (!isDigit(at(pos))) return -1
-      while (isDigit(at(pos))) pos++
-    }
-    if (at(pos) === 0x2e) {
+    if (bytes[pos] === 0x2d) pos++
+    if (pos < to && bytes[pos] === 0x30) pos++
+    else pos = this.#digits(pos, to)
+    if (pos >= 0 && pos < to && bytes[pos] === 0x2e) pos = this.#digits(pos + 1, to)
+    if (pos >= 0 && pos < to && (bytes[pos] === 0x65 || bytes[pos] === 0x45)) {
       pos++
-      if (!isDigit(at(pos))) return -1
-      while (isDigit(at(pos))) pos++
-    }
-    const exponent = at(pos)
-    if (exponent === 0x65 || exponent === 0x45) {
-      pos++
-      const sign = at(pos)
-      if (sign === 0x2b || sign === 0x2d) pos++
-      if (!isDigit(at(pos))) return -1
-      while (isDigit(at(pos))) pos++
+      if (pos < to && (bytes[pos] === 0x2b || bytes[pos] === 0x2d)) pos++
+      pos = this.#digits(pos, to)
     }
     return pos
+  }
+
+  /** The place after one or more digits, or -1. */
+  #digits(pos: number, to: number): number {
+    const start = pos
+    while (pos < to && isDigit(this.#bytes[pos])) pos++
+    return pos === start ? -1 : pos
   }
 }
 

@@ -120,7 +120,7 @@ export function inspectOpenai(kind: OpenaiKind, bytes: Uint8Array): RequestFacts
   }
   const webSearch = body.get('web_search_options')
   const plugins = body.get('plugins')
-  if (webSearch >= 0 || (tape.kind(plugins) === ARRAY && tape.count(plugins) > 0)) features.add('hosted_tools')
+  if (webSearch >= 0 || tape.count(plugins) > 0) features.add('hosted_tools')
   if (sum.stateful) features.add('stateful')
   const unseen = sum.unseen || sum.stateful || features.has('hosted_tools')
 
@@ -183,7 +183,7 @@ function readTools(body: RequestBody, features: Set<string>): number {
   const { tape } = body
   const tools = body.array('tools')
   const functions = body.array('functions')
-  let count = functions < 0 ? 0 : tape.count(functions)
+  let count = tape.count(functions)
   for (const tool of body.items(tools)) {
     count++
     const type = body.word(body.within(tool, TYPE))
