@@ -10,7 +10,7 @@ COPY config/tallygate.yaml config/tallygate.schema.json ./config/
 # A config that does not pass never becomes an image.
 RUN TALLYGATE_CONFIG=config/tallygate.yaml node --disable-warning=ExperimentalWarning src/main.ts check
 # A first start compiles every file: its results are kept, so that the container starts as fast as any later one. Exit code 0: it drained.
-RUN timeout --signal=TERM 6 node --disable-warning=ExperimentalWarning src/main.ts serve >/dev/null; rm -rf data
+RUN timeout --preserve-status --signal=TERM 6 node --disable-warning=ExperimentalWarning src/main.ts serve >/dev/null; rm -rf data
 
 FROM node:24-bookworm-slim
 ENV NODE_ENV=production \
