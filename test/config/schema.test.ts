@@ -1,6 +1,6 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import t from 'tap'
-import { parse } from 'yaml'
+import { parse, parseAllDocuments } from 'yaml'
 import { z } from 'zod'
 import { loadConfig } from '../../src/config/load.ts'
 import { jsonSchema, jsonSchemaText } from '../../src/config/json-schema.ts'
@@ -95,6 +95,22 @@ t.test('every setting is in docs/configuration.md', async (t) => {
   }
   visit(jsonSchema())
   t.strictSame(missing, [])
+})
+
+t.test('every example passes check without a warning, those inside manifests too', async (t) => {
+  const env = { ANTHROPIC_API_KEY: 'sk-x', OPS_TOKEN: 'a-token-of-twenty-characters', ACME_KEY: 'a-secret-of-twenty-characters', TALLYGATE_ADMIN_TOKEN: 'another-token-of-twenty-characters' }
+  const directory = new URL('config/examples/', checkout)
+  const texts = filesIn(directory).map((name) => [name, read(name, directory)] as const)
+  const manifests = parseAllDocuments(read('kubernetes/sidecar.yaml', directory)).flatMap((document): readonly (readonly [string, string])[] => {
+    const text: unknown = 'getIn' in document ? document.getIn(['data', 'tallygate.yaml']) : undefined
+    return typeof text === 'string' ? [['the manifest', text]] : []
+  })
+  t.ok(texts.length >= 1 && manifests.length === 1)
+  for (const [name, text] of [...texts, ...manifests]) {
+    const { config, problems, warnings } = loadConfig({ file: name, text, env, hostName: 'h' })
+    t.strictSame([...problems, ...warnings].map(toText), [], name)
+    t.ok(config !== null, name)
+  }
 })
 
 t.test('plans can name exactly the endpoints that the dialects have', async (t) => {
