@@ -1,5 +1,4 @@
-import type { IncomingMessage } from 'node:http'
-import type { ClientRequest } from 'node:http'
+import type { ClientRequest, IncomingMessage } from 'node:http'
 import { Duplex } from 'node:stream'
 import { ProxyServer } from 'http-proxy-3'
 import { GatewayError } from '../errors.ts'
@@ -136,6 +135,8 @@ export class Tunnel {
       proxyRequest.on('response', (response) => this.#onResponse(response, gated))
     })
     proxy.ws(outgoing, gated as never, Buffer.alloc(0), { target: upstream.origin }, () => {
+      // The proxy closes the socket next; while nothing was said, we still have a sentence for the caller.
+      if (!gated.spoken) gated.mute()
       this.#finish('upstream_broken', unavailable('The model server cannot be reached.'))
     })
     if (this.#grows) void this.#growCompute()
@@ -298,13 +299,14 @@ class GatedSocket extends Duplex {
     })
   }
 
+  /** The upstream has ended: what was written still leaves, then the tunnel is over. */
   override _final(done: (error?: Error | null) => void): void {
-    if (!this.#muted) this.#socket.end()
+    if (!this.#muted) this.#socket.end(() => this.#socket.destroy())
     done()
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    if (!this.#muted) this.#socket.destroy()
+    if (!this.#muted && !this.#socket.writableEnded) this.#socket.destroy()
     done(error)
   }
 
