@@ -44,6 +44,7 @@ export function createJournal(layout: Layout): void {
   closeSync(openSync(temporary, 'wx', 0o600))
   const db = new DatabaseSync(temporary)
   db.exec(`
+    BEGIN;
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE journal (
       seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, events INTEGER NOT NULL, last_event INTEGER NOT NULL,
@@ -56,7 +57,10 @@ export function createJournal(layout: Layout): void {
     ) WITHOUT ROWID;
     CREATE TABLE documents (kind TEXT NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID;
     INSERT INTO meta VALUES ('format', '${FORMAT}'), ('epoch', lower(hex(randomblob(16))));
+    COMMIT;
+    PRAGMA journal_mode = WAL;
   `)
+  // In its final mode from the start: changing it later would leave a moment at which a crash needs a rollback.
   db.close()
   const fd = openSync(temporary, 'r')
   fsyncSync(fd)

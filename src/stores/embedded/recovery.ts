@@ -7,6 +7,7 @@ import {
   checkedDead, checkedDocument, firstSeq, JournalDamaged, naming, openForReading, readBounds, readCursors, readMeta, readRows, type Bounds, type Synchronous,
 } from './journal-file.ts'
 import { listSnapshots, readSnapshot, SnapshotDamaged, snapshotPath } from './snapshot.ts'
+import { errorText, isDamage } from './sqlite-error.ts'
 import { bootId, readWatermark } from './watermark.ts'
 import { scanWal } from './wal-scan.ts'
 
@@ -56,6 +57,8 @@ export async function recover(layout: Layout, options: RecoveryOptions): Promise
     const replayed = await replay(ledger, db, path, snapshot, bounds.last, options.pause)
     await verifyRest(db, layout, bounds, snapshot, cursors, options)
     return { ledger, bounds, cursors, epoch, snapshots, replayed }
+  } catch (error) {
+    throw isDamage(error) ? new JournalDamaged(`${path}: ${errorText(error)}`, { cause: error }) : error
   } finally {
     db.close()
   }

@@ -1,4 +1,5 @@
 /** What SQLite says with its numbers. */
+export const SQLITE_ERROR = 1
 export const SQLITE_BUSY = 5
 export const SQLITE_READONLY = 8
 export const SQLITE_IOERR = 10
@@ -13,9 +14,10 @@ export function sqliteCode(error: unknown): number | undefined {
   return error.errcode & 0xff
 }
 
+/** All our statements are constant: one that the file does not understand means that its description is damaged. */
 export function isDamage(error: unknown): boolean {
   const code = sqliteCode(error)
-  return code === SQLITE_CORRUPT || code === SQLITE_NOTADB
+  return code === SQLITE_CORRUPT || code === SQLITE_NOTADB || code === SQLITE_ERROR
 }
 
 /** One line for people, with the number for those who look it up. */

@@ -126,7 +126,7 @@ export class LocalOutbox implements Outbox {
   async #read(after: number, count: number): Promise<readonly OutboxEntry[]> {
     const wanted = Math.min(count, READ_MAX)
     if (wanted <= 0 || after >= this.#journal.lastOrdinal) return []
-    return (await this.#journal.read(after, wanted)).map(entryOf)
+    return (await this.#journal.read(Math.max(after, this.#journal.trimmedThrough), wanted)).map(entryOf)
   }
 
   async #move(consumer: string, ordinal: number): Promise<void> {
