@@ -4,7 +4,7 @@ import { boundOf, inputBound, opaqueBound, outputRange, type OutputRange, type T
 import type { Meter } from '../metering/meter.ts'
 import type { Reserve, ReserveAnswer } from '../metering/moves.ts'
 import { refusalOf } from '../metering/quota.ts'
-import { draftReservation, outputBoundReport, type Draft } from '../metering/reservation.ts'
+import { draftReservation, draftSeenAt, outputBoundReport, type Draft } from '../metering/reservation.ts'
 import type { BodyChanges, RequestFacts } from '../providers/provider.ts'
 import { DownstreamGone } from './downstream.ts'
 import { skeletonOf } from './books.ts'
@@ -24,6 +24,8 @@ const sliceTokens = 256
 const firstBytes = 1
 const firstComputeMs = 1_000
 const waitStepMs = 50
+/** Replicas' clocks may differ by this much, and a reservation may be this long on its way. */
+const clockSkewMs = 2_000
 const waitStepMaxMs = 250
 
 /** What may be asked, and what it is counted against. Throws `feature_unavailable`, `not_found`. */
@@ -65,7 +67,7 @@ interface Refused {
 
 /** null: admitted. */
 async function tryReserve(x: Exchange, w: Workings, facts: RequestFacts): Promise<Refused | null> {
-  const plan = draftCall(x, facts)
+  const plan = draftCall(x, w, facts)
   if (plan instanceof GatewayError) return { error: plan, mayFitExactly: plan.code === 'request_too_large' }
   const denied = await reserve(x, w, plan)
   if (denied === null) return null
@@ -83,7 +85,7 @@ interface CallPlan {
   readonly tokensInSlices: boolean
 }
 
-function draftCall(x: Exchange, facts: RequestFacts): CallPlan | GatewayError {
+function draftCall(x: Exchange, w: Workings, facts: RequestFacts): CallPlan | GatewayError {
   const { route, destination, entitlement } = admitted(x)
   const { model } = destination
   const input = route.known ? inputBound(facts, model, route.provider.name === 'anthropic' ? anthropicTemplates : templateDefaults) : 0
@@ -98,7 +100,9 @@ function draftCall(x: Exchange, facts: RequestFacts): CallPlan | GatewayError {
   }
   // Of a stream held in slices only the first is held now, and less of it where less is left.
   const slice = Math.min(range.uMax, sliceTokens)
-  const draft = draftReservation(entitlement, { ...bound, fixed }, tokensInSlices ? { ...range, uMin: Math.min(1, slice), uMax: slice, asked: null, least: Math.min(1, slice) } : range, x.admittedMs)
+  const draft = draftReservation(
+    entitlement, { ...bound, fixed }, tokensInSlices ? { ...range, uMin: Math.min(1, slice), uMax: slice, asked: null, least: Math.min(1, slice) } : range,
+    x.admittedMs, seenMs(w))
   if (draft instanceof GatewayError) return draft
   x.draft = draft
   x.bound = { fixed, perUnit: bound.perUnit }
@@ -149,16 +153,18 @@ export function holdOf(x: Exchange, w: Workings, bytesIn = false): Holding {
 
 /** null: admitted. */
 async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied | null> {
-  const { draft } = plan
+  let { draft } = plan
   const { facts, principal, entitlement } = admitted(x)
   const { policy } = entitlement
-  const { uMin, uMax, checks } = draft
-  const move: Reserve = {
-    id: x.id, nowMs: x.admittedMs, home: principal.home, checks, uMin, uMax, deadlineMs: w.lease.deadlineMs(w.clock.nowMs()), skeleton: skeletonOf(x),
-  }
+  const { uMin, uMax } = draft
+  const skeleton = skeletonOf(x)
   const giveUpMs = x.startedMs + policy.waitMs
   let stepMs = waitStepMs
   for (;;) {
+    const { checks } = draft
+    const move: Reserve = {
+      id: x.id, nowMs: x.admittedMs, home: principal.home, checks, uMin, uMax, deadlineMs: w.lease.deadlineMs(w.clock.nowMs()), skeleton,
+    }
     const known = w.refusals.recall(x.config, checks, uMin, uMax, w.clock.nowMs())
     const answer = known ?? await askStore(x, w, move)
     if (answer === null) {
@@ -183,7 +189,16 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
     await w.clock.sleep(stepMs)
     stepMs = Math.min(waitStepMaxMs, stepMs * 2)
     if (x.d.gone) throw new DownstreamGone()
+    x.draft = draft = draftSeenAt(draft, seenMs(w))
   }
+}
+
+/**
+ * A call is booked at its admission, however long its body or its waiting took. Sliding windows that have begun until the store looks at it, by whichever
+ * replica's clock, contain that instant too and must hold as well.
+ */
+function seenMs(w: Workings): number {
+  return w.clock.nowMs() + clockSkewMs
 }
 
 /** null: the store is away, and the plan serves all the same. */

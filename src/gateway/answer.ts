@@ -2,6 +2,7 @@ import type { Balance } from '../metering/check.ts'
 import type { StreamEnd, UsageSource } from '../metering/event.ts'
 import type { Quantities } from '../metering/meter.ts'
 import type { Counted } from '../metering/moves.ts'
+import { pricedUsage } from '../metering/price.ts'
 import { amountsOf } from '../metering/reservation.ts'
 import { GatewayError } from '../errors.ts'
 import type { AnswerMeter, BodyChanges, Metered, MeterAlarm, ResponseFacts } from '../providers/provider.ts'
@@ -117,7 +118,7 @@ export class Answer implements UpstreamListener {
   counted(): Counted | null {
     const { draft } = this.#x
     if (draft === null || this.#meter === null || this.#x.firstByteMs === null) return null
-    const usage = this.#usageOf(this.#countedUsage())
+    const usage = pricedUsage(this.#usageOf(this.#withinBound(this.#countedUsage())), admitted(this.#x).entitlement.rates)
     return { usage, amounts: amountsOf(draft, usage) }
   }
 
@@ -194,7 +195,8 @@ export class Answer implements UpstreamListener {
       case 'error': {
         const passed = this.#phase === 'holding' ? this.#pass(chunk) : chunk
         this.#held.push(passed)
-        this.#heldBytes += passed.length
+        // What the meter keeps back leaves with the end, and counts too.
+        this.#heldBytes += chunk.length
         if (this.#heldBytes > heldBytesMax) this.#overflow()
         return
       }
@@ -289,7 +291,8 @@ export class Answer implements UpstreamListener {
     const grown = await hold.grow({ ...held, computeMs: elapsed + 2 * computeMarginMs }, { ...none, computeMs: aheadComputeMs })
     if (this.#phase === 'over') return
     // When it was denied, what is held is all there is: the deadline cuts before it is used up.
-    this.#nextGrowthMs = grown.outcome === 'held' ? this.#startedMs + hold.held.computeMs - aheadComputeMs / 2 : Infinity
+    // Near the ceiling little is held ahead: the next try must not come at once, over and over.
+    this.#nextGrowthMs = grown.outcome === 'held' ? this.#startedMs + Math.max(elapsed + computeMarginMs, hold.held.computeMs - aheadComputeMs / 2) : Infinity
     this.#arm()
   }
 
@@ -330,7 +333,7 @@ export class Answer implements UpstreamListener {
   #releaseHeld(held: readonly Uint8Array[]): void {
     if (held.length === 0 || this.#hold === null) return
     const bytes = Buffer.concat(held)
-    this.#taken = bytes.length
+    this.#taken = this.#heldBytes
     this.#pumping = true
     this.#call?.pause()
     void this.#hold.grow(this.#wanted(this.#taken), { ...none, bytesOut: aheadBytes }).then((grown) => {
@@ -435,6 +438,15 @@ export class Answer implements UpstreamListener {
     }
   }
 
+  /** An estimate must not say more than the upstream was allowed to write. */
+  #withinBound(usage: Quantities): Quantities {
+    const { facts, route } = admitted(this.#x)
+    const most = this.#x.outputBound * facts.choices
+    const beyond = (usage.output_tokens ?? 0) - most
+    if (beyond <= 0 || !facts.boundsOutput || !route.known || this.#x.draft === null) return usage
+    return { ...usage, output_tokens: most, ...(usage.total_tokens === undefined ? {} : { total_tokens: usage.total_tokens - beyond }) }
+  }
+
   /** With what the gateway itself measures. */
   #usageOf(usage: Quantities, moreBytes = 0): Quantities {
     const upstreamMs = Math.round((this.#endedMs ?? this.#w.clock.monotonicMs()) - this.#startedMs)
@@ -533,6 +545,7 @@ export class Answer implements UpstreamListener {
     }
     if (this.#draining && end === 'complete') end = 'client_gone'
     metered = await this.#counted(metered)
+    if (metered.source === 'estimated') metered = { ...metered, usage: this.#withinBound(metered.usage) }
     const complete = end === 'complete'
     const rest = complete ? metered.rest : empty
     const errorStatus = this.#status >= 400

@@ -118,7 +118,7 @@ export class Ledger {
     const overruns: Draw[] = []
     const lines = m.checks.map((check, i): BookedLine => {
       const amount = m.amounts[i]! - (booked?.amounts[i] ?? 0)
-      return this.#draw(slotOf(check), othersOf(check), drawnCeiling(check).buckets, check.endsMs, amount, drawn, overruns, open?.lines[i]?.held ?? 0)
+      return this.#draw(slotOf(check), this.#use(check), drawnCeiling(check).buckets, check.endsMs, amount, drawn, overruns, open?.lines[i]?.held ?? 0)
     })
     const effect: Effect = { t: 'settle', id: m.id, lines, digest }
     this.apply(effect)
@@ -153,7 +153,7 @@ export class Ledger {
     const drawn: Draw[] = []
     const overruns: Draw[] = []
     const lines = open.lines.map((line, i) =>
-      this.#draw(line.slot, [], line.buckets, line.ends, amounts[i]! - (open.booked?.amounts[i] ?? 0), drawn, overruns, line.held))
+      this.#draw(line.slot, this.#counters.get(line.slot) ?? NOTHING, line.buckets, line.ends, amounts[i]! - (open.booked?.amounts[i] ?? 0), drawn, overruns, line.held))
     const again = open.booked !== null
     const corrections = again ? open.corrections + 1 : 0
     const effect: Effect = { t: 'expire', id: m.id, lines, booked: { amounts, usage }, corrections }
@@ -215,7 +215,7 @@ export class Ledger {
   }
 
   /** Settled and pending over the fullest window of `span` slots that contains the admission's. */
-  #use(check: Check): { settled: number; pending: number } {
+  #use(check: Check): Use {
     const { slots, span, at } = check
     if (slots.length === 1) {
       const counter = this.#counters.get(slots[0]!)
@@ -271,16 +271,15 @@ export class Ledger {
   }
 
   /**
-   * Spreads `amount` over the buckets in order, by what is settled alone; what none covers lands on the last and is an overrun.
-   * `within`: an amount up to this was held, so that it is no overrun, even if the ceilings have been changed since.
+   * Spreads `amount` over the buckets in order, by what is settled alone; what none covers lands on the last.
+   * `within`: an amount up to this was held, so that it is no overrun, even if the ceilings have been changed since. More than that is one as far as
+   * it takes room that is settled or that others hold: else they would settle what they hold, and nobody would have overrun.
    * A negative amount (a correction) is given back from the last bucket backwards.
    */
-  #draw(slot: string, others: readonly string[], buckets: readonly Bucket[], ends: number | null, amount: number,
+  #draw(slot: string, { settled, pending }: Use, buckets: readonly Bucket[], ends: number | null, amount: number,
     drawn: Draw[], overruns: Draw[], within: number): BookedLine {
     const draws: [string, number, string][] = []
     if (amount === 0) return { slot, ends, amount, draws: [] }
-    let settled = this.#counters.get(slot)?.settled ?? 0
-    for (const other of others) settled += this.#counters.get(other)?.settled ?? 0
     const laterDrawn = buckets.map((bucket) => (bucket.counter === null ? 0 : this.#counters.get(bucket.counter)?.settled ?? 0))
     const later = laterDrawn.reduce((sum, one) => sum + one, 0)
     const take = (index: number, share: number): void => {
@@ -300,14 +299,18 @@ export class Ledger {
       return { slot, ends, amount, draws }
     }
     let rest = amount
+    let free: number | null = 0
     const shares = buckets.map((bucket, i) => {
       const has = i === 0 ? settled - later : laterDrawn[i]!
-      const share = bucket.ceiling === null ? rest : Math.min(rest, Math.max(0, bucket.ceiling - has))
+      const left = bucket.ceiling === null ? null : Math.max(0, bucket.ceiling - has)
+      free = free === null || left === null ? null : free + left
+      const share = left === null ? rest : Math.min(rest, left)
       rest -= share
       return share
     })
     const last = buckets.length - 1
-    const beyond = Math.min(rest, Math.max(0, amount - within))
+    const uncovered = free === null ? 0 : amount - free + Math.max(0, pending - within)
+    const beyond = Math.min(uncovered, Math.max(0, amount - within))
     shares[last] = shares[last]! + rest
     shares.forEach((share, i) => take(i, share))
     if (beyond > 0) overruns.push({ bucket: buckets[last]!.name, amount: beyond })
@@ -501,6 +504,11 @@ interface BookedLine {
   readonly draws: readonly (readonly [string, number, string])[]
 }
 
+interface Use {
+  readonly settled: number
+  readonly pending: number
+}
+
 interface Counter {
   settled: number
   pending: number
@@ -541,10 +549,6 @@ function unchanged<A>(answer: A): Step<A> {
 
 function slotOf(check: Check): string {
   return check.slots[check.at]!
-}
-
-function othersOf(check: Check): readonly string[] {
-  return check.slots.length === 1 ? [] : check.slots.filter((_, i) => i !== check.at)
 }
 
 /** The ceiling whose buckets are drawn: the first that refuses, else the first. */

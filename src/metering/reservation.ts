@@ -41,8 +41,11 @@ const ofInput: readonly BuiltinMeter[] = ['input_tokens', 'cached_input_tokens',
 /**
  * Turns a call's bound into checks. Refuses what no waiting would help: a bound that no empty window could hold (`request_too_large`), an input or
  * a price that is not known where a limit depends on it, an output bound that the plan allows and the request cannot live with.
+ * `seenMs`: when the reservation will be asked for, at the latest; windows that have begun by then must hold too.
  */
-export function draftReservation(entitlement: Entitlement, bound: Bound, range: Pick<OutputRange, 'uMin' | 'uMax'> & Partial<OutputRange>, nowMs: number): Draft | GatewayError {
+export function draftReservation(
+  entitlement: Entitlement, bound: Bound, range: Pick<OutputRange, 'uMin' | 'uMax'> & Partial<OutputRange>, nowMs: number, seenMs: number = nowMs,
+): Draft | GatewayError {
   if (range.lacking) {
     return new GatewayError('feature_unavailable', `This request needs an output bound of at least ${range.lacking} tokens; your plan and model allow ${range.uMax}.`)
   }
@@ -56,7 +59,7 @@ export function draftReservation(entitlement: Entitlement, bound: Bound, range: 
   const ours = range.asked === null
   const checks: Check[] = []
   for (const group of groups) {
-    const check = checkOf(group, needOf(group.meter, fixed, perUnit), nowMs, nowMs, clamp)
+    const check = checkOf(group, needOf(group.meter, fixed, perUnit), nowMs, seenMs, clamp)
     checks.push(check)
     for (const [index, ceiling] of check.ceilings.entries()) {
       if (!ceiling.refuses) continue
@@ -83,6 +86,15 @@ export function draftStanding(principal: Principal, plans: ReadonlyMap<string, P
   const groups = groupsOf(entitlement)
   const checks = groups.map((group) => checkOf(group, nothing, nowMs, nowMs, false))
   return { entitlement, checks, appliedByCheck: groups.map((group) => group.applied), uMin: 0, uMax: 0, asked: 0, admittedMs: nowMs }
+}
+
+/** The draft as it has to be asked for later, at `seenMs`: it is still booked at its admission, and windows that have begun since must hold too. */
+export function draftSeenAt(draft: Draft, seenMs: number): Draft {
+  const checks = groupsOf(draft.entitlement).map((group, i) => {
+    const { fixed, perUnit, clampable } = draft.checks[i] as Check
+    return checkOf(group, { fixed, perUnit }, draft.admittedMs, seenMs, clampable)
+  })
+  return { ...draft, checks }
 }
 
 /** The draft's checks for an Extend: `fixed` is the whole amount now wanted, the windows are those of the admission as seen from `nowMs`. */
