@@ -1,0 +1,95 @@
+import { appendFileSync, existsSync, readFileSync, readdirSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { systemClock, type Clock } from '../../src/clock.ts'
+import type { UsageEvent } from '../../src/metering/event.ts'
+import { openFileSink } from '../../src/sinks/file.ts'
+import { tmpDir } from '../fixtures/tmp-dir.ts'
+
+const never = new AbortController().signal
+const events = (from: number, count: number): UsageEvent[] => Array.from({ length: count }, (_, i) => ({
+  specversion: '1.0', type: 'tallygate.usage.v1', source: 'tallygate/test', id: `e-${from + i}`, subject: 'a', time: '2026-11-22T10:00:00.000Z',
+  datacontenttype: 'application/json', data: { total_tokens: from + i, model: 'a\nb "é"' },
+}))
+const settings = (path: string, more: object = {}): { path: string; maxBytes: number; daily: boolean } => ({ path, maxBytes: 1e9, daily: false, ...more })
+const idsIn = (path: string): string[] => readFileSync(path, 'utf8').split('\n').filter((line) => line !== '').map((line) => (JSON.parse(line) as UsageEvent).id)
+const at = (nowMs: () => number): Clock => ({ ...systemClock, nowMs, monotonicMs: () => 0, after: () => () => undefined, every: () => () => undefined, sleep: async () => undefined })
+
+t.test('every event is one line of JSON, in order, readable by the owner only', async (t) => {
+  const path = join(tmpDir(t), 'deep/usage.ndjson')
+  const sink = await openFileSink('file', settings(path), systemClock)
+  const report = await sink.deliver(events(0, 3), never)
+  t.same(report, { accepted: ['e-0', 'e-1', 'e-2'], refused: [] })
+  t.same(idsIn(path), ['e-0', 'e-1', 'e-2'])
+  t.same(JSON.parse(readFileSync(path, 'utf8').split('\n')[1]!), events(1, 1)[0], 'nothing is lost on the way')
+  t.equal(statSync(path).mode & 0o777, 0o600)
+  await sink.close()
+})
+
+t.test('after a crash the file is resumed at its last whole line, and what it already holds is not written again', async (t) => {
+  const path = join(tmpDir(t), 'usage.ndjson')
+  const whole = await openFileSink('file', settings(path), systemClock)
+  await whole.deliver(events(0, 5), never)
+  await whole.close()
+  const size = statSync(path).size
+  appendFileSync(path, JSON.stringify(events(5, 1)[0]).slice(0, 40))
+  const sink = await openFileSink('file', settings(path), systemClock)
+  t.equal(statSync(path).size, size, 'the torn line is cut off')
+  // The cursor was not advanced before the crash, so the batch comes again, with more behind it.
+  t.same((await sink.deliver(events(3, 4), never)).accepted, ['e-3', 'e-4', 'e-5', 'e-6'])
+  t.same(idsIn(path), [0, 1, 2, 3, 4, 5, 6].map((n) => `e-${n}`))
+  await sink.deliver(events(7, 2), never)
+  // On purpose (a replay), the same ids may come again: then they are written.
+  await sink.deliver(events(0, 1), never)
+  t.same(idsIn(path).slice(-3), ['e-7', 'e-8', 'e-0'])
+  await sink.close()
+})
+
+t.test('a tail torn at any byte loses no acknowledged event', async (t) => {
+  const dir = tmpDir(t)
+  const path = join(dir, 'usage.ndjson')
+  const first = await openFileSink('file', settings(path), systemClock)
+  await first.deliver(events(0, 2), never)
+  const acknowledged = statSync(path).size
+  await first.deliver(events(2, 1), never)
+  await first.close()
+  const bytes = readFileSync(path)
+  for (let cut = acknowledged; cut < bytes.length; cut++) {
+    writeFileSync(path, bytes)
+    truncateSync(path, cut)
+    const sink = await openFileSink('file', settings(path), systemClock)
+    await sink.deliver(events(2, 1), never)
+    await sink.close()
+    if (idsIn(path).join() !== 'e-0,e-1,e-2') t.fail(`cut at ${cut}: ${idsIn(path).join()}`)
+  }
+  t.pass(`${bytes.length - acknowledged} offsets`)
+})
+
+t.test('a new file is begun by size and by day; no line is lost or split', async (t) => {
+  const dir = tmpDir(t)
+  const path = join(dir, 'usage.ndjson')
+  let nowMs = Date.parse('2026-11-22T23:59:00Z')
+  const sink = await openFileSink('file', settings(path, { maxBytes: 600, daily: true }), at(() => nowMs))
+  for (let i = 0; i < 6; i++) await sink.deliver(events(i, 1), never)
+  nowMs = Date.parse('2026-11-23T00:01:00Z')
+  await sink.deliver(events(6, 1), never)
+  await sink.close()
+  const names = readdirSync(dir).sort()
+  t.same(names, ['usage.2026-11-22.1.ndjson', 'usage.2026-11-22.2.ndjson', 'usage.ndjson'])
+  t.same(names.flatMap((name) => idsIn(join(dir, name))), [0, 1, 2, 3, 4, 5, 6].map((n) => `e-${n}`))
+})
+
+t.test('a write that fails is cut back and tried again whole', async (t) => {
+  const dir = tmpDir(t)
+  const path = join(dir, 'usage.ndjson')
+  const sink = await openFileSink('file', settings(path), systemClock)
+  await sink.deliver(events(0, 1), never)
+  // /dev/full refuses every byte, as a full disk does.
+  const full = await openFileSink('full', settings('/dev/full'), systemClock).catch(() => null)
+  if (full !== null) await t.rejects(full.deliver(events(1, 1), never), { code: 'ENOSPC' })
+  t.ok(existsSync(path))
+  await t.rejects(sink.deliver(events(1, 1), AbortSignal.abort()))
+  await sink.deliver(events(1, 1), never)
+  t.same(idsIn(path), ['e-0', 'e-1'])
+  await sink.close()
+})
