@@ -20,6 +20,9 @@ const FILE_DATA = name('file_data')
 const FILE_URL = name('file_url')
 const AUDIO = name('audio')
 const ID = name('id')
+const EXECUTION = name('execution')
+const ENVIRONMENT = name('environment')
+const TOOLS = name('tools')
 const knownKeys = ['role', 'content', 'type', 'text', 'name', 'tool_calls', 'function', 'arguments', 'id', 'tool_call_id', 'call_id', 'output', 'status'].map(name)
 
 const USER_CHARS_MAX = 512
@@ -186,10 +189,33 @@ function readTools(body: RequestBody, features: Set<string>): number {
   let count = tape.count(functions)
   for (const tool of body.items(tools)) {
     count++
-    const type = body.word(body.within(tool, TYPE))
-    if (type !== 'function' && type !== 'custom') features.add('hosted_tools')
+    if (!isCallersTool(body, tool)) features.add('hosted_tools')
   }
   return count
+}
+
+/** Whether the caller runs the tool itself. What is not known is taken to be run, and charged for, by the upstream. */
+function isCallersTool(body: RequestBody, tool: number): boolean {
+  const { tape } = body
+  switch (body.word(body.within(tool, TYPE))) {
+    case 'function': case 'custom': case 'local_shell': case 'apply_patch': case 'computer': case 'computer_use_preview':
+      return true
+    case 'tool_search':
+      return body.word(body.within(tool, EXECUTION)) === 'client'
+    case 'shell':
+      return body.word(body.within(body.within(tool, ENVIRONMENT), TYPE)) === 'local'
+    case 'namespace': {
+      const inner = body.within(tool, TOOLS)
+      if (tape.kind(inner) !== ARRAY) return false
+      for (const one of body.items(inner)) {
+        const type = body.word(body.within(one, TYPE))
+        if (type !== 'function' && type !== 'custom') return false
+      }
+      return true
+    }
+    default:
+      return false
+  }
 }
 
 /** A shorter answer would be a broken one. */
