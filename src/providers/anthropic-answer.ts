@@ -1,4 +1,5 @@
 import type { Quantities } from '../metering/meter.ts'
+import { DeltaTemplate } from './delta-template.ts'
 import { chooseMeter, JsonAnswer, type JsonAnswerWords } from './json-answer.ts'
 import { ARRAY, JsonCapture, JsonTape, name, NULL, NUMBER, OBJECT, STRING } from './json-scan.ts'
 import type { AnswerMeter, Metered, RequestFacts, ResponseFacts } from './provider.ts'
@@ -130,6 +131,7 @@ const messageWords: JsonAnswerWords = {
 /** Named events: `message_start` with the input, deltas, `message_delta` with the output so far, `message_stop`. */
 export class MessageStream extends StreamAnswer {
   readonly #counts = new MessageCounts()
+  readonly #template = new DeltaTemplate()
   #openBlock = -1
   #large: JsonCapture | null = null
   #largeBytes = 0
@@ -139,7 +141,9 @@ export class MessageStream extends StreamAnswer {
   }
 
   event(bytes: Uint8Array, start: number, end: number, isError: boolean): Verdict {
+    if (!isError && this.#template.matches(bytes, start, end, this.tally)) return PASS
     const tape = scratch
+    const { pieces } = this.tally
     if (!tape.scan(bytes, start, end) || tape.kind(0) !== OBJECT) {
       this.alarm('malformed_event')
       return isError ? this.#fails() : PASS
@@ -149,6 +153,7 @@ export class MessageStream extends StreamAnswer {
     switch (type) {
       case 'content_block_delta':
         this.#delta(tape, tape.member(0, DELTA))
+        if (this.tally.pieces === pieces + 1) this.#template.learn(bytes, start, end, this.tally)
         return PASS
       case 'message_start': {
         this.begun = true

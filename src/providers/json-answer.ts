@@ -1,6 +1,6 @@
 import type { StreamEnd } from '../metering/event.ts'
 import type { Quantities } from '../metering/meter.ts'
-import { asBuffer, ByteHold, emptyBytes } from './byte-hold.ts'
+import { ByteHold, emptyBytes } from './byte-hold.ts'
 import { JsonCapture, JsonTape, NULL, OBJECT, STRING, FALSE } from './json-scan.ts'
 import type { AnswerMeter, Metered, MeterAlarm, RequestFacts, ResponseFacts } from './provider.ts'
 import type { ReportedUsage } from './reported-usage.ts'
@@ -213,8 +213,4 @@ export function chooseMeter(facts: RequestFacts, response: ResponseFacts, json: 
   if (response.contentEncoding !== '' && response.contentEncoding !== 'identity') return new UnreadableAnswer(facts, response)
   if (response.contentType === 'text/event-stream') return stream()
   return facts.streamed && response.status < 400 ? new UnlabelledAnswer(json, stream) : json()
-}
-
-export function textOf(bytes: Uint8Array): string {
-  return asBuffer(bytes).toString('utf8')
 }

@@ -51,6 +51,11 @@ function isHex(byte: number | undefined): boolean {
   return byte !== undefined && (isDigit(byte) || (byte >= 0x41 && byte <= 0x46) || (byte >= 0x61 && byte <= 0x66))
 }
 
+/** 1 for the bytes that stand for themselves in a string. */
+const plain = new Uint8Array(256).fill(1, 0x20)
+plain[QUOTE] = 0
+plain[BACKSLASH] = 0
+
 const literals = [
   { kind: TRUE, bytes: Buffer.from('true') },
   { kind: FALSE, bytes: Buffer.from('false') },
@@ -281,13 +286,11 @@ export class JsonTape {
     this.#escaped = false
     pos++
     while (pos < to) {
-      const byte = bytes[pos] ?? 0
+      while (pos < to && plain[bytes[pos] ?? 0] === 1) pos++
+      if (pos >= to) break
+      const byte = bytes[pos]
       if (byte === QUOTE) return pos + 1
-      if (byte < 0x20) break
-      if (byte !== BACKSLASH) {
-        pos++
-        continue
-      }
+      if (byte !== BACKSLASH) break
       this.#escaped = true
       const escape = pos + 1 < to ? bytes[pos + 1] : undefined
       switch (escape) {

@@ -1,5 +1,6 @@
 import type { Quantities } from '../metering/meter.ts'
 import { asBuffer } from './byte-hold.ts'
+import { DeltaTemplate } from './delta-template.ts'
 import { chooseMeter, JsonAnswer, type JsonAnswerWords } from './json-answer.ts'
 import { ARRAY, FALSE, JsonCapture, JsonTape, name, NULL, NUMBER, OBJECT, STRING, type Name } from './json-scan.ts'
 import type { AnswerMeter, Metered, RequestFacts, ResponseFacts } from './provider.ts'
@@ -157,6 +158,7 @@ function openaiUsageObject(usage: Quantities, chat: boolean): Record<string, num
 /** Streams of `data:` events that end with `data: [DONE]`; usage in a chunk of its own, or wherever a vendor puts it. */
 export class ChatStream extends StreamAnswer {
   readonly #legacy: boolean
+  readonly #template = new DeltaTemplate()
   #finished = false
   /** Choices that have begun and not ended: they get their `finish_reason` when a quota ends the stream. */
   readonly #open = new Set<number>()
@@ -177,12 +179,14 @@ export class ChatStream extends StreamAnswer {
   }
 
   event(bytes: Uint8Array, start: number, end: number, isError: boolean): Verdict {
+    if (!isError && this.#template.matches(bytes, start, end, this.tally)) return PASS
     if (isDone(bytes, start, end)) {
       this.terminal = true
       this.begun = true
       return HOLD
     }
     const tape = scratch
+    const { pieces } = this.tally
     if (!tape.scan(bytes, start, end) || tape.kind(0) !== OBJECT) {
       this.alarm('malformed_event')
       return isError ? this.#fails() : PASS
@@ -211,7 +215,10 @@ export class ChatStream extends StreamAnswer {
     if (tape.kind(usage) !== OBJECT) usage = -1
     if (usage < 0) usage = tape.kind(vendorUsage) === OBJECT ? vendorUsage : -1
     else if (tape.kind(vendorUsage) === OBJECT) this.#take(openaiUsage(tape, vendorUsage), true)
-    if (usage < 0) return PASS
+    if (usage < 0) {
+      if (!finished && !this.failed && this.tally.pieces === pieces + 1) this.#template.learn(bytes, start, end, this.tally)
+      return PASS
+    }
     this.#take(openaiUsage(tape, usage), empty || finished)
     return empty && !this.facts.usageAsked && usage !== vendorUsage ? DROP : PASS
   }

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { GatewayError } from '../errors.ts'
 import { asBuffer } from './byte-hold.ts'
-import { ARRAY, FALSE, JsonTape, name, NULL, NUMBER, OBJECT, STRING, TRUE, type Name } from './json-scan.ts'
+import { ARRAY, FALSE, JsonTape, NULL, NUMBER, OBJECT, STRING, TRUE, type Name } from './json-scan.ts'
 
 /** More than any protocol has; it also bounds the search for names that occur twice. */
 const MEMBERS_MAX = 256
@@ -188,4 +188,4 @@ function shown(text: string): string {
   return text.length > 64 ? `${text.slice(0, 64)}…` : text
 }
 
-export { ARRAY, FALSE, name, NULL, NUMBER, OBJECT, STRING, TRUE }
+export { ARRAY, name, NUMBER, OBJECT, STRING, TRUE } from './json-scan.ts'

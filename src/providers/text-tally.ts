@@ -16,6 +16,15 @@ export class TextTally {
   #kept = 0
   #bytes = 0
   #pieces = 0
+  /** Where the last string stood, and whose it was. */
+  lastStart = 0
+  lastEnd = 0
+  lastChoice = 0
+
+  /** How many strings have been added. */
+  get pieces(): number {
+    return this.#pieces
+  }
 
   get empty(): boolean {
     return this.#bytes === 0
@@ -26,6 +35,9 @@ export class TextTally {
     if (end <= start) return
     this.#bytes += end - start
     this.#pieces++
+    this.lastStart = start
+    this.lastEnd = end
+    this.lastChoice = choice
     if (this.#kept + end - start > TALLY_BYTES_MAX) return
     this.#kept += end - start
     const place = choice >= 0 && choice < CHOICES_MAX ? choice : 0

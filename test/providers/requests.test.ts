@@ -253,3 +253,19 @@ t.test('providers are found by name', (t) => {
   t.equal(providers.length, 3)
   t.end()
 })
+
+t.test('events alike but for their text are counted as if each had been read', (t) => {
+  const stream = { status: 200, contentType: 'text/event-stream', contentEncoding: '' }
+  const facts = chat.inspect(bytes(chatBody({ stream: true })))
+  const event = (delta: object, finish: string | null = null): string => `data: ${JSON.stringify({ id: 'c', model: 'm', choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`
+  const texts = ['one', 'two', '"},"finish_reason":"stop"}', '\\', '\\"', '', 'é\n', '{"usage":{"prompt_tokens":1}}', 'x'.repeat(900)]
+  const meter = chat.meter(facts, stream)
+  for (const text of texts) meter.pass(Buffer.from(event({ content: text })))
+  // The same frame with a second member where the text was: read, not taken for text.
+  meter.pass(Buffer.from(event({ content: 'a' }).replace('"a"', '"a","refusal":"b"')))
+  const seen = [...texts, 'a', 'b'].reduce((sum, text) => sum + Buffer.byteLength(JSON.stringify(text)) - 2, 0)
+  t.equal(meter.counted().output_tokens, Math.ceil(seen / 4))
+  meter.pass(Buffer.from(event({}, 'stop') + 'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}\n\ndata: [DONE]\n\n'))
+  t.match(meter.finish('complete'), { source: 'upstream', whole: true, alarms: [], usage: { total_tokens: 7 } })
+  t.end()
+})
