@@ -7,7 +7,7 @@ import { clientsDocument, documentedBaseUrls, documentedOrigin } from './recipes
 const openaiBase = `${documentedOrigin}/v1`
 const bare = documentedOrigin
 
-t.test('every client of the table has a test that calls the gateway by its base URL', (t) => {
+t.test('every client of the table has a test that calls the gateway by its base URL', async (t) => {
   const here = new URL('.', import.meta.url)
   const used = new Set(readdirSync(here).filter((name) => name.endsWith('.test.ts'))
     .flatMap((name) => [...readFileSync(new URL(name, here), 'utf8').matchAll(/baseUrl\('([^']+)'/g)].map(([, client]) => client!)))
@@ -15,7 +15,7 @@ t.test('every client of the table has a test that calls the gateway by its base 
   t.ok(documentedBaseUrls.size >= 9)
 })
 
-t.test('every recipe has the base URL of its row', (t) => {
+t.test('every recipe has the base URL of its row', async (t) => {
   const recipes: [string, string, readonly string[]][] = [
     ['OpenAI SDK', 'OpenAI SDK (JavaScript, Python)', [openaiBase, openaiBase]],
     ['Anthropic SDK', 'Anthropic SDK (JavaScript, Python)', [bare, bare]],
@@ -37,7 +37,7 @@ t.test('every recipe has the base URL of its row', (t) => {
   t.equal(documentedBaseUrls.get('Vercel AI (@ai-sdk/anthropic)'), openaiBase)
 })
 
-t.test('the README says the same', (t) => {
+t.test('the README says the same', async (t) => {
   const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
   t.same([...readme.matchAll(/baseURL: '([^']+)'/g)].map(([, url]) => url), [documentedBaseUrls.get('OpenAI SDK (JavaScript, Python)')])
 })
