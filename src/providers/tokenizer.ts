@@ -55,7 +55,7 @@ export function encodingOf(model: string | null): { readonly encoding: Encoding;
   return { encoding: 'o200k_base', known: false }
 }
 
-function isEncoding(text: string): text is Encoding {
+export function isEncoding(text: string): text is Encoding {
   return text === 'o200k_base' || text === 'o200k_harmony' || text === 'cl100k_base'
 }
 
