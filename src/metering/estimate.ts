@@ -30,8 +30,14 @@ export function inputBound(facts: RequestFacts, model: Model | null, templateDef
   if (facts.inputUnseen) return context
   const template = model?.templateTokens ?? templateDefaults
   const text = facts.inputTokensExact ?? Math.ceil(facts.inputBytes * (model?.inputFactor ?? 1))
-  const tokens = text + facts.inputMediaTokens + template.perCall + template.perMessage * facts.inputMessages + template.perTool * facts.inputTools
+  const tokens = text + mediaTokens(facts, model) + template.perCall + template.perMessage * facts.inputMessages + template.perTool * facts.inputTools
   return context === null ? tokens : Math.min(tokens, context)
+}
+
+/** The rule of the dialect, but for images of a model whose size of an image is configured. */
+function mediaTokens({ inputMediaTokens, inputImages, inputImageTokens }: RequestFacts, model: Model | null): number {
+  if (model === null || model.imageTokens === null || inputImages === undefined || inputImageTokens === undefined) return inputMediaTokens
+  return inputMediaTokens - inputImageTokens + model.imageTokens * inputImages
 }
 
 /** The bound of a call of a dialect. `input`: from `inputBound`, or counted exactly. */

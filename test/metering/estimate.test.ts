@@ -29,10 +29,10 @@ t.test('bounds are what estimate.txt says', async (t) => {
     const request: RequestFacts = {
       ...facts, outputAsked: number('asked'), outputDefault: number('default'), outputFloor: number('needs') ?? 0, clampable: !words.includes('unclampable'),
       boundsOutput: !words.includes('unbounded'), inputBytes: number('bytes') ?? 0, inputMessages: number('messages') ?? 0, inputTools: number('tools') ?? 0,
-      inputMediaTokens: number('media') ?? 0, inputTokensExact: number('exact'), inputUnseen: words.includes('unseen'),
+      inputMediaTokens: number('media') ?? 0, inputImages: number('images') ?? 0, inputImageTokens: number('image_tokens') ?? 0, inputTokensExact: number('exact'), inputUnseen: words.includes('unseen'),
     }
     const served: Model = {
-      ...model, outputTokensMax: number('model'), contextTokens: number('context'), inputFactor: number('factor') ?? 1,
+      ...model, outputTokensMax: number('model'), contextTokens: number('context'), inputFactor: number('factor') ?? 1, imageTokens: number('per_image'),
       templateTokens: template === undefined ? null : { perCall: template[0]!, perMessage: template[1]!, perTool: template[2]! },
     }
     if (what === 'input') {
