@@ -252,6 +252,8 @@ class GatedSocket extends Duplex {
 
   constructor(socket: Duplex, early: Buffer, gate: Gate) {
     super({ allowHalfOpen: false })
+    // What the proxy sets on a socket, beyond a stream; the caller's is the server's to set.
+    for (const setting of ['Timeout', 'NoDelay', 'KeepAlive']) Object.defineProperty(this, `set${setting}`, { value: () => this })
     this.#socket = socket
     this.#gate = gate
     this.#early = early.length > 0 ? early : null
@@ -293,10 +295,12 @@ class GatedSocket extends Duplex {
       this.#socket.write(chunk, done)
       return
     }
-    void this.#gate.passOut(chunk.length).then((passes) => {
-      if (passes && !this.#socket.destroyed) this.#socket.write(chunk, done)
-      else done()
-    })
+    void this.#pass(chunk, done)
+  }
+
+  async #pass(chunk: Buffer, done: (error?: Error | null) => void): Promise<void> {
+    if (await this.#gate.passOut(chunk.length) && !this.#socket.destroyed) this.#socket.write(chunk, done)
+    else done()
   }
 
   /** The upstream has ended: what was written still leaves, then the tunnel is over. */
@@ -308,19 +312,6 @@ class GatedSocket extends Duplex {
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     if (!this.#muted && !this.#socket.writableEnded) this.#socket.destroy()
     done(error)
-  }
-
-  // What the proxy asks of a socket, beyond a stream.
-  setTimeout(): this {
-    return this
-  }
-
-  setNoDelay(): this {
-    return this
-  }
-
-  setKeepAlive(): this {
-    return this
   }
 
   destroySoon(): void {

@@ -49,7 +49,7 @@ export interface Rig {
   readonly store: Store
   readonly metrics: Metrics
   readonly logged: readonly Record<string, unknown>[]
-  configure(options: RigOptions): void
+  configure(options: RigOptions): Promise<void>
   request(request: RawRequest & { readonly key?: string | null }): Promise<RawResponse>
   chat(body?: object, headers?: Record<string, string>): Promise<RawResponse>
   open(request: RawRequest & { readonly key?: string | null }): Promise<RawClient>
@@ -95,7 +95,10 @@ export async function startRig(t: Teardown, upstreamUrl: string, options: RigOpt
   })
   const rig: Rig = {
     port, gateway, server, store: memory, metrics, logged,
-    configure(next) { config = toConfig(upstreamUrl, next) },
+    async configure(next) {
+      config = toConfig(upstreamUrl, next)
+      keys.use(await keys.prepare(config, systemClock))
+    },
     request: (request) => rawRequest({ port }, withKey(request)),
     chat: (body = {}, headers = {}) => rawRequest({ port }, withKey({ method: 'POST', target: '/v1/chat/completions', body: { ...prompt, ...body }, headers })),
     async open(request) {
