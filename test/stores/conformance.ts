@@ -309,7 +309,7 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     const all = await outbox.scan(null, 100)
     c.t.equal(all.length, 6)
     c.t.same((await outbox.scan(all[1]!.position, 2)).map((entry) => entry.record.usage.total_tokens), [2, 3])
-    c.t.same([...all.map((entry) => entry.position)].sort(), all.map((entry) => entry.position), 'positions are ordered')
+    c.t.same(all.map((entry) => entry.position).sort(), all.map((entry) => entry.position), 'positions are ordered')
     for (const [atMs, first] of [[c.now - 1, 0], [c.now + 1000, 1], [c.now + 1001, 2], [c.now + 5000, 5], [c.now + 9000, undefined]] as const) {
       const [entry] = await outbox.scan(await outbox.positionAt(atMs), 1)
       c.t.equal(entry?.record.usage.total_tokens, first)

@@ -172,6 +172,21 @@ t.test('a disk so full that even settling fails: those calls are told, and the b
   await store.close()
 })
 
+t.test('a disk that is mounted read-only: start is refused with a sentence', async (t) => {
+  const disk = join(tmpDir(t), 'disk')
+  mkdirSync(disk)
+  if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=12m', 'tmpfs', disk]).status !== 0) {
+    t.comment('this machine mounts no small disk')
+    t.ok(true)
+    return
+  }
+  t.teardown(() => spawnSync('umount', ['-l', disk]))
+  const dir = join(disk, 'data')
+  await (await embeddedIn(dir)).close()
+  t.equal(spawnSync('mount', ['-o', 'remount,ro', disk]).status, 0)
+  await t.rejects(embeddedIn(dir), { name: 'DirectoryRefused', message: /cannot be written by user \d+, or is mounted read-only: EROFS/ })
+})
+
 t.test('more moves waiting than the bound: admission is refused, what waits is answered', async (t) => {
   const store = await embeddedIn(newDir(t))
   const nowMs = Date.now()

@@ -50,7 +50,7 @@ export class SteppedClock implements Clock {
   }
   /** Runs every periodic task once. */
   tick(): void {
-    for (const { task } of [...this.#periodic]) task()
+    for (const { task } of this.#periodic) task()
   }
 }
 
