@@ -4,7 +4,7 @@ import { boundOf, inputBound, opaqueBound, outputRange, type OutputRange, type T
 import type { Meter } from '../metering/meter.ts'
 import type { Reserve, ReserveAnswer } from '../metering/moves.ts'
 import { refusalOf } from '../metering/quota.ts'
-import { draftReservation, draftSeenAt, outputBoundReport, type Draft } from '../metering/reservation.ts'
+import { draftReservation, draftSeenAt, lateMs, outputBoundReport, type Draft } from '../metering/reservation.ts'
 import type { BodyChanges, RequestFacts } from '../providers/provider.ts'
 import { DownstreamGone } from './downstream.ts'
 import { skeletonOf } from './books.ts'
@@ -24,8 +24,6 @@ const sliceTokens = 256
 const firstBytes = 1
 const firstComputeMs = 1_000
 const waitStepMs = 50
-/** Replicas' clocks may differ by this much, and a reservation may be this long on its way. */
-const clockSkewMs = 2_000
 const waitStepMaxMs = 250
 
 /** What may be asked, and what it is counted against. Throws `feature_unavailable`, `not_found`. */
@@ -198,7 +196,7 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
  * replica's clock, contain that instant too and must hold as well.
  */
 function seenMs(w: Workings): number {
-  return w.clock.nowMs() + clockSkewMs
+  return w.clock.nowMs() + lateMs
 }
 
 /** null: the store is away, and the plan serves all the same. */

@@ -101,7 +101,13 @@ export class Answer implements UpstreamListener {
     this.#grows = holding.grows
     this.#tokensInSlices = holding.tokensInSlices
     this.#timeouts = admitted(x).destination.upstream.timeouts ?? x.config.server.timeouts
-    this.#deadline = new Deadline(w.clock, () => this.#onDue())
+    this.#deadline = new Deadline(w.clock, () => {
+      try {
+        this.#onDue()
+      } catch (error) {
+        this.#bug(error)
+      }
+    })
   }
 
   /** Forwards the request. Never rejects: an admitted exchange has exactly one outcome. */
@@ -131,9 +137,9 @@ export class Answer implements UpstreamListener {
   lost(): void {
     const hold = this.#hold
     if (hold === null) return
-    void hold.revive().then((grown) => {
+    this.#background(hold.revive().then((grown) => {
       if (grown.outcome === 'denied') this.#stopForQuota()
-    })
+    }))
   }
 
   #start(): void {
@@ -142,7 +148,7 @@ export class Answer implements UpstreamListener {
     this.#startedMs = clock.monotonicMs()
     this.#phase = 'waiting'
     this.#arm()
-    if (this.#grows) void this.#growCompute()
+    if (this.#grows) this.#background(this.#growCompute())
     const call = forwarder.forward(upstreamRequest(this.#x, this.#changes), this)
     this.#call = call
     if (this.#phaseIs('over')) call.abort()
@@ -207,8 +213,8 @@ export class Answer implements UpstreamListener {
   onEnd(): void {
     this.#endedMs = this.#w.clock.monotonicMs()
     switch (this.#phase) {
-      case 'error': return void this.#concludeError().catch((error: unknown) => this.#bug(error))
-      case 'holding': return void this.#concludeHeld()
+      case 'error': return this.#background(this.#concludeError())
+      case 'holding': return this.#background(this.#concludeHeld())
       case 'flowing':
         this.#upstreamEnded = true
         if (!this.#pumping && this.#queue.length === 0) this.#conclude('complete')
@@ -254,8 +260,8 @@ export class Answer implements UpstreamListener {
     if (this.#phase === 'waiting') due = Math.min(due, this.#startedMs + firstByteMs)
     else if (!this.#blocked && !this.#pumping) due = Math.min(due, this.#lastMs + idleMs)
     else due = Math.min(due, this.#w.clock.monotonicMs() + idleMs)
-    if (this.#phase === 'holding') due = Math.min(due, this.#headMs + this.#w.limits.holdMs)
-    if (this.#meter?.ended === true) due = Math.min(due, this.#lastMs + afterEndMs)
+    if (this.#phase === 'holding' && !this.#pumping) due = Math.min(due, this.#headMs + this.#w.limits.holdMs)
+    if (this.#meter?.ended === true && !this.#pumping) due = Math.min(due, this.#lastMs + afterEndMs)
     if (this.#hold !== null && this.#grows) due = Math.min(due, this.#startedMs + Math.max(0, this.#hold.held.computeMs - computeMarginMs), this.#nextGrowthMs)
     this.#deadline.set(due)
   }
@@ -267,16 +273,17 @@ export class Answer implements UpstreamListener {
     const now = this.#w.clock.monotonicMs()
     const { firstByteMs, idleMs, totalMs } = this.#timeouts
     const late = new GatewayError('upstream_timeout', 'The model server took too long to answer.', { source: 'upstream' })
-    if (this.#meter?.ended === true && now >= this.#lastMs + afterEndMs) return this.#conclude('complete')
+    // While the hold grows, nothing is whole: what it does not cover must not leave.
+    if (this.#meter?.ended === true && !this.#pumping && now >= this.#lastMs + afterEndMs) return this.#conclude('complete')
     if (totalMs > 0 && now >= this.#startedMs + totalMs) return this.#conclude('timed_out', late)
     if (this.#phase === 'waiting' && now >= this.#startedMs + firstByteMs) return this.#conclude('timed_out', late)
     if (this.#phase !== 'waiting' && !this.#blocked && !this.#pumping && now >= this.#lastMs + idleMs) return this.#conclude('timed_out', late)
-    if (this.#phase === 'holding' && now >= this.#headMs + this.#w.limits.holdMs) this.#overflow()
+    if (this.#phase === 'holding' && !this.#pumping && now >= this.#headMs + this.#w.limits.holdMs) this.#overflow()
     if (this.#hold !== null && this.#grows) {
       if (now >= this.#startedMs + this.#hold.held.computeMs - computeMarginMs) return this.#stopForQuota()
       if (now >= this.#nextGrowthMs) {
         this.#nextGrowthMs = Infinity
-        void this.#growCompute()
+        this.#background(this.#growCompute())
       }
     }
     this.#arm()
@@ -336,13 +343,13 @@ export class Answer implements UpstreamListener {
     this.#taken = this.#heldBytes
     this.#pumping = true
     this.#call?.pause()
-    void this.#hold.grow(this.#wanted(this.#taken), { ...none, bytesOut: aheadBytes }).then((grown) => {
+    this.#background(this.#hold.grow(this.#wanted(this.#taken), { ...none, bytesOut: aheadBytes }).then((grown) => {
       this.#pumping = false
       if (this.#phaseIs('over')) return
       if (grown.outcome === 'denied') return this.#stopForQuota()
       this.#write(bytes)
-      void this.#pump()
-    })
+      return this.#pump()
+    }))
   }
 
   /** Held too long or too large: from here on it flows. */
@@ -369,7 +376,7 @@ export class Answer implements UpstreamListener {
 
   #enqueue(chunk: Uint8Array): void {
     this.#queue.push(chunk)
-    if (!this.#pumping) void this.#pump()
+    if (!this.#pumping) this.#background(this.#pump())
   }
 
   /** A chunk passes only when the hold covers it; until then the upstream is paused. */
@@ -397,6 +404,7 @@ export class Answer implements UpstreamListener {
     }
     this.#pumping = false
     if (this.#upstreamEnded) return this.#conclude('complete')
+    this.#arm()
     if (this.#blocked) this.#call?.pause()
     else this.#call?.resume()
   }
@@ -414,7 +422,9 @@ export class Answer implements UpstreamListener {
   /** A plain answer is only sent when its end is known: by then all of it must be held. */
   async #concludeHeld(): Promise<void> {
     if (this.#hold !== null && this.#grows) {
+      this.#pumping = true
       const grown = await this.#hold.grow(this.#wanted(this.#heldBytes), none)
+      this.#pumping = false
       if (this.#phaseIs('over')) return
       if (grown.outcome === 'denied') return this.#stopForQuota()
     }
@@ -500,6 +510,11 @@ export class Answer implements UpstreamListener {
     return true
   }
 
+  /** Work that nobody waits for: a failure of it ends this answer, not the process. */
+  #background(work: Promise<unknown>): void {
+    work.catch((error: unknown) => this.#bug(error))
+  }
+
   #bug(error: unknown): void {
     this.#w.log.error({ id: this.#x.id, err: error instanceof Error ? error.name : typeof error }, 'an answer could not be passed on')
     this.#conclude('upstream_broken', new GatewayError('internal', 'The gateway failed to handle this request.', { source: 'gateway', cause: error }))
@@ -517,7 +532,14 @@ export class Answer implements UpstreamListener {
       this.#call?.abort()
     }
     this.#x.upstreamMs = Math.round(this.#endedMs - this.#startedMs)
-    void this.#finish(phase, end, error ?? null, sent ?? null).then(this.#resolve)
+    this.#finish(phase, end, error ?? null, sent ?? null).then(this.#resolve, (thrown: unknown) => {
+      // The upstream may have worked: what can still be said of it is that it did.
+      this.#bug(thrown)
+      this.#resolve({
+        end, verdict: 'used', status: 500, usage: this.#usageOf({}), source: 'estimated', modelServed: null, serviceTier: null, alarms: ['meter_failed'],
+        release: () => this.#x.d.cut(),
+      })
+    })
   }
 
   async #finish(phase: Phase, end: StreamEnd, error: GatewayError | null, sent: Quantities | null): Promise<Outcome> {
@@ -557,8 +579,8 @@ export class Answer implements UpstreamListener {
     // More output than was held: the hold follows if there is room, before the books are closed over it.
     const output = usage.output_tokens ?? 0
     if (this.#tokensInSlices && this.#hold !== null && output > this.#hold.held.outputTokens) await this.#hold.grow({ ...this.#hold.held, outputTokens: output }, none)
-    // What is held back counts as sent: it leaves with the end. Our own words do not.
-    const stillHeld = phase === 'flowing' ? rest.length : complete && !this.#draining ? this.#held.reduce((sum, chunk) => sum + chunk.length, rest.length) : 0
+    // What is held back counts as sent: it leaves with the end, if there is anyone to take it. Our own words do not.
+    const stillHeld = x.d.gone ? 0 : phase === 'flowing' ? rest.length : complete && !this.#draining ? this.#held.reduce((sum, chunk) => sum + chunk.length, rest.length) : 0
     return {
       end,
       verdict: unbilled ? 'failed' : 'used',

@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.ts'
 import type { Quantities } from '../metering/meter.ts'
 import type { CheckRefusal, Counted } from '../metering/moves.ts'
-import { extendedChecks, type Draft } from '../metering/reservation.ts'
+import { extendedChecks, lateMs, type Draft } from '../metering/reservation.ts'
 import type { Store } from '../stores/store.ts'
 
 /** What a running exchange needs, where it is held piece by piece; whole amounts, not differences. Infinity: it is not held piece by piece. */
@@ -91,7 +91,7 @@ export class Hold {
       try {
         const answer = await store.extend({
           id, nowMs, home, checkpoint: this.#parts.nextCheckpoint(), deadlineMs: this.#parts.deadlineMs(nowMs),
-          counted: this.#parts.counted(), checks: extendedChecks(draft, quantities, nowMs),
+          counted: this.#parts.counted(), checks: extendedChecks(draft, quantities, nowMs + lateMs),
         })
         if (answer.outcome === 'extended' || answer.outcome === 'revived') {
           this.#held = whole

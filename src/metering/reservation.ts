@@ -31,6 +31,9 @@ interface Group {
   readonly applied: readonly AppliedLimit[]
 }
 
+/** A move may be this long on its way, and replicas' clocks may differ by as much: sliding windows that begin until then must hold too. */
+export const lateMs = 2_000
+
 const groupsByEntitlement = new WeakMap<Entitlement, readonly Group[]>()
 
 /** The answer alone tells these amounts; a call needs at least something left of them. */

@@ -550,10 +550,10 @@ export class SimulatedSink implements Sink {
       const count = this.#strikes('sink_partial') ? random.int(0, sent.length) : sent.length
       const poison = this.#strikes('sink_poison') ? random.int(0, count - 1) : -1
       world.timeline.at(lateMs, () => {
-        const refused = sent.filter((_, i) => i === poison)
-        const accepted = sent.slice(0, count).filter((_, i) => i !== poison)
-        const taken = accepted.filter(({ id }) => !this.#receiver.refused.has(id))
-        this.#accept(world.bug === 'lose_delivery' && world.bugStrikes() ? taken.slice(1) : taken)
+        // What was refused once is refused again.
+        const refused = sent.slice(0, count).filter(({ id }, i) => i === poison ? !this.#receiver.got.has(id) : this.#receiver.refused.has(id))
+        const accepted = sent.slice(0, count).filter((one) => !refused.includes(one))
+        this.#accept(world.bug === 'lose_delivery' && world.bugStrikes() ? accepted.slice(1) : accepted)
         for (const { id } of refused) this.#receiver.refused.add(id)
         answer(random.skewed(0, 50), () => resolve({ accepted: accepted.map(({ id }) => id), refused: refused.map(({ id }) => ({ id, reason: 'not understood' })) }))
       })

@@ -4,7 +4,7 @@ import { Gateway } from '../../src/gateway/gateway.ts'
 import type { Log } from '../../src/log.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { httpEndpoint, providers } from '../../src/providers/index.ts'
-import { countTokens, encodingOf, isEncoding } from '../../src/providers/tokenizer.ts'
+import { tokenizer } from '../../src/providers/tokenizer.ts'
 import { Delivery } from '../../src/sinks/deliver.ts'
 import type { ClientCall, Receiver } from './actors.ts'
 import { SimulatedSink, Upstream, UpstreamLink } from './actors.ts'
@@ -205,7 +205,7 @@ export class World {
     process.gateway = new Gateway({
       config: () => this.config, keys: new ScenarioKeys(() => this.config), store: link, providers, httpEndpoint, clock, random: own, log, metrics,
       guard: { charge: async (_address, unknown) => unknown },
-      tokenizer: { count: (encoding, texts) => countTokens(texts, isEncoding(encoding) ? encoding : 'o200k_base'), encodingOf },
+      tokenizer,
       forwarder: upstream,
     })
     process.deliveries = [...this.receivers.values()].map((receiver) => new Delivery({
