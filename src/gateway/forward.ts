@@ -159,8 +159,13 @@ class Call implements Dispatcher.DispatchHandler, UpstreamCall {
 
   onResponseEnd(): void {
     if (this.#over) return
+    try {
+      this.#listener.onEnd()
+    } catch {
+      // The request is over for undici, which would tell nobody.
+      this.#fail('broken', 'internal')
+    }
     this.#over = true
-    this.#listener.onEnd()
   }
 
   onResponseError(_controller: Dispatcher.DispatchController | null, error: Error): void {

@@ -139,7 +139,7 @@ export class Tunnel {
       if (!gated.spoken) gated.mute()
       this.#finish('upstream_broken', unavailable('The model server cannot be reached.'))
     })
-    if (this.#grows) void this.#growCompute()
+    if (this.#grows) this.#background(this.#growCompute())
     this.#arm()
   }
 
@@ -155,8 +155,14 @@ export class Tunnel {
     this.#finish('upstream_broken', error)
   }
 
-  /** True once the bytes may pass; false: the quota has ended. */
+  /** True once the bytes may pass; false: the tunnel is over. Never rejects. */
   async #pass(bytesIn: number, bytesOut: number): Promise<boolean> {
+    const passes = this.#cover(bytesIn, bytesOut)
+    this.#background(passes)
+    return passes.catch(() => false)
+  }
+
+  async #cover(bytesIn: number, bytesOut: number): Promise<boolean> {
     const x = this.#x
     this.#lastMs = this.#w.clock.monotonicMs()
     const hold = this.#hold
@@ -190,9 +196,10 @@ export class Tunnel {
   }
 
   #lost(): void {
-    void this.#hold?.revive().then((grown) => {
+    if (this.#hold === null) return
+    this.#background(this.#hold.revive().then((grown) => {
       if (grown.outcome === 'denied') this.#finish('quota_stop', null)
-    })
+    }))
   }
 
   #usage(): Quantities {
@@ -224,10 +231,18 @@ export class Tunnel {
       if (now >= this.#startedMs + this.#hold.held.computeMs - computeMarginMs) return this.#finish('quota_stop', null)
       if (now >= this.#nextGrowthMs) {
         this.#nextGrowthMs = Infinity
-        void this.#growCompute()
+        this.#background(this.#growCompute())
       }
     }
     this.#arm()
+  }
+
+  /** Work that nobody waits for: a failure of it ends this tunnel, not the process. */
+  #background(work: Promise<unknown>): void {
+    work.catch((error: unknown) => {
+      this.#w.log.error({ id: this.#x.id, err: error instanceof Error ? error.name : typeof error }, 'a tunnel failed')
+      this.#finish('upstream_broken', null)
+    })
   }
 
   #finish(end: StreamEnd, error: GatewayError | null): void {
