@@ -263,10 +263,24 @@ export class Answer implements UpstreamListener {
     if (this.#phase === 'holding' && !this.#pumping) due = Math.min(due, this.#headMs + this.#w.limits.holdMs)
     if (this.#meter?.ended === true && !this.#pumping) due = Math.min(due, this.#lastMs + afterEndMs)
     if (this.#hold !== null && this.#grows) due = Math.min(due, this.#startedMs + Math.max(0, this.#hold.held.computeMs - computeMarginMs), this.#nextGrowthMs)
-    this.#deadline.set(due)
+    this.#deadline.set(Math.min(due, this.#pingDueMs()))
   }
 
   #nextGrowthMs = Infinity
+  #pingedMs = 0
+
+  /** When a silent event stream is due a comment, for proxies that cut what is silent; Infinity: never. */
+  #pingDueMs(): number {
+    const { streamPingMs } = this.#x.config.server
+    const pings = streamPingMs > 0 && this.#phase === 'flowing' && !this.#draining && !this.#blocked && isEventStream(this.#headers)
+    return pings ? Math.max(this.#lastMs, this.#pingedMs) + streamPingMs : Infinity
+  }
+
+  /** Only between two events, never inside one. Our own words: they are not counted as the answer's bytes. */
+  #ping(now: number): void {
+    this.#pingedMs = now
+    if (this.#mark().length === 0 && !this.#x.d.write(Buffer.from(': ping\n\n'))) this.#blocked = true
+  }
 
   #onDue(): void {
     if (this.#phase === 'over') return

@@ -1,6 +1,6 @@
 import t from 'tap'
-import { openai } from '../../fixtures/openai-scripts.ts'
-import { openScriptedUpstream } from '../../fixtures/scripted-upstream.ts'
+import { chatChunk, openai } from '../../fixtures/openai-scripts.ts'
+import { chunk, lastChunk, openScriptedUpstream, sse, sseHead, steps, wait } from '../../fixtures/scripted-upstream.ts'
 import { startRig } from './rig.ts'
 
 t.test('a plain answer passes byte for byte, is settled with what the upstream reported, and its headers tell the settled standing', async (t) => {
@@ -32,4 +32,14 @@ t.test('a streamed answer passes, with the usage chunk we asked for taken out ag
   t.match(answer.trailers.flat().join(' '), /x-tallygate-remaining .*"daily";r=999987/)
   const [event] = await rig.events()
   t.match(event, { input_tokens: 9, output_tokens: 4, end: 'complete', usage_source: 'upstream', stream: true })
+})
+
+t.test('with server.stream_ping a silent stream gets comments, between events only, that nobody pays for', async (t) => {
+  const event = sse(chatChunk({ content: 'Hello' }))
+  const upstream = await openScriptedUpstream(t, steps(sseHead(), chunk(event), wait(250), chunk(event.slice(0, 20)), wait(250), chunk(event.slice(20)), chunk(sse('[DONE]')), lastChunk))
+  const rig = await startRig(t, upstream.url, { server: '  stream_ping: 100ms' })
+  const answer = await rig.chat({ stream: true })
+  t.match(answer.text, /: ping\n\n/)
+  t.equal(answer.text.replaceAll(': ping\n\n', ''), event + event + sse('[DONE]'), 'the rest is what the upstream sent')
+  t.match(await rig.events(), [{ bytes_out: (event + event + sse('[DONE]')).length }])
 })
