@@ -293,6 +293,7 @@ export class Answer implements UpstreamListener {
     if (this.#phase === 'waiting' && now >= this.#startedMs + firstByteMs) return this.#conclude('timed_out', late)
     if (this.#phase !== 'waiting' && !this.#blocked && !this.#pumping && now >= this.#lastMs + idleMs) return this.#conclude('timed_out', late)
     if (this.#phase === 'holding' && !this.#pumping && now >= this.#headMs + this.#w.limits.holdMs) this.#overflow()
+    if (now >= this.#pingDueMs()) this.#ping(now)
     if (this.#hold !== null && this.#grows) {
       if (now >= this.#startedMs + this.#hold.held.computeMs - computeMarginMs) return this.#stopForQuota()
       if (now >= this.#nextGrowthMs) {
