@@ -536,6 +536,7 @@ export class SimulatedSink implements Sink {
   deliver(batch: readonly UsageEvent[], signal: AbortSignal): Promise<DeliveryReport> {
     const world = this.#world
     const random = this.#random
+    if (signal.aborted) return Promise.reject(new Error('aborted'))
     // The bytes leave now; what comes back may be lost.
     const sent = batch.map((event) => ({ id: event.id, json: JSON.stringify(world.bug === 'change_event' && random.chance(0.3) ? { ...event, time: `${event.time} ` } : event) }))
     return new Promise((resolve, reject) => {

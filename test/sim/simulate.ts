@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { countTokens } from '../../src/providers/tokenizer.ts'
 import { Client } from './actors.ts'
 import { checkAtRest } from './checkers.ts'
+import { plantedBugs } from './planted-bugs.ts'
 import type { FaultKind } from './scenario.ts'
 import { World, type Bug, type Violation } from './world.ts'
 
@@ -110,15 +111,10 @@ export function keptSeeds(): number[] {
   return text.split('\n').map((line) => line.replace(/#.*/, '').trim()).filter((line) => line !== '').map(Number)
 }
 
-const bugNames: readonly Bug[] = [
-  'over_admit', 'abort_not_settled', 'settle_twice', 'lose_event', 'lose_delivery', 'change_event', 'never_swept', 'void_keeps_hold', 'refusal_counts', 'bills_half',
-  'ack_before_durable', 'stale_standing', 'sliding_is_short',
-]
-
 async function main(args: readonly string[]): Promise<void> {
   const planted = args.find((arg) => arg.startsWith('--seeded-bug='))?.slice('--seeded-bug='.length)
-  const bug = bugNames.find((name) => name === planted) ?? null
-  if (planted !== undefined && bug === null) throw new Error(`there is no such bug; there are ${bugNames.join(', ')}`)
+  const bug = plantedBugs.find((one) => one.bug === planted)?.bug ?? null
+  if (planted !== undefined && bug === null) throw new Error(`there is no such bug; there are ${plantedBugs.map((one) => one.bug).join(', ')}`)
   const given = args.find((arg) => /^\d+$/.test(arg))
   const seconds = Number(args.find((arg) => arg.startsWith('--seconds='))?.slice('--seconds='.length) ?? 60)
   let failed: Result | null = null

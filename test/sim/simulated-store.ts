@@ -113,7 +113,8 @@ class SimulatedJournal implements Journal {
   #write(): void {
     this.#writing = this.#queue
     this.#queue = []
-    this.#world.timeline.at(this.#commitMs?.() ?? 0, () => {
+    const slowMs = this.#world.bug === 'ack_before_durable' ? 1_000 : 0
+    this.#world.timeline.at((this.#commitMs?.() ?? 0) + slowMs, () => {
       if (this.#dead) return
       if (this.#broken) return this.#fail(false)
       if (this.#world.takesJournalFailure()) {
@@ -327,8 +328,8 @@ export class StoreLink implements Store {
   }
 
   reserve(move: Reserve): Promise<ReserveAnswer> {
-    const narrowed = this.#world.bug === 'sliding_is_short' ? { ...move, checks: move.checks.map(shortened) } : move
-    return this.#move('reserve', move.id, () => this.#server.reserve(narrowed))
+    this.#world.handlers.set(move.id, this.#process)
+    return this.#move('reserve', move.id, () => this.#server.reserve(this.#seen(move)))
   }
 
   extend(move: Extend): Promise<ExtendAnswer> {
@@ -342,7 +343,11 @@ export class StoreLink implements Store {
       const usage = { ...move.usage, output_tokens: Math.floor((move.usage.output_tokens ?? 0) / 2) }
       return this.#move('settle', move.id, () => this.#server.settle({ ...move, usage }))
     }
-    return this.#move('settle', move.id, () => this.#server.settle(move))
+    return this.#move('settle', move.id, () => this.#server.settle(this.#seen(move)))
+  }
+
+  #seen<Move extends { readonly checks: readonly Check[] }>(move: Move): Move {
+    return this.#world.bug === 'sliding_is_short' ? { ...move, checks: move.checks.map(shortened) } : move
   }
 
   void(move: Void): Promise<VoidAnswer> {

@@ -68,6 +68,8 @@ export class World {
   calm = false
   /** Which process an exchange was handled by, and which processes have died. */
   readonly deaths: { readonly process: string; readonly atMs: number }[] = []
+  /** Which process reserved for an exchange. */
+  readonly handlers = new Map<string, GatewayProcess>()
   /** Whole answers whose settlement died with their gateway, because the store was away for longer than their end waits. */
   lostAfterRelease = 0
   readonly #link: SeededRandom
@@ -244,7 +246,7 @@ export class World {
 
   /** Whatever is still running must not run into the next world. */
   end(): void {
-    for (const process of [...this.processes]) this.kill(process, false)
+    for (const process of this.processes) this.kill(process, false)
     void this.#shared?.close()
   }
 
@@ -263,7 +265,7 @@ export class World {
     this.deaths.push({ process: process.name, atMs: this.timeline.nowMs })
     this.trace(() => `${process.name} is dead`)
     process.upstream.kill()
-    for (const call of [...process.calls]) call.serverDied()
+    for (const call of process.calls) call.serverDied()
     if (restart) this.timeline.at(this.random.skewed(20, 12_000), () => { void this.#start(process.name) })
   }
 
