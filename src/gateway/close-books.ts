@@ -21,7 +21,8 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
   x.holding = false
   w.lease.remove(x.id)
   if (settlement === null) {
-    if (!held) return null
+    // What was served unheld may have been held all the same: only the answer was lost.
+    if (!held && !x.unheld) return null
     await w.settler.void({ id: x.id, nowMs, home })
     return standing(x, w)
   }
