@@ -597,7 +597,8 @@ export class Answer implements UpstreamListener {
     // What is held back counts as sent: it leaves with the end, if there is anyone to take it. Our own words do not.
     const stillHeld = x.d.gone ? 0 : phase === 'flowing' ? rest.length : complete && !this.#draining ? this.#held.reduce((sum, chunk) => sum + chunk.length, rest.length) : 0
     return {
-      end,
+      // A stream that ends with the upstream's own error was framed whole, and is no whole answer.
+      end: complete && metered.failed === true && phase === 'flowing' ? 'upstream_broken' : end,
       verdict: unbilled ? 'failed' : 'used',
       status: phase === 'flowing' || complete ? this.#status : error === null ? 499 : statusOf(error.code),
       usage: this.#usageOf(usage, stillHeld),

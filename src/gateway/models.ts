@@ -57,7 +57,7 @@ function fetchNames(upstream: Upstream, provider: Provider, config: Config, w: W
     const cancel = w.clock.after(patienceMs, giveUp, { unref: true })
     const call = w.forwarder.forward({
       ...connectionOf(upstream, config.server.timeouts.connectMs), method: 'GET', target: `${upstream.pathPrefix}${provider.basePath}/models`, body: null,
-      headers: upstreamRequestHeaders(headerPlan(upstream, provider), ['accept', 'application/json'], 'models', false),
+      headers: upstreamRequestHeaders(headerPlan(upstream, provider), ['accept', 'application/json', ...provider.versionHeaders], 'models', false),
     }, {
       onSent: () => undefined,
       onHead: (status) => { ok = status === 200 },
@@ -88,7 +88,10 @@ function namesIn(text: string): readonly string[] | null {
   return names
 }
 
-/** `GET /v1/models`: everything this key may use, configured or listed by an upstream of this dialect. */
+/**
+ * `GET /v1/models`: everything this key may use, configured or listed by an upstream. The path is OpenAI's and Anthropic's alike, and so is the
+ * answer: one list with the fields of both, of which each SDK reads its own.
+ */
 export async function answerModels(x: Exchange, w: Workings): Promise<void> {
   const { route, principal, config } = x
   if (route === null || principal === null) throw new Error('nothing is known of the call')
@@ -97,17 +100,18 @@ export async function answerModels(x: Exchange, w: Workings): Promise<void> {
   if (entitlement instanceof GatewayError) throw entitlement
 
   const names = new Set(config.models.map((model) => model.pattern).filter((pattern) => !pattern.includes('*')))
-  const speaking = [...config.upstreams.values()].filter((upstream) => upstream.providers.includes(route.provider.name))
-  const lists = await Promise.all(speaking.map((upstream) => w.modelLists.of(upstream, route.provider, config, w)))
+  const lists = await Promise.all([...config.upstreams.values()].flatMap((upstream) => {
+    const provider = w.providers.find(({ name, listsModels }) => listsModels && upstream.providers.includes(name))
+    return provider === undefined ? [] : [w.modelLists.of(upstream, provider, config, w)]
+  }))
   for (const list of lists) for (const name of list) names.add(name)
   const usable = [...names].filter((name) => mayUseModel(principal, name)).sort()
 
   x.status = 200
   x.end = 'complete'
-  respondJson(x.d, 200, route.provider.name === 'anthropic' ? {
-    data: usable.map((id) => ({ type: 'model', id, display_name: id, created_at: '1970-01-01T00:00:00Z' })),
+  respondJson(x.d, 200, {
+    object: 'list',
+    data: usable.map((id) => ({ id, object: 'model', created: 0, owned_by: 'tallygate', type: 'model', display_name: id, created_at: '1970-01-01T00:00:00Z' })),
     has_more: false, first_id: usable[0] ?? null, last_id: usable.at(-1) ?? null,
-  } : {
-    object: 'list', data: usable.map((id) => ({ id, object: 'model', created: 0, owned_by: 'tallygate' })),
   }, [route.provider.requestIdHeader, x.id])
 }

@@ -51,5 +51,7 @@ export const anthropic: Provider = {
   requestIdHeader: 'request-id',
   upstreamRequestIdHeaders: ['request-id', 'x-request-id'],
   quotaHeaders: 'anthropic',
+  listsModels: true,
+  versionHeaders: ['anthropic-version', '2023-06-01'],
   basePath: '/v1',
 }

@@ -29,5 +29,7 @@ export const http: Provider = {
   requestIdHeader: 'x-request-id',
   upstreamRequestIdHeaders: ['x-request-id'],
   quotaHeaders: 'none',
+  listsModels: false,
+  versionHeaders: [],
   basePath: '',
 }

@@ -69,5 +69,7 @@ export const openai: Provider = {
   requestIdHeader: 'x-request-id',
   upstreamRequestIdHeaders: ['x-request-id', 'apim-request-id', 'x-generation-id'],
   quotaHeaders: 'openai',
+  listsModels: true,
+  versionHeaders: [],
   basePath: '/v1',
 }

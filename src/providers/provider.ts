@@ -23,6 +23,10 @@ export interface Provider {
   readonly upstreamRequestIdHeaders: readonly string[]
   /** Which quota headers of its own the dialect has; rendered in `gateway/headers.ts`. */
   readonly quotaHeaders: 'openai' | 'anthropic' | 'none'
+  /** Does an upstream of this protocol list its models at `<basePath>/models`, as `data[].id`? */
+  readonly listsModels: boolean
+  /** Headers that the protocol demands of every request, for those that the gateway makes itself; flat. */
+  readonly versionHeaders: readonly string[]
   /** The upstream's path prefix that base URLs may or may not carry ('/v1'); '' for none. */
   readonly basePath: string
 }
