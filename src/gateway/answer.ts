@@ -589,7 +589,7 @@ export class Answer implements UpstreamListener {
     // Nothing of an answer was seen: it failed, whatever its status said.
     const nothing = metered.usage.output_tokens === undefined && metered.usage.input_tokens === undefined && admitted(x).route.known
     const unbilled = (errorStatus && metered.source !== 'upstream') || (nothing && (end === 'upstream_broken' || end === 'timed_out' || (metered.failed === true && complete)))
-    const usage = sent !== null && metered.source !== 'upstream' ? { ...metered.usage, ...sent } : metered.usage
+    const usage = sent !== null && metered.source !== 'upstream' ? asSent(metered.usage, sent) : metered.usage
     const stop = end === 'quota_stop' && phase === 'flowing' && !this.#draining ? this.#quotaStop({ ...metered, usage }) : empty
     // More output than was held: the hold follows if there is room, before the books are closed over it.
     const output = usage.output_tokens ?? 0
@@ -689,6 +689,13 @@ export class Answer implements UpstreamListener {
     this.#w.metrics.refusals.inc({ reason: error.code })
     respondError(d, error, admitted(this.#x).route.provider, { requestId: this.#x.id, headers: standingHeaders(this.#x, this.#w, balances) })
   }
+}
+
+/** What was counted when the last chunk left; before the first one, that is no output at all. */
+function asSent(whole: Quantities, sent: Quantities): Quantities {
+  const usage = { ...whole, ...sent }
+  if (whole.output_tokens === undefined || sent.output_tokens !== undefined) return usage
+  return { ...usage, output_tokens: 0, total_tokens: usage.input_tokens ?? 0 }
 }
 
 function responseFacts(status: number, headers: readonly string[]): ResponseFacts {
