@@ -40,6 +40,8 @@ export interface AppOptions {
   readonly stdout: Writable
   /** Make a first real key when there is none at all. */
   readonly makeFirstKey: boolean
+  /** Start although the books on disk are older than what was once acknowledged. */
+  readonly acceptLoss: boolean
 }
 
 export interface App {
@@ -119,8 +121,8 @@ class RunningApp implements App {
   }
 
   async start(): Promise<void> {
-    const { clock, random, log, stdout } = this.#options
-    this.#books = await openBooks(this.#config, { clock, random, log, metrics: this.#metrics, stdout, adminAddress: toUrl(this.#config.admin.listen) })
+    const { clock, random, log, stdout, acceptLoss } = this.#options
+    this.#books = await openBooks(this.#config, { clock, random, log, metrics: this.#metrics, stdout, acceptLoss, adminAddress: toUrl(this.#config.admin.listen) })
     const books = this.#books
     await this.#use(this.#config)
     await this.#makeFirstKey(books)

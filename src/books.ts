@@ -30,6 +30,8 @@ export interface BooksParts {
   readonly stdout: Writable
   /** Told to whoever finds the store taken. */
   readonly adminAddress?: string
+  /** The operator has said that acknowledged moves may be missing (a restored backup). */
+  readonly acceptLoss?: boolean
 }
 
 /** The store cannot be opened; the message is a sentence that says what to do. */
@@ -66,19 +68,20 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
   }
 }
 
-async function openStore({ store, server, upstreams, events }: Config, { clock, log, adminAddress }: BooksParts): Promise<Store> {
+async function openStore({ store, server, upstreams, events }: Config, { clock, log, adminAddress, acceptLoss }: BooksParts): Promise<Store> {
   const longestMs = Math.max(server.timeouts.totalMs, ...[...upstreams.values()].map(({ timeouts }) => timeouts?.totalMs ?? 0))
-  const common = { clock, forgetAfterMs: longestMs + rememberMs, hotMs: events.hotMs }
+  const common = { clock, forgetAfterMs: longestMs + rememberMs, hotMs: events.hotMs, acceptLoss: acceptLoss ?? false }
   try {
     return await openKind(store, common, log, adminAddress)
   } catch (error) {
     const known = error instanceof StoreUnavailable || (error instanceof Error && ['DirectoryRefused', 'JournalDamaged'].includes(error.name))
-    if (known) throw new BooksUnavailable(error.message, { cause: error })
+    const advice = error instanceof Error && error.name === 'JournalDamaged' ? '; `tallygate store repair` writes what can be read to a copy, with a report' : ''
+    if (known) throw new BooksUnavailable(`${error.message}${advice}`, { cause: error })
     throw error
   }
 }
 
-async function openKind(store: StoreConfig, common: { clock: Clock; forgetAfterMs: number; hotMs: number }, log: Log, adminAddress: string | undefined): Promise<Store> {
+async function openKind(store: StoreConfig, common: { clock: Clock; forgetAfterMs: number; hotMs: number; acceptLoss: boolean }, log: Log, adminAddress: string | undefined): Promise<Store> {
   const { STORES } = await import('./stores/index.ts')
   const found = STORES.find(({ name }) => name === store.kind)
   if (found === undefined) throw new BooksUnavailable(`the ${store.kind} store is not in this release; use embedded:DIR or memory:`)

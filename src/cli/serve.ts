@@ -11,6 +11,7 @@ export const serveCommand: Command = {
     configOption,
     { flags: '--listen <address>', about: 'where callers come in, such as 0.0.0.0:8080; also TALLYGATE_LISTEN' },
     { flags: '--admin-listen <address>', about: 'the admin port, such as 127.0.0.1:8081; also TALLYGATE_ADMIN_LISTEN' },
+    { flags: '--accept-loss', about: 'start although the store is older than what it once acknowledged, as after restoring a backup; what is missing stays missing' },
   ],
   examples: ['tallygate serve', 'UPSTREAM_URL=http://127.0.0.1:8000 tallygate serve --listen 0.0.0.0:8080'],
   async run(input, around) {
@@ -34,7 +35,7 @@ export const serveCommand: Command = {
     })
     let app
     try {
-      app = await startApp({ loaded: loadConfig(source), load: () => loadAside(source, clock), clock, random, log, stdout, makeFirstKey: (env['UPSTREAM_URL'] ?? '') !== '' })
+      app = await startApp({ loaded: loadConfig(source), load: () => loadAside(source, clock), clock, random, log, stdout, makeFirstKey: (env['UPSTREAM_URL'] ?? '') !== '', acceptLoss: input.flag('accept-loss') })
     } catch (error) {
       if (error instanceof ConfigInvalid) throw new CommandFailed(error.message, 2)
       if (error instanceof BooksUnavailable || error instanceof AddressUnavailable) throw new CommandFailed(error.message)

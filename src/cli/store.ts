@@ -1,5 +1,6 @@
-import { jsonOption, print, printJson } from './command.ts'
+import { CommandFailed, jsonOption, print, printJson } from './command.ts'
 import type { Command } from './command.ts'
+import { configOption, readConfig } from './config-file.ts'
 import { doorOptions, throughDoor } from './door.ts'
 
 export const storeCommands: readonly Command[] = [
@@ -20,5 +21,27 @@ export const storeCommands: readonly Command[] = [
       print(around, [...lines, ...sinks].map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n'))
       return 0
     }),
+  },
+  {
+    name: 'store repair', summary: 'writes what can be read of a damaged embedded store to a copy beside it, with a report',
+    options: [configOption, jsonOption],
+    examples: ['tallygate store repair'],
+    async run(input, around) {
+      const { store } = await readConfig(input, around)
+      if (store.kind !== 'embedded') throw new CommandFailed(`only an embedded store can be repaired; this one is ${store.kind}`, 2)
+      const { repair } = await import('../stores/index.ts')
+      let report
+      try {
+        report = repair(store.dir, around.clock.nowMs())
+      } catch (error) {
+        throw new CommandFailed(error instanceof Error ? error.message : String(error))
+      }
+      if (input.flag('json')) printJson(around, report)
+      else {
+        print(around, [...report.findings, `${report.rowsKept} rows kept, ${report.rowsLost.length} lost.`,
+          `The copy is ${report.copy}, with report.txt. Nothing was changed in ${store.dir}: to use the copy, stop the gateway and move it there.`].join('\n'))
+      }
+      return 0
+    },
   },
 ]

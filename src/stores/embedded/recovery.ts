@@ -137,7 +137,7 @@ function checkWatermark(layout: Layout, epoch: string, bounds: Bounds, options: 
   }
   if (mark.epoch !== epoch) {
     if (options.acceptLoss) return
-    throw new AcknowledgedLost(`${layout.journal} belongs to another store than the files beside it: restore the whole directory together, or accept the loss explicitly`)
+    throw new AcknowledgedLost(`${layout.journal} belongs to another store than the files beside it: restore the whole directory together, or accept the loss with \`serve --accept-loss\``)
   }
   if (mark.seq <= bounds.last) return
   const scan = scanWal(layout.wal)
@@ -146,5 +146,5 @@ function checkWatermark(layout: Layout, epoch: string, bounds: Bounds, options: 
   if (options.acceptLoss) options.warn({ journal: layout.journal, rows: mark.seq - bounds.last }, `${lost} The loss was accepted explicitly.`)
   // Only `normal` promises less than this, and only after the machine itself went down.
   else if (options.synchronous === 'normal' && mark.boot !== bootId()) options.warn({ journal: layout.journal, rows: mark.seq - bounds.last }, `${lost} The machine was restarted, and synchronous: normal allows it.`)
-  else throw new AcknowledgedLost(`${lost} An old backup, or lost writes: repair writes a copy and a report, or accept the loss explicitly`)
+  else throw new AcknowledgedLost(`${lost} An old backup, or lost writes: \`tallygate store repair\` writes a copy and a report; \`serve --accept-loss\` starts with what is there`)
 }
