@@ -54,6 +54,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
       adminParts: (current, gateway) => ({
         config: current, directory, changes, outbox: store.outbox, clock, gateway,
         storeStatus: () => store.status(),
+        quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
         retryDead: (consumer) => deliveries.retryDead(consumer, current()),
       }),
       async close() {

@@ -15,6 +15,8 @@ export interface AdminParts {
   readonly outbox: Outbox
   readonly clock: Clock
   storeStatus(): StoreStatus
+  /** Exchanges whose settlement could not be booked as it was sent; kept whole in the store. */
+  quarantined(): Promise<readonly string[]>
   /** null: no gateway runs, a command has the store to itself. */
   readonly gateway: RunningGateway | null
   /** Delivers the dead records of a consumer (null: of all) again. Gives how many arrived and how many were refused once more. */

@@ -102,6 +102,9 @@ export class Settler {
         if (answer.outcome === 'broken') throw new Error('broken')
         if (answer.outcome === 'differs' || answer.outcome === 'already_voided' || answer.outcome === 'quarantined') {
           log.error({ id: item.move.id, outcome: answer.outcome }, 'a settlement was not booked as it was sent')
+          // Never booked silently, and never lost: it is kept, whole, for an operator to look at.
+          const { id, amounts, usage, event } = item.move
+          await store.records.put('quarantine', id, { outcome: answer.outcome, at_ms: clock.nowMs(), amounts, usage, event })
         }
         this.#finish(item)
         item.done(answer)
