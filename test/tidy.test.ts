@@ -21,7 +21,7 @@ const mayImport: Record<string, readonly string[]> = {
   sinks: ['metering/', 'stores/store.ts', 'clock', 'random', 'log', 'metrics', 'errors', 'assert'],
   config: ['metering/', 'errors', 'assert', 'clock'],
   gateway: ['metering/', 'providers/provider.ts', 'stores/store.ts', 'clock', 'log', 'metrics', 'errors', 'assert', 'random'],
-  accounts: ['metering/', 'stores/store.ts', 'clock', 'random', 'errors', 'assert'],
+  accounts: ['metering/', 'stores/store.ts', 'config/config.ts', 'clock', 'random', 'errors', 'assert'],
   analytics: ['metering/', 'stores/store.ts', 'clock', 'errors', 'assert'],
   admin: ['metering/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', ...leaves],
   cli: ['metering/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],

@@ -46,7 +46,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
   if (more.brokenStore === true) outbox.scan = () => Promise.reject(new StoreUnavailable('the disk is full'))
   const api: AdminParts = {
     config: () => config, directory, changes: new AccountChanges(records, directory, systemClock, systemRandom), outbox, clock: systemClock,
-    storeStatus: () => ({ admitting: true, reason: null }),
+    quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
