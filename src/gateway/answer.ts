@@ -1,6 +1,6 @@
 import type { Balance } from '../metering/check.ts'
 import type { StreamEnd, UsageSource } from '../metering/event.ts'
-import type { Quantities } from '../metering/meter.ts'
+import type { BuiltinMeter, Quantities } from '../metering/meter.ts'
 import type { Counted } from '../metering/moves.ts'
 import { pricedUsage } from '../metering/price.ts'
 import { amountsOf } from '../metering/reservation.ts'
@@ -90,6 +90,8 @@ export class Answer implements UpstreamListener {
   #draining = false
   #lastByte = 0x0a
   #beforeLastByte = 0x0a
+  /** What checkpoints have told. */
+  #soFar: Quantities = {}
   #resolve: (outcome: Outcome) => void = () => {}
 
   constructor(x: Exchange, w: Workings, changes: BodyChanges, holding: Holding) {
@@ -124,7 +126,8 @@ export class Answer implements UpstreamListener {
   counted(): Counted | null {
     const { draft } = this.#x
     if (draft === null || this.#meter === null || this.#x.firstByteMs === null) return null
-    const usage = pricedUsage(this.#usageOf(this.#withinBound(this.#countedUsage())), admitted(this.#x).entitlement.rates)
+    this.#soFar = risen(this.#soFar, this.#usageOf(this.#withinBound(this.#countedUsage())))
+    const usage = pricedUsage(this.#soFar, admitted(this.#x).entitlement.rates)
     return { usage, amounts: amountsOf(draft, usage) }
   }
 
@@ -689,6 +692,14 @@ export class Answer implements UpstreamListener {
     this.#w.metrics.refusals.inc({ reason: error.code })
     respondError(d, error, admitted(this.#x).route.provider, { requestId: this.#x.id, headers: standingHeaders(this.#x, this.#w, balances) })
   }
+}
+
+/** An upstream's first count may replace a higher estimate; checkpoints only rise, or amounts and quantities would rise apart. */
+function risen(before: Quantities, now: Quantities): Quantities {
+  const usage: Quantities = { ...before, ...now }
+  for (const meter of Object.keys(usage) as BuiltinMeter[]) usage[meter] = Math.max(before[meter] ?? 0, now[meter] ?? 0)
+  if (usage.total_tokens !== undefined) usage.total_tokens = (usage.input_tokens ?? 0) + (usage.output_tokens ?? 0)
+  return usage
 }
 
 /** What was counted when the last chunk left; before the first one, that is no output at all. */
