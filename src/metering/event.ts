@@ -141,11 +141,10 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
   }
 }
 
-/** What a late settlement adds to what expiry had booked; it is no second request. */
+/** What a late settlement adds to what expiry had booked. It is no second request: `requests` is 0, unless the expiry knew of none at all. */
 function correctionOf(usage: Quantities, booked: Quantities): Quantities {
-  const difference: Quantities = {}
+  const difference: Quantities = { requests: 0 }
   for (const meter of Object.keys({ ...usage, ...booked }) as BuiltinMeter[]) difference[meter] = (usage[meter] ?? 0) - (booked[meter] ?? 0)
-  difference.requests = 0
   return difference
 }
 
