@@ -16,13 +16,14 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
   const { home } = admitted(x).principal
   const nowMs = w.clock.nowMs()
   const settlement = settlementOf(x, skeleton, outcome, nowMs)
-  const held = x.holding
+  // What is served unheld may be held all the same: only the answer was lost.
+  const held = x.holding || x.unheld
   // From here on the settler answers for it.
   x.holding = false
+  x.unheld = false
   w.lease.remove(x.id)
   if (settlement === null) {
-    // What was served unheld may have been held all the same: only the answer was lost.
-    if (!held && !x.unheld) return null
+    if (!held) return null
     await w.settler.void({ id: x.id, nowMs, home })
     return standing(x, w)
   }

@@ -155,9 +155,10 @@ export class Gateway {
   /** Every exchange comes here, however it ended. */
   #leave(x: Exchange): void {
     const { clock, log, metrics } = this.#parts
-    if (x.holding && x.principal !== null) {
+    if ((x.holding || x.unheld) && x.principal !== null) {
       // It failed between its reservation and its outcome: nothing was forwarded, or nothing is known of it.
       x.holding = false
+      x.unheld = false
       this.#workings.lease.remove(x.id)
       void this.#workings.settler.void({ id: x.id, nowMs: clock.nowMs(), home: x.principal.home })
     }
