@@ -21,7 +21,7 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
   // From here on the settler answers for it.
   x.holding = false
   x.unheld = false
-  w.lease.remove(x.id)
+  w.lease.remove(x.living)
   if (settlement === null) {
     if (!held) return null
     await w.settler.void({ id: x.id, nowMs, home })

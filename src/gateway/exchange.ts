@@ -9,10 +9,12 @@ import type { Draft } from '../metering/reservation.ts'
 import type { RequestFacts } from '../providers/provider.ts'
 import type { Answer } from './answer.ts'
 import type { Downstream } from './downstream.ts'
+import type { Living } from './lease.ts'
+import type { Listed } from './roster.ts'
 import type { Destination, Route } from './route.ts'
 
 /** One request and its answer, with everything that is known of it. Every field is set here, in the order in which it becomes known. */
-export class Exchange {
+export class Exchange implements Listed {
   readonly d: Downstream
   readonly config: Config
   readonly id: string
@@ -44,6 +46,8 @@ export class Exchange {
   /** The standing that headers tell, from the reservation until the settlement replaces it. */
   balances: readonly Balance[] | null = null
   checkpoint = 0
+  /** What keeps its reservation alive. */
+  living: Living | null = null
 
   skeleton: EventSkeleton | null = null
   answer: Answer | null = null
@@ -60,6 +64,8 @@ export class Exchange {
   source: UsageSource | null = null
   usage: Quantities = {}
   failure: string | null = null
+
+  place = -1
 
   constructor(d: Downstream, config: Config, id: string, admittedMs: number, startedMs: number) {
     this.d = d

@@ -14,6 +14,7 @@ import { Outage } from './outage.ts'
 import { defaultBounds, type Bounds, type GatewayParts, type Workings } from './parts.ts'
 import { RefusalMemory } from './refusal-memory.ts'
 import { presentable, respondError, statusOf } from './respond.ts'
+import { Roster } from './roster.ts'
 import { RouteTable } from './route.ts'
 import { Settler } from './settler.ts'
 import { Tunnel } from './tunnel.ts'
@@ -25,7 +26,7 @@ export class Gateway {
   readonly #parts: GatewayParts
   readonly #limits: Bounds
   readonly #workings: Workings & { stopping: boolean }
-  readonly #open = new Set<Exchange>()
+  readonly #open = new Roster<Exchange>()
   readonly #tunnels = new Set<Tunnel>()
   #config: Config
   #whenIdle: (() => void)[] = []
@@ -95,7 +96,7 @@ export class Gateway {
   /** The drain's time is over: every answer ends now, with what was counted settled, and nothing more is admitted. */
   cutAll(): void {
     this.#workings.stopping = true
-    for (const x of this.#open) x.answer?.stop()
+    for (const x of this.#open.list()) x.answer?.stop()
     for (const tunnel of this.#tunnels) tunnel.stop()
   }
 
@@ -159,10 +160,10 @@ export class Gateway {
       // It failed between its reservation and its outcome: nothing was forwarded, or nothing is known of it.
       x.holding = false
       x.unheld = false
-      this.#workings.lease.remove(x.id)
+      this.#workings.lease.remove(x.living)
       void this.#workings.settler.void({ id: x.id, nowMs: clock.nowMs(), home: x.principal.home })
     }
-    this.#open.delete(x)
+    this.#open.remove(x)
     metrics.open.set(this.#open.size)
     const ms = clock.monotonicMs() - x.startedMs
     const endpoint = x.route === null || !x.route.known ? 'other' : x.route.endpoint.name

@@ -65,10 +65,11 @@ async function forward(x: Exchange, w: Workings): Promise<Outcome> {
   const answer = x.answer = new Answer(x, w, changesOf(x, w), holdOf(x, w))
   if (x.draft !== null) x.skeleton = skeletonOf(x)
   if (x.holding) {
-    w.lease.add({
-      id: x.id, home: admitted(x).principal.home,
+    x.living = {
+      place: -1, id: x.id, home: admitted(x).principal.home,
       counted: () => answer.counted(), nextCheckpoint: () => ++x.checkpoint, lost: () => answer.lost(),
-    })
+    }
+    w.lease.add(x.living)
   }
   return answer.run()
 }

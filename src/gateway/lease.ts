@@ -2,9 +2,10 @@ import type { Clock } from '../clock.ts'
 import type { Log } from '../log.ts'
 import type { Counted, ExtendAnswer } from '../metering/moves.ts'
 import type { Store } from '../stores/store.ts'
+import { Roster, type Listed } from './roster.ts'
 
 /** An exchange whose reservation must be kept alive. */
-export interface Living {
+export interface Living extends Listed {
   readonly id: string
   readonly home: string
   /** What it has counted so far; null: nothing worth billing yet. */
@@ -29,7 +30,7 @@ export interface LeaseParts {
  */
 export class Lease {
   readonly #parts: LeaseParts
-  readonly #living = new Map<string, Living>()
+  readonly #living = new Roster<Living>()
   #contactSinceMs: number | null = null
   #beating = false
   #stop: () => void
@@ -45,11 +46,11 @@ export class Lease {
   }
 
   add(living: Living): void {
-    this.#living.set(living.id, living)
+    this.#living.add(living)
   }
 
-  remove(id: string): void {
-    this.#living.delete(id)
+  remove(living: Living | null): void {
+    if (living !== null) this.#living.remove(living)
   }
 
   close(): void {
@@ -61,7 +62,7 @@ export class Lease {
     if (this.#beating) return
     this.#beating = true
     try {
-      const renewed = await Promise.all([...this.#living.values()].map((living) => this.#renew(living)))
+      const renewed = await Promise.all(this.#living.list().map((living) => this.#renew(living)))
       if (renewed.includes(false)) this.#contactSinceMs = null
       await this.#sweep()
     } finally {
@@ -83,7 +84,7 @@ export class Lease {
       return false
     }
     // It may have ended while the answer was on its way.
-    if ((answer.outcome === 'expired' || answer.outcome === 'unknown') && this.#living.has(living.id)) living.lost()
+    if ((answer.outcome === 'expired' || answer.outcome === 'unknown') && this.#living.has(living)) living.lost()
     return true
   }
 
@@ -95,7 +96,9 @@ export class Lease {
       const monotonicMs = clock.monotonicMs()
       this.#contactSinceMs ??= monotonicMs
       if (monotonicMs - this.#contactSinceMs < leaseMs) return
-      const orphans = due.filter((reservation) => !this.#living.has(reservation.id))
+      if (due.length === 0) return
+      const living = new Set(this.#living.list().map(({ id }) => id))
+      const orphans = due.filter(({ id }) => !living.has(id))
       await Promise.all(orphans.map(({ id, home, checkpoint }) => store.expire({ id, home, checkpoint, nowMs })))
       if (orphans.length > 0) this.#parts.log.warn({ reservations: orphans.length }, 'reservations of a gateway that is gone have expired')
     } catch (error) {

@@ -31,8 +31,8 @@ const burst = 256
 
 export class Settler {
   readonly #parts: SettlerParts
-  /** Everything not yet durable, in flight or waiting for its next try. */
-  readonly #open = new Set<Waiting>()
+  /** How many are not yet durable, in flight or waiting for their next try. */
+  #open = 0
   #retry: Waiting[] = []
   #failures = 0
   #retrying = false
@@ -44,11 +44,11 @@ export class Settler {
 
   /** True: nothing more may be admitted, because it could not be billed. */
   get full(): boolean {
-    return this.#open.size >= this.#parts.queueMax
+    return this.#open >= this.#parts.queueMax
   }
 
   get waiting(): number {
-    return this.#open.size
+    return this.#open
   }
 
   /** Resolves with the store's answer once it is durable, or with null after `waitMs`: then it stays here until it is. */
@@ -75,13 +75,13 @@ export class Settler {
 
   /** Resolves when everything is durable. */
   idle(): Promise<void> {
-    if (this.#open.size === 0) return Promise.resolve()
+    if (this.#open === 0) return Promise.resolve()
     return new Promise((resolve) => { this.#whenIdle.push(resolve) })
   }
 
   #begin(item: Waiting): void {
-    this.#open.add(item)
-    this.#parts.metrics.unsettled.set(this.#open.size)
+    this.#open += 1
+    this.#parts.metrics.unsettled.set(this.#open)
     // While older ones are waiting for the store to come back, a new one queues behind them.
     if (this.#retry.length > 0) this.#retry.push(item)
     else void this.#attempt(item)
@@ -95,7 +95,7 @@ export class Settler {
       if (item.kind === 'void') {
         const answer = await store.void(item.move)
         if (answer.outcome === 'broken') throw new Error('broken')
-        this.#finish(item)
+        this.#finish()
         item.done()
       } else {
         const answer = await store.settle(item.move)
@@ -106,7 +106,7 @@ export class Settler {
           const { id, amounts, usage, event } = item.move
           await store.records.put('quarantine', id, { outcome: answer.outcome, at_ms: clock.nowMs(), amounts, usage, event })
         }
-        this.#finish(item)
+        this.#finish()
         item.done(answer)
       }
       metrics.storeLatency.observe({ move: item.kind }, (clock.monotonicMs() - startedMs) / 1_000)
@@ -119,10 +119,10 @@ export class Settler {
     }
   }
 
-  #finish(item: Waiting): void {
-    this.#open.delete(item)
-    this.#parts.metrics.unsettled.set(this.#open.size)
-    if (this.#open.size > 0) return
+  #finish(): void {
+    this.#open -= 1
+    this.#parts.metrics.unsettled.set(this.#open)
+    if (this.#open > 0) return
     for (const resolve of this.#whenIdle.splice(0)) resolve()
   }
 

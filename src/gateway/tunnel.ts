@@ -80,10 +80,11 @@ export class Tunnel {
     this.#hold = hold
     this.#grows = grows
     if (x.holding) {
-      w.lease.add({
-        id: x.id, home: x.principal.home,
+      x.living = {
+        place: -1, id: x.id, home: x.principal.home,
         counted: () => this.#counted(), nextCheckpoint: () => ++x.checkpoint, lost: () => this.#lost(),
-      })
+      }
+      w.lease.add(x.living)
     }
     this.#dial()
     const { end, error } = await this.#over.promise

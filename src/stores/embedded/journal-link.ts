@@ -10,7 +10,8 @@ export class JournalLink {
   /** The worker cannot go on; it is to be replaced. */
   onBroken: ((reason: string) => void) | null = null
   readonly #worker: Worker
-  readonly #waiting = new Map<number, { resolve: (answer: unknown) => void; reject: (error: Error) => void }>()
+  /** In the order of their questions, which is that of the answers. */
+  #waiting: { readonly number: number; resolve(answer: unknown): void; reject(error: Error): void }[] = []
   #number = 0
   #ended: string | null = null
 
@@ -25,7 +26,7 @@ export class JournalLink {
     if (this.#ended !== null) return Promise.reject(new StoreUnavailable(this.#ended))
     const request: Request = { number: this.#number++, name, ask }
     return new Promise((resolve, reject) => {
-      this.#waiting.set(request.number, { resolve: resolve as (answer: unknown) => void, reject })
+      this.#waiting.push({ number: request.number, resolve: resolve as (answer: unknown) => void, reject })
       this.#worker.postMessage(request)
     })
   }
@@ -46,8 +47,8 @@ export class JournalLink {
   }
 
   #take(reply: Reply): void {
-    const waiting = this.#waiting.get(reply.number)
-    this.#waiting.delete(reply.number)
+    // Nobody waits any more for what a worker says after its end was declared.
+    const waiting = this.#waiting[0]?.number === reply.number ? this.#waiting.shift() : undefined
     if (reply.ok) waiting?.resolve(reply.answer)
     else {
       waiting?.reject(new StoreUnavailable(reply.reason))
@@ -58,8 +59,8 @@ export class JournalLink {
   #end(reason: string): void {
     if (this.#ended !== null) return
     this.#ended = reason
-    for (const { reject } of this.#waiting.values()) reject(new StoreUnavailable(reason))
-    this.#waiting.clear()
+    for (const { reject } of this.#waiting) reject(new StoreUnavailable(reason))
+    this.#waiting = []
     this.onBroken?.(reason)
   }
 }
