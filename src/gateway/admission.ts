@@ -113,11 +113,19 @@ export function inSlices(x: Exchange): boolean {
   return entitlement.policy.reserve === 'slices' && facts.streamed && facts.boundsOutput && destination.model?.hiddenOutput !== true
 }
 
-function growingMeters(entitlement: Entitlement): { readonly bytesIn: boolean; readonly bytesOut: boolean; readonly compute: boolean } {
+interface GrowingMeters { readonly bytesIn: boolean; readonly bytesOut: boolean; readonly compute: boolean }
+
+const growingByEntitlement = new WeakMap<Entitlement, GrowingMeters>()
+
+function growingMeters(entitlement: Entitlement): GrowingMeters {
+  const known = growingByEntitlement.get(entitlement)
+  if (known !== undefined) return known
   const counts = (meter: Meter, name: string): boolean => (meter.kind === 'builtin' ? meter.name === name : meter.weighted.terms.some((term) => term.meter === name))
   const priced = (name: string): boolean => entitlement.rates?.picosPer[name] !== undefined
   const any = (name: string): boolean => entitlement.applied.some(({ limit }) => counts(limit.meter, name) || (priced(name) && counts(limit.meter, 'cost')))
-  return { bytesIn: any('bytes_in'), bytesOut: any('bytes_out'), compute: any('compute_seconds') }
+  const growing = { bytesIn: any('bytes_in'), bytesOut: any('bytes_out'), compute: any('compute_seconds') }
+  growingByEntitlement.set(entitlement, growing)
+  return growing
 }
 
 export interface Holding {

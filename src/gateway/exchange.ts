@@ -91,5 +91,6 @@ export interface Admitted {
 export function admitted(x: Exchange): Admitted {
   const { route, principal, facts, destination, entitlement } = x
   if (route === null || principal === null || facts === null || destination === null || entitlement === null) throw new Error('the exchange was not admitted')
-  return { route, principal, facts, destination, entitlement }
+  // Asked many times for each call: it is the exchange itself, seen as what it has become.
+  return x as Admitted
 }

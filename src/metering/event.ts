@@ -148,7 +148,14 @@ function correctionOf(usage: Quantities, booked: Quantities): Quantities {
   return difference
 }
 
-/** RFC 3339 in UTC, with milliseconds. */
+let instantMs = 0
+let instant = new Date(instantMs).toISOString()
+
+/** RFC 3339 in UTC, with milliseconds. The last one is kept: under load many events have the same. */
 export function toInstant(ms: number): string {
-  return new Date(ms).toISOString()
+  if (ms !== instantMs) {
+    instant = new Date(ms).toISOString()
+    instantMs = ms
+  }
+  return instant
 }

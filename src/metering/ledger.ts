@@ -265,9 +265,8 @@ export class Ledger {
       const free = this.#free(check, ceiling, use.settled)
       if (free !== null && (room === null || free - use.pending < room)) room = free - use.pending
     }
-    const balance = { used: use.settled, reserved: use.pending, room }
-    if (check.slots.length === 1) return balance
-    return { ...balance, usedBySlot: check.slots.map((slot) => this.#counters.get(slot)?.settled ?? 0) }
+    if (check.slots.length === 1) return { used: use.settled, reserved: use.pending, room }
+    return { used: use.settled, reserved: use.pending, room, usedBySlot: check.slots.map((slot) => this.#counters.get(slot)?.settled ?? 0) }
   }
 
   /**

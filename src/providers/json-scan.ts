@@ -393,10 +393,12 @@ export class JsonCapture {
           pos++
         }
         if (pos > to) pos = to
-        if (this.#inName && this.#name.length <= nameBytesMax) this.#name.addCopy(bytes, began, Math.min(pos, began + nameBytesMax + 1))
-        if (pos >= to) break
+        if (pos >= to) {
+          if (this.#inName) this.#keepName(bytes, began, pos)
+          break
+        }
         this.#inString = false
-        if (this.#inName) this.#nameEnds()
+        if (this.#inName) this.#nameEnds(bytes, began, pos)
         pos++
         continue
       }
@@ -451,10 +453,21 @@ export class JsonCapture {
     return this.root === 'object' && !this.closed && (this.#depth === 1 || (this.#depth === 2 && this.#inParent))
   }
 
-  #nameEnds(): void {
+  #keepName(bytes: Uint8Array, from: number, to: number): void {
+    if (this.#name.length <= nameBytesMax) this.#name.addCopy(bytes, from, Math.min(to, from + nameBytesMax + 1))
+  }
+
+  #nameEnds(bytes: Uint8Array, from: number, to: number): void {
     this.#inName = false
-    const raw = this.#name.take()
-    let text = raw.length > nameBytesMax ? '' : asBuffer(raw).toString()
+    let raw = bytes
+    // Only a name that was cut by the end of a chunk had to be kept.
+    if (this.#name.length > 0) {
+      this.#keepName(bytes, from, to)
+      raw = this.#name.take()
+      from = 0
+      to = raw.length
+    }
+    let text = to - from > nameBytesMax ? '' : asBuffer(raw).toString('utf8', from, to)
     if (text.includes('\\')) {
       try {
         text = String(JSON.parse(`"${text}"`))
@@ -472,8 +485,9 @@ export class JsonCapture {
   }
 
   #captureEnds(bytes: Uint8Array, from: number, to: number): void {
-    this.#keep(bytes, from, to)
-    const value = this.#capture.take()
+    const whole = this.#capture.length === 0 && to - from <= capturedBytesMax
+    if (!whole) this.#keep(bytes, from, to)
+    const value = whole ? new Uint8Array(bytes.subarray(from, to)) : this.#capture.take()
     if (this.#captureTooLarge) this.#found.delete(this.#capturing)
     else this.#found.set(this.#capturing, value)
     this.#capturing = ''

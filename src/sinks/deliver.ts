@@ -22,6 +22,8 @@ const ATTEMPT_MS = 20_000
 const FIRST_WAIT_MS = 200
 const LONGEST_WAIT_MS = 60_000
 const MEASURE_EVERY_MS = 2_000
+/** After a batch that was not full the next ones gather: under load a batch for every commit would cost more than the calls. */
+const GATHER_MS = 50
 
 /**
  * Outbox → sink, in order, at least once: lease the cursor, read, deliver, bury what is refused for good, advance. One of these per sink, so that
@@ -80,9 +82,12 @@ export class Delivery {
     let failures = 0
     while (!this.#stop.signal.aborted) {
       let pauseMs: number
+      let wakes = false
       try {
-        pauseMs = (await this.#step()) ? 0 : LEASE_MS / 3
+        const delivered = await this.#step()
         failures = 0
+        wakes = delivered === 0
+        pauseMs = delivered === 0 ? LEASE_MS / 3 : delivered < sink.batchMax ? GATHER_MS : 0
       } catch (error) {
         failures++
         metrics.deliveryRetries.inc({ sink: sink.name })
@@ -91,20 +96,19 @@ export class Delivery {
         pauseMs = longest / 2 + (longest / 2) * random.fraction()
         if (failures === 1 || failures % 10 === 0) log.warn({ sink: sink.name, failures, error: reasonOf(error), retry_in_ms: Math.round(pauseMs) }, 'delivery failed; the events wait in the outbox')
       }
-      if (pauseMs > 0) await this.#pause(pauseMs, failures > 0)
+      if (pauseMs > 0) await this.#pause(pauseMs, wakes)
     }
   }
 
-  /** One batch. False: nothing to do. */
-  async #step(): Promise<boolean> {
+  /** One batch. How many events it had. */
+  async #step(): Promise<number> {
     const { sink, outbox, clock, holder } = this.#parts
     const nowMs = clock.nowMs()
     const fence = await outbox.lease(sink.name, holder, nowMs, nowMs + LEASE_MS)
-    if (fence === undefined) return false
+    if (fence === undefined) return 0
     const entries = await outbox.read(fence, sink.batchMax)
-    if (entries.length === 0) return false
-    await this.#deliver(fence, entries)
-    return true
+    if (entries.length > 0) await this.#deliver(fence, entries)
+    return entries.length
   }
 
   async #deliver(fence: Fence, entries: readonly OutboxEntry[]): Promise<void> {
@@ -133,8 +137,8 @@ export class Delivery {
     if (last !== entries.at(-1)) throw new Error('the sink left a part of the batch unanswered')
   }
 
-  /** Until something is appended (unless backing off), the time is over, or the end. */
-  #pause(ms: number, backingOff: boolean): Promise<void> {
+  /** Until the time is over, or the end; `wakes`: or until something is appended. */
+  #pause(ms: number, wakes: boolean): Promise<void> {
     return new Promise((resolve) => {
       const done = (): void => {
         cancel()
@@ -143,7 +147,7 @@ export class Delivery {
       }
       const cancel = this.#parts.clock.after(ms, done, { unref: true })
       this.#wake = () => {
-        if (!backingOff || this.#stop.signal.aborted) done()
+        if (wakes || this.#stop.signal.aborted) done()
       }
       if (this.#stop.signal.aborted) done()
     })
