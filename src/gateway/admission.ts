@@ -212,11 +212,13 @@ async function askStore(x: Exchange, w: Workings, move: Reserve): Promise<Reserv
   const { entitlement } = admitted(x)
   const startedMs = w.clock.monotonicMs()
   let answer: ReserveAnswer | null = null
-  const timeout = Promise.withResolvers<null>()
-  const cancel = w.clock.after(w.limits.reserveMs, () => timeout.resolve(null), { unref: true })
+  let cancel = (): void => {}
   try {
     x.holding = true
-    answer = await Promise.race([w.store.reserve(move), timeout.promise])
+    answer = await new Promise<ReserveAnswer | null>((resolve, reject) => {
+      cancel = w.clock.after(w.limits.reserveMs, () => resolve(null), { unref: true })
+      w.store.reserve(move).then(resolve, reject)
+    })
   } catch (error) {
     w.log.warn({ id: x.id, why: error instanceof Error ? error.name : 'unknown' }, 'the store did not take a reservation')
   } finally {

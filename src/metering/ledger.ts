@@ -277,8 +277,17 @@ export class Ledger {
    */
   #draw(slot: string, { settled, pending }: Use, buckets: readonly Bucket[], ends: number | null, amount: number,
     drawn: Draw[], overruns: Draw[], within: number): BookedLine {
+    if (amount === 0) return { slot, ends, amount, draws: NO_DRAWS }
+    const last = buckets.length - 1
+    if (last === 0) {
+      // The usual case: one bucket has all of it.
+      const { name, ceiling } = buckets[0]!
+      drawn.push({ bucket: name, amount })
+      const beyond = ceiling === null ? 0 : beyondOf(amount, Math.max(0, ceiling - settled), pending, within)
+      if (beyond > 0) overruns.push({ bucket: name, amount: beyond })
+      return { slot, ends, amount, draws: NO_DRAWS }
+    }
     const draws: [string, number, string][] = []
-    if (amount === 0) return { slot, ends, amount, draws: [] }
     const laterDrawn = buckets.map((bucket) => (bucket.counter === null ? 0 : this.#counters.get(bucket.counter)?.settled ?? 0))
     const later = laterDrawn.reduce((sum, one) => sum + one, 0)
     const take = (index: number, share: number): void => {
@@ -307,9 +316,7 @@ export class Ledger {
       rest -= share
       return share
     })
-    const last = buckets.length - 1
-    const uncovered = free === null ? 0 : amount - free + Math.max(0, pending - within)
-    const beyond = Math.min(uncovered, Math.max(0, amount - within))
+    const beyond = free === null ? 0 : beyondOf(amount, free, pending, within)
     shares[last] = shares[last]! + rest
     shares.forEach((share, i) => take(i, share))
     if (beyond > 0) overruns.push({ bucket: buckets[last]!.name, amount: beyond })
@@ -540,10 +547,17 @@ type DumpRow = ['c', string, number, number, number | null] | ['o', string, Open
 
 const VOIDED = ''
 const NOTHING = { settled: 0, pending: 0 }
+const NO_DRAWS: BookedLine['draws'] = []
 const METER_NAMES = Object.keys(METERS) as BuiltinMeter[]
 
 function unchanged<A>(answer: A): Step<A> {
   return { answer, effect: null, record: null }
+}
+
+/** How much of `amount` takes room that is settled or that others hold: an overrun, as far as it was not held (`within`). */
+function beyondOf(amount: number, free: number, pending: number, within: number): number {
+  const uncovered = amount - free + Math.max(0, pending - within)
+  return Math.min(uncovered, Math.max(0, amount - within))
 }
 
 function slotOf(check: Check): string {

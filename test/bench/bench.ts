@@ -148,7 +148,7 @@ sinks:
 
 function startGateway(): ChildProcess {
   const child = spawn(process.execPath, [...nodeArgs, join(root, 'src/main.ts'), 'serve', '--config', join(dir, 'tallygate.yaml')], {
-    cwd: root, stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, TALLYGATE_LOG: 'warn' },
+    cwd: root, stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, TALLYGATE_LOG_LEVEL: 'warn' },
   })
   children.push(child)
   return child
