@@ -163,16 +163,15 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
   const { facts, principal, entitlement } = admitted(x)
   const { policy } = entitlement
   const { uMin, uMax } = draft
-  const skeleton = skeletonOf(x)
   const giveUpMs = x.startedMs + policy.waitMs
   let stepMs = waitStepMs
   for (;;) {
     const { checks } = draft
-    const move: Reserve = {
-      id: x.id, nowMs: x.admittedMs, home: principal.home, checks, uMin, uMax, deadlineMs: w.lease.deadlineMs(w.clock.nowMs()), skeleton,
-    }
     const known = w.refusals.recall(x.config, checks, uMin, uMax, w.clock.nowMs())
-    const answer = known ?? await askStore(x, w, move)
+    const answer = known ?? await askStore(x, w, {
+      id: x.id, nowMs: x.admittedMs, home: principal.home, checks, uMin, uMax, deadlineMs: w.lease.deadlineMs(w.clock.nowMs()),
+      skeleton: x.skeleton ??= skeletonOf(x),
+    })
     if (answer === null) {
       // The plan says that calls are served while the store is away; they are booked when it is back.
       x.holding = false

@@ -63,7 +63,7 @@ function checkMediaType(x: Exchange, route: Route): void {
 
 async function forward(x: Exchange, w: Workings): Promise<Outcome> {
   const answer = x.answer = new Answer(x, w, changesOf(x, w), holdOf(x, w))
-  if (x.draft !== null) x.skeleton = skeletonOf(x)
+  if (x.draft !== null) x.skeleton ??= skeletonOf(x)
   if (x.holding) {
     x.living = {
       place: -1, id: x.id, home: admitted(x).principal.home,

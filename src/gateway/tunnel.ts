@@ -75,7 +75,7 @@ export class Tunnel {
     x.destination = destinationOf(x.config, route.provider, null)
     await admit(x, w)
 
-    x.skeleton = skeletonOf(x)
+    x.skeleton ??= skeletonOf(x)
     const { hold, grows } = holdOf(x, w, true)
     this.#hold = hold
     this.#grows = grows
