@@ -71,7 +71,7 @@ t.test('a key whose account, parent or plan is gone opens nothing', async (t) =>
   t.same(listKeys(directory, nowMs).map(({ state }) => state), ['orphaned', 'orphaned'])
 })
 
-t.test('a key stops at its expiry, wherever it was made', async (t) => {
+t.test('A12: a key stops at its expiry, wherever it was made', async (t) => {
   const { changes, outcome } = await set(configOf([key('dev', hashOfSecret(secretA), { expiresMs: nowMs + hourMs })]))
   const made = await changes.createKey({ id: 'run', account: 'acme', plan: null, expiresMs: nowMs + hourMs }, 'ops')
   for (const secret of [secretA, made.secret]) {
@@ -80,7 +80,7 @@ t.test('a key stops at its expiry, wherever it was made', async (t) => {
   }
 })
 
-t.test('a revocation works at once, on keys of the YAML too, over a reload and a restart, until it is lifted', async (t) => {
+t.test('A12, K6: a revocation works at once, on keys of the YAML too, over a reload and a restart, until it is lifted', async (t) => {
   const config = configOf([key('dev', hashOfSecret(secretA))])
   const { changes, outcome, directory, records } = await set(config)
   t.equal(outcome(secretA), 'found')
@@ -107,7 +107,7 @@ t.test('a change made by another process is followed without asking again', asyn
   t.equal(here.outcome(made.secret), 'unknown')
 })
 
-t.test('after a rotation both secrets work until the cut-off, for the same account; then only the new one, whatever the YAML says', async (t) => {
+t.test('K7: after a rotation both secrets work until the cut-off, for the same account; then only the new one, whatever the YAML says', async (t) => {
   const config = configOf([key('dev', hashOfSecret(secretA))])
   const { changes, outcome, directory, records, at } = await set(config)
   const { secret } = await changes.rotateKey('dev', hourMs, 'ops')
@@ -166,7 +166,7 @@ t.test('what cannot be done is refused with a sentence, and changes nothing', as
   await t.rejects(changes.rotateKey('dev', 0, 'ops'), { name: 'ChangeRefused', why: 'conflict' }, 'a revoked key is not rotated back to life')
 })
 
-t.test('changes made at once are made one after the other: an id is given once', async (t) => {
+t.test('K12: changes made at once are made one after the other: an id is given once', async (t) => {
   const { changes } = await set(configOf([]))
   const made = await Promise.allSettled(Array.from({ length: 20 }, () => changes.createKey({ id: 'same', account: 'acme', plan: null, expiresMs: null }, 'ops')))
   t.equal(made.filter(({ status }) => status === 'fulfilled').length, 1)
@@ -181,7 +181,7 @@ t.test('every change is journaled with who and when', async (t) => {
   t.match(audit.find(({ action }) => action === 'key.revoke'), { who: 'maria', target: 'dev', at_ms: nowMs, details: { reason: 'lost' } })
 })
 
-t.test('a damaged document shuts out rather than in', async (t) => {
+t.test('A12: a damaged document shuts out rather than in', async (t) => {
   const records = new FakeRecords()
   await records.put('revocation', 'dev', {})
   await records.put('key', 'run', { hash: hashOfSecret(secretB), account: 'acme', expires_ms: 'never' })
@@ -190,7 +190,7 @@ t.test('a damaged document shuts out rather than in', async (t) => {
   t.equal(outcome(secretB), 'unknown')
 })
 
-t.test('unknown secrets leave nothing behind: three hundred thousand of them change neither memory nor the store', async (t) => {
+t.test('A13: unknown secrets leave nothing behind: three hundred thousand of them change neither memory nor the store', async (t) => {
   const { directory, records } = await set(configOf([key('dev', hashOfSecret(secretA))]))
   const tries = 300_000
   const before = process.memoryUsage().heapUsed
@@ -205,14 +205,14 @@ t.test('unknown secrets leave nothing behind: three hundred thousand of them cha
   t.comment(`${microseconds.toFixed(2)} µs per unknown secret, ${grownMb.toFixed(1)} MiB more heap after ${tries}`)
 })
 
-t.test('near misses of a real secret are as unknown as any', async (t) => {
+t.test('A7: near misses of a real secret are as unknown as any', async (t) => {
   const { outcome } = await set(configOf([key('dev', hashOfSecret(secretA))]))
   for (const near of [secretA.slice(1), secretA.slice(0, -1), `${secretA} `, secretA.toUpperCase(), hashOfSecret(secretA), '', '__proto__', 'constructor', `${secretA}\0`]) {
     t.equal(outcome(near), 'unknown', JSON.stringify(near.slice(0, 4)))
   }
 })
 
-t.test('a hundred thousand keys: lookups stay as quick as with one, and a reload never holds the loop', async (t) => {
+t.test('K8: a hundred thousand keys: lookups stay as quick as with one, and a reload never holds the loop', async (t) => {
   const secrets = Array.from({ length: 100_000 }, (_each, index) => `tg_${String(index).padStart(30, '0')}`)
   const config = configOf(secrets.map((secret, index) => key(`k${index}`, hashOfSecret(secret))))
   const { directory, outcome } = await set(config)

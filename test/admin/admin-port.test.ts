@@ -92,7 +92,7 @@ t.test('without tokens nobody from elsewhere is answered', async (t) => {
   for (const address of ['10.0.0.5', '::ffff:10.0.0.5', '2001:db8::1', '']) t.throws(() => adminCaller({ ...head, address }, [], null), { name: 'Problem', status: 403 }, address)
 })
 
-t.test('a page of another site can make a browser ask for nothing', async (t) => {
+t.test('W3: a page of another site can make a browser ask for nothing', async (t) => {
   const { ask, records } = await open(t)
   for (const headers of [{ origin: 'https://evil.example' }, { origin: 'null' }, { 'sec-fetch-site': 'cross-site' }, { 'sec-fetch-site': 'same-site' }, { origin: 'http://localhost:9' }]) {
     const answer = await ask('POST', '/api/v1/keys/dev/revoke', { headers, body: {} })
@@ -119,7 +119,7 @@ t.test('with tokens, every route asks for one, and a viewer changes nothing', as
   t.equal((await ask('GET', '/api/v1/keys', { headers: { authorization: `bearer ${opsSecret}` } })).status, 200, 'the scheme in any case')
 })
 
-t.test("a caller's key is nothing on the admin port", async (t) => {
+t.test("A12: a caller's key is nothing on the admin port", async (t) => {
   const { ask, records } = await open(t, { tokens })
   t.equal((await ask('GET', '/api/v1/keys', { secret: callerSecret })).status, 401)
   t.equal((await ask('POST', '/api/v1/keys', { secret: callerSecret, body: { account: 'acme' } })).status, 401)
@@ -235,7 +235,7 @@ t.test("an upstream's own probes are passed on, without our credential, and say 
   t.match(await gone.ask('GET', '/upstreams/model/health'), { status: 502, json: { detail: /"model" cannot be reached/ } })
 })
 
-t.test('the page in a browser says what is there and loads nothing from anywhere', async (t) => {
+t.test('W1, W3: the page in a browser says what is there and loads nothing from anywhere', async (t) => {
   const { ask } = await open(t)
   const page = await ask('GET', '/')
   t.match(page, { status: 200, headers: { 'content-type': /text\/html/, 'content-security-policy': /default-src 'none'/ } })

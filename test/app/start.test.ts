@@ -77,7 +77,7 @@ t.test('with UPSTREAM_URL a first real key is made and printed once, and the dem
   t.equal((await model.finished).code, 0)
 })
 
-t.test('what keeps it from starting is one clear sentence, without a stack', async (t) => {
+t.test('G19: what keeps it from starting is one clear sentence, without a stack', async (t) => {
   const dir = configIn(tmpDir(t), freePlan)
   const running = await serve(t, dir)
 
@@ -108,7 +108,7 @@ t.test('what keeps it from starting is one clear sentence, without a stack', asy
   t.equal((await running.finished).code, 0)
 })
 
-t.test('an admin port that others can reach is never open: a token is made and printed', async (t) => {
+t.test('A12: an admin port that others can reach is never open: a token is made and printed', async (t) => {
   const dir = configIn(tmpDir(t), freePlan)
   const running = await serve(t, dir, { TALLYGATE_ADMIN_LISTEN: '0.0.0.0:0' })
   const token = running.row('admin token') ?? ''
@@ -122,7 +122,7 @@ t.test('an admin port that others can reach is never open: a token is made and p
   t.equal((await fetch(`${named.admin}/api/v1/keys`, { headers: { authorization: 'Bearer chosen-token-0123456789' } })).status, 200)
 })
 
-t.test('SIGTERM: not ready at once, still accepting for the delay, what runs is finished and billed, exit 0', async (t) => {
+t.test('G10: SIGTERM: not ready at once, still accepting for the delay, what runs is finished and billed, exit 0', async (t) => {
   const dir = configIn(tmpDir(t), freePlan)
   const running = await serve(t, dir)
   const secret = running.row('demo key') ?? ''
@@ -136,7 +136,7 @@ t.test('SIGTERM: not ready at once, still accepting for the delay, what runs is 
   t.same(events(dir).map(({ data }) => data.end), ['complete', 'complete'])
 })
 
-t.test('a second SIGTERM cuts what runs, and bills what was seen', async (t) => {
+t.test('G12: a second SIGTERM cuts what runs, and bills what was seen', async (t) => {
   const words = ['One ', 'two ', 'three '].map((content) => chunk(sse({ id: 'c', object: 'chat.completion.chunk', choices: [{ index: 0, delta: { content }, finish_reason: null }] })))
   const upstream = await openScriptedUpstream(t, steps(sseHead(), ...words, stall))
   const dir = configIn(tmpDir(t), freePlan)
@@ -160,7 +160,7 @@ t.test('a second SIGTERM cuts what runs, and bills what was seen', async (t) => 
   t.ok((event?.data.output_tokens ?? 0) >= 3)
 })
 
-t.test('a changed config is used by itself and on SIGHUP; a bad one changes nothing and is told', async (t) => {
+t.test('K1: a changed config is used by itself and on SIGHUP; a bad one changes nothing and is told', async (t) => {
   const dir = configIn(tmpDir(t), freePlan)
   const running = await serve(t, dir)
   const secret = running.row('demo key') ?? ''

@@ -18,7 +18,7 @@ t.test('a good file gives exactly the config that is written beside it', async (
   }
 })
 
-t.test('a bad file gives no config, and exactly the sentences that are written at its end', async (t) => {
+t.test('4.8, K9, K10, K11: a bad file gives no config, and exactly the sentences that are written at its end', async (t) => {
   t.ok(filesIn(bad).length >= 180)
   for (const name of filesIn(bad)) {
     const expected = expectedOf(readFileSync(bad + name, 'utf8'))

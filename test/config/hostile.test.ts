@@ -16,7 +16,7 @@ function sentences(result: LoadResult): string {
   return result.problems.map(toText).join('\n')
 }
 
-t.test('what is no regular file is refused at once, not waited for', async (t) => {
+t.test('4.8, K2: what is no regular file is refused at once, not waited for', async (t) => {
   const dir = tmpDir(t)
   execFileSync('mkfifo', [join(dir, 'fifo.yaml')])
   mkdirSync(join(dir, 'directory.yaml'))
@@ -40,7 +40,7 @@ t.test('what is no regular file is refused at once, not waited for', async (t) =
   t.match(sentences(load(`include: ${join(dir, '*.yaml')}`)), /directory.yaml is not a regular file/)
 })
 
-t.test('a file that is empty, too large, or not UTF-8 is refused with a sentence', async (t) => {
+t.test('4.8, K2: a file that is empty, too large, or not UTF-8 is refused with a sentence', async (t) => {
   const dir = tmpDir(t)
   const cases: readonly (readonly [string, string | Buffer, RegExp])[] = [
     ['empty', '', /is empty/], ['blank', ' \n\n', /is empty/], ['comment', '# plans:\n', /is empty/], ['null', 'null\n', /mapping/], ['bom', '\ufeff', /is empty/],
@@ -60,7 +60,7 @@ t.test('a file that is empty, too large, or not UTF-8 is refused with a sentence
   t.match(sentences(loadConfig({ file: large, env: {}, hostName: 'h' })), /is larger than 65536 KiB/)
 })
 
-t.test('deep nesting and alias bombs end quickly and in a sentence', async (t) => {
+t.test('4.8, K9: deep nesting and alias bombs end quickly and in a sentence', async (t) => {
   const bomb = (levels: number): string => {
     const lines = ['x-0: &a0 [x, x, x, x, x, x, x, x, x, x]']
     for (let level = 1; level < levels; level++) lines.push(`x-${level}: &a${level} [${Array.from({ length: 10 }, () => `*a${level - 1}`).join(', ')}]`)
@@ -85,7 +85,7 @@ t.test('deep nesting and alias bombs end quickly and in a sentence', async (t) =
   }
 })
 
-t.test('names of the object prototype are plain names or refused, and pollute nothing', async (t) => {
+t.test('4.8, K9: names of the object prototype are plain names or refused, and pollute nothing', async (t) => {
   for (const name of ['__proto__', 'constructor', 'prototype', 'toString', 'hasOwnProperty', 'valueOf']) {
     const texts = [
       `${name}: { polluted: true }`, `plans: { ${name}: { polluted: true } }`, `plans: { a: { ${name}: { polluted: true } } }`, `plans: { a: { <<: { ${name}: { polluted: true } } } }`,
@@ -122,7 +122,7 @@ t.test('a secret never appears in a problem or a warning, wherever it was put by
   for (const place of places.slice(0, 2).concat(places.slice(7, 11))) t.notMatch(sentences(load(place.replaceAll('$S', 'hunter2-hunter2-hunter2 !'))), /hunter2/, place)
 })
 
-t.test('whatever the text, loading gives a config or a list of problems, and never throws', async () => {
+t.test('4.8: whatever the text, loading gives a config or a list of problems, and never throws', async () => {
   const words = fc.constantFrom(
     'plans', 'keys', 'limits', 'free', 'name', 'meter', 'limit', 'window', 'requests', '1m', '-1', '20', '{', '}', '[', ']', ':', ',', '- ', '\n', '  ', '    ', '"', "'", '&a', '*a', '<<', '!!', '!x', '|', '>', '#', '?', '%YAML', '---', '...',
     '${X}', '${', '${file:/dev/zero}', '\t', '\u0000', '\ud800', '\u00e4', '__proto__', 'null', '~', '1e309', '0x', '@', '`', '10%', 'include', 'upstreams', 'url', 'http://[', 'sinks', 'type', 'file',

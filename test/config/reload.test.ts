@@ -154,7 +154,7 @@ t.test('included files, new ones too, and secrets are watched; also while the co
   t.notOk(w.reloader.config.plans.has('pro'), 'a file gone')
 })
 
-t.test('the swapped symlink of a ConfigMap is one change, never half of it', async (t) => {
+t.test('4.8, K2: the swapped symlink of a ConfigMap is one change, never half of it', async (t) => {
   const dir = tmpDir(t)
   for (const [version, limit] of [['..v1', 20], ['..v2', 30]] as const) {
     mkdirSync(join(dir, version))

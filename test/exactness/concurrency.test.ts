@@ -15,7 +15,7 @@ const LIMIT = 30_000
 const SEED = Number(process.env['SEED'] ?? 1)
 
 t.setTimeout(220_000)
-t.test('2,000 calls at concurrency 200 never settle more than the limit, and never refuse what fits once nothing is pending', { timeout: 220_000 }, async (t) => {
+t.test('I3, I6, C11: 2,000 calls at concurrency 200 never settle more than the limit, and never refuse what fits once nothing is pending', { timeout: 220_000 }, async (t) => {
   const random = seeded(SEED)
   const model = await startTruthfulModel(random, 60)
   t.teardown(() => model.close())

@@ -14,7 +14,7 @@ const SEED = Number(process.env['SEED'] ?? 1)
 const CLIENTS = 24
 
 t.setTimeout(400_000)
-t.test(`${KILLS} SIGKILLs at random instants: no completed answer unbilled, none billed twice, nothing left reserved`, { timeout: 400_000 }, async (t) => {
+t.test(`G8, I1, I2: ${KILLS} SIGKILLs at random instants: no completed answer unbilled, none billed twice, nothing left reserved`, { timeout: 400_000 }, async (t) => {
   const random = seeded(SEED)
   const model = await startTruthfulModel(random, 80)
   t.teardown(() => model.close())

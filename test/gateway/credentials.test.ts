@@ -57,7 +57,7 @@ t.test('A6: the scheme is read in any case, spaces around the key are nothing, a
   t.equal(upstream.executions, 5)
 })
 
-t.test('A7: whatever stands for a key is 401 in the same words, reaches nobody and leaves nothing', async (t) => {
+t.test('A7, I4: whatever stands for a key is 401 in the same words, reaches nobody and leaves nothing', async (t) => {
   const upstream = await openScriptedUpstream(t, openai())
   const rig = await startRig(t, upstream.url)
   const wrong = [

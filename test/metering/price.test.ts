@@ -58,7 +58,7 @@ t.test('no call costs more than its bound, however its tokens turn out', async (
   t.pass('2,000 random calls')
 })
 
-t.test('a model has the rates of its name, else of the longest glob, else none', async (t) => {
+t.test('K11: a model has the rates of its name, else of the longest glob, else none', async (t) => {
   const rates = (models: string[]): ModelRates => ({ models, picosPer: {} })
   const card = { currency: 'USD', version: '1', rates: [rates(['*']), rates(['gpt-*', 'o1']), rates(['gpt-4*'])] }
   for (const [model, index] of [['gpt-4o', 2], ['gpt-5', 1], ['o1', 1], ['o1-mini', 0], [null, 0]] as const) t.equal(ratesFor(card, model), card.rates[index], String(model))

@@ -105,11 +105,11 @@ t.test('G16, W6: no request ends the process, and its words cannot forge a line 
   t.equal((await rawRequest({ port: gateway.port }, { target: '/-/live' })).status, 200)
   t.equal(await post(JSON.stringify({ model: 'm', messages: [] })), 200)
   t.match(await standing(gateway), { budget: { reserved: 0 }, parallel: { used: 0, reserved: 0 } })
-  const log = gateway.output().split('\n').filter((line) => line.startsWith('{') || /forged|\u001b|RTL|onerror/.test(line))
+  const log = gateway.output().split('\n').filter((line) => line.startsWith('{') || /forged|RTL|red|onerror/.test(line))
   t.ok(log.length > 50)
   for (const line of log) {
     const fields = JSON.parse(line) as { msg: string }
-    if (fields.msg === 'forged' || line.length > 4_096 || /[\u0000-\u001f\u007f\u202e]/.test(line)) t.fail(`a line of the log is not ours alone: ${line.slice(0, 200)}`)
+    if (fields.msg === 'forged' || line.length > 4_096 || /\p{Cc}|\u202e/u.test(line)) t.fail(`a line of the log is not ours alone: ${line.slice(0, 200)}`)
   }
   t.pass(`${log.length} lines of the log are one JSON object each`)
 })

@@ -51,7 +51,7 @@ const samples: [string, string, string[]][] = [
   ['no data', 'event: x\n\n\n\n\ndata:\n\ndata: 1\n\n', ['1']],
 ]
 
-t.test('what the standard allows is understood, whole and cut anywhere', (t) => {
+t.test('U23: what the standard allows is understood, whole and cut anywhere', (t) => {
   for (const [what, text, events] of samples) {
     const bytes = Buffer.from(text)
     const ways = [[bytes], ...Array.from({ length: bytes.length }, (_, at) => [bytes.subarray(0, at), bytes.subarray(at)]), [...piecewise(bytes)]]
@@ -109,7 +109,7 @@ t.test('an event too large to keep flows, and only its blank line can wait', (t)
   t.end()
 })
 
-t.test('a line of 50 MB, a million tiny events and ten thousand in one chunk cost linear time and little memory', (t) => {
+t.test('U26: a line of 50 MB, a million tiny events and ten thousand in one chunk cost linear time and little memory', (t) => {
   const timed = (what: string, boundMs: number, chunks: Iterable<Uint8Array>): void => {
     const stream = new EventStream(new Recorder())
     const start = process.cpuUsage()

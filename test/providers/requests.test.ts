@@ -69,7 +69,7 @@ const refused: [Endpoint, unknown, RegExp][] = [
   [messages, messageBody({ metadata: { user_id: 5 } }), /^metadata.user_id/],
   [countTokens, { model: 'c' }, /^messages is missing/],
 ]
-t.test('a field that is not what the protocol says is refused by name', (t) => {
+t.test('B5, B11, B12, C13: a field that is not what the protocol says is refused by name', (t) => {
   for (const [endpoint, body, sentence] of refused) {
     try {
       endpoint.inspect(bytes(body))

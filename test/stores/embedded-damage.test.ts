@@ -63,7 +63,7 @@ async function contents(dir: string, more: Partial<RecoveryOptions> = {}): Promi
   }
 }
 
-t.test('a log cut at any byte of its last record starts, without that record alone', async (t) => {
+t.test('E2: a log cut at any byte of its last record starts, without that record alone', async (t) => {
   const { dir, watermarkBefore } = await killedStore(t)
   const layout = layoutOf(dir)
   const wal = readFileSync(layout.wal)
@@ -99,7 +99,7 @@ t.test('a log cut anywhere among acknowledged records is refused, and named with
   }
 })
 
-t.test('one flipped bit is never a silent loss: start refuses and names the file, or nothing is missing', async (t) => {
+t.test('E3: one flipped bit is never a silent loss: start refuses and names the file, or nothing is missing', async (t) => {
   const { dir } = await killedStore(t)
   const whole = await contents(dir)
   const folded = copyOf(t, dir)
@@ -142,7 +142,7 @@ t.test('a flipped bit inside a record is named by row, and a store does not star
   t.same(again.rowsLost.includes(3), true)
 })
 
-t.test('zeros after the end, as a power loss leaves them, are not records', async (t) => {
+t.test('E4: zeros after the end, as a power loss leaves them, are not records', async (t) => {
   const { dir, watermarkBefore } = await killedStore(t)
   const layout = layoutOf(dir)
   const whole = await contents(dir)
@@ -165,7 +165,7 @@ t.test('zeros after the end, as a power loss leaves them, are not records', asyn
   await store.close()
 })
 
-t.test('an old backup of the journal starts only with an explicit yes', async (t) => {
+t.test('E12: an old backup of the journal starts only with an explicit yes', async (t) => {
   const dir = newDir(t)
   let store = await embeddedIn(dir)
   await exchange(store, 1)
@@ -213,7 +213,7 @@ t.test('a journal of another format is refused by name', async (t) => {
   await t.rejects(embeddedIn(dir), { name: 'JournalDamaged', message: /has format 99; this release reads format 1/ })
 })
 
-t.test('repair writes a copy and a report, and leaves the damaged store as it was', async (t) => {
+t.test('E3: repair writes a copy and a report, and leaves the damaged store as it was', async (t) => {
   const { dir } = await killedStore(t)
   const layout = layoutOf(dir)
   const db = new DatabaseSync(layout.journal)
@@ -263,7 +263,7 @@ t.test('a damaged newest snapshot costs time and nothing else; without any, the 
   await t.rejects(embeddedIn(dir), { name: 'JournalDamaged', message: /no snapshot is usable, and the journal begins at row 3/ })
 })
 
-t.test('a row that is missing in the middle is noticed', async (t) => {
+t.test('E3: a row that is missing in the middle is noticed', async (t) => {
   const { dir } = await killedStore(t)
   const db = new DatabaseSync(layoutOf(dir).journal)
   db.exec('DELETE FROM journal WHERE seq = 5')

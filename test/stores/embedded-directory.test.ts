@@ -12,7 +12,7 @@ import { check, newId, reserveOf, settleOf } from './sample-moves.ts'
 
 const tokens = check('tokens', null, 100)
 
-t.test('a second process is refused and told who has the directory; when that one is killed, the directory is free', async (t) => {
+t.test('G19: a second process is refused and told who has the directory; when that one is killed, the directory is free', async (t) => {
   const dir = newDir(t)
   const first = new Worker(dir, 'hold')
   await first.line('open')
@@ -39,7 +39,7 @@ t.test('a lock file left by a dead process is in nobody\'s way, even if its pid 
 })
 
 for (const how of ['deleted', 'moved away'] as const) {
-  t.test(`a data directory ${how} while running: nothing is admitted, it is told, and nothing is created in its place`, async (t) => {
+  t.test(`E11: a data directory ${how} while running: nothing is admitted, it is told, and nothing is created in its place`, async (t) => {
     const dir = newDir(t)
     const log = new LogLines()
     const store = await embeddedIn(dir, { log })
@@ -61,7 +61,7 @@ for (const how of ['deleted', 'moved away'] as const) {
   })
 }
 
-t.test('a directory deleted between two moves: the next move is not acknowledged', async (t) => {
+t.test('E11: a directory deleted between two moves: the next move is not acknowledged', async (t) => {
   const dir = newDir(t)
   const store = await embeddedIn(dir)
   rmSync(dir, { recursive: true })
@@ -69,7 +69,7 @@ t.test('a directory deleted between two moves: the next move is not acknowledged
   await store.close()
 })
 
-t.test('the directory and its files are for their owner only', async (t) => {
+t.test('E13: the directory and its files are for their owner only', async (t) => {
   const dir = newDir(t)
   const store = await embeddedIn(dir)
   await store.reserve(reserveOf(newId(Date.now()), Date.now(), 'acme', [tokens]))
@@ -83,7 +83,7 @@ t.test('the directory and its files are for their owner only', async (t) => {
   t.equal(statSync(layoutOf(dir).journal).mode & 0o777, 0o600, 'closed again')
 })
 
-t.test('a directory that everyone can write, or that is none, is refused with what to do', async (t) => {
+t.test('E13: a directory that everyone can write, or that is none, is refused with what to do', async (t) => {
   const dir = newDir(t)
   mkdirSync(dir)
   chmodSync(dir, 0o777)
@@ -93,7 +93,7 @@ t.test('a directory that everyone can write, or that is none, is refused with wh
   await t.rejects(embeddedIn(file), { name: 'DirectoryRefused', message: /is not a directory/ })
 })
 
-t.test('a linked directory is one directory, by whichever name', async (t) => {
+t.test('E13: a linked directory is one directory, by whichever name', async (t) => {
   const dir = newDir(t)
   const link = join(tmpDir(t), 'link')
   const store = await embeddedIn(dir)
@@ -104,7 +104,7 @@ t.test('a linked directory is one directory, by whichever name', async (t) => {
   t.ok(existsSync(layoutOf(dir).journal))
 })
 
-t.test('every file that is renamed into place is made certain by a sync of its directory', async (t) => {
+t.test('E10: every file that is renamed into place is made certain by a sync of its directory', async (t) => {
   t.equal(spawnSync('strace', ['-V']).status, 0, 'strace is installed (Debian: apt-get install strace)')
   const dir = newDir(t)
   const trace = join(tmpDir(t), 'trace')

@@ -45,10 +45,10 @@ async function nothingLost(t: Test, dir: string, lines: readonly string[]): Prom
 }
 
 const faults = [
-  { name: 'a failed sync is never reported as success; the store is rebuilt from disk and admits again', inject: ['fsync:error=EIO:when=14', 'fdatasync:error=EIO:when=14'], says: /I\/O error/ },
-  { name: 'no space at a sync: the same', inject: ['fsync:error=ENOSPC:when=14', 'fdatasync:error=ENOSPC:when=14'], says: /I\/O error|full/ },
-  { name: 'a disk that turned read-only refuses in plain words and recovers when it is writable again', inject: ['pwrite64:error=EROFS:when=30..32'], says: /I\/O error|read-only/ },
-  { name: 'a write that fails is not answered with success', inject: ['pwrite64:error=EIO:when=30'], says: /I\/O error/ },
+  { name: 'E6: a failed sync is never reported as success; the store is rebuilt from disk and admits again', inject: ['fsync:error=EIO:when=14', 'fdatasync:error=EIO:when=14'], says: /I\/O error/ },
+  { name: 'E5, E6: no space at a sync: the same', inject: ['fsync:error=ENOSPC:when=14', 'fdatasync:error=ENOSPC:when=14'], says: /I\/O error|full/ },
+  { name: 'E7: a disk that turned read-only refuses in plain words and recovers when it is writable again', inject: ['pwrite64:error=EROFS:when=30..32'], says: /I\/O error|read-only/ },
+  { name: 'E6: a write that fails is not answered with success', inject: ['pwrite64:error=EIO:when=30'], says: /I\/O error/ },
 ]
 for (const fault of faults) {
   t.test(fault.name, async (t) => {
@@ -80,7 +80,7 @@ t.test('a log that takes no space lets the ballast go, and nothing is lost', asy
   await nothingLost(t, dir, worker.lines)
 })
 
-t.test('a sync that hangs keeps the event loop running, gathers what waits, and stops admission after two seconds', async (t) => {
+t.test('E8: a sync that hangs keeps the event loop running, gathers what waits, and stops admission after two seconds', async (t) => {
   const dir = await madeStore(t)
   const worker = new Worker(dir, 'stalled', faulty(dir, 'fsync:delay_enter=3000000:when=6', 'fdatasync:delay_enter=3000000:when=6'))
   const worst = Number((await worker.line('worst')).split(' ')[1])
@@ -90,7 +90,7 @@ t.test('a sync that hangs keeps the event loop running, gathers what waits, and 
   await nothingLost(t, dir, worker.lines)
 })
 
-t.test('a full disk: admission is refused, what runs is settled, reading works, and it recovers by itself', async (t) => {
+t.test('E5: a full disk: admission is refused, what runs is settled, reading works, and it recovers by itself', async (t) => {
   const disk = join(tmpDir(t), 'disk')
   mkdirSync(disk)
   if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=12m', 'tmpfs', disk]).status !== 0) {
@@ -135,7 +135,7 @@ t.test('a full disk: admission is refused, what runs is settled, reading works, 
   await again.close()
 })
 
-t.test('a disk so full that even settling fails: those calls are told, and the books are right when there is room', async (t) => {
+t.test('E5: a disk so full that even settling fails: those calls are told, and the books are right when there is room', async (t) => {
   const disk = join(tmpDir(t), 'disk')
   mkdirSync(disk)
   if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', disk]).status !== 0) {
@@ -172,7 +172,7 @@ t.test('a disk so full that even settling fails: those calls are told, and the b
   await store.close()
 })
 
-t.test('a disk that is mounted read-only: start is refused with a sentence', async (t) => {
+t.test('E7: a disk that is mounted read-only: start is refused with a sentence', async (t) => {
   const disk = join(tmpDir(t), 'disk')
   mkdirSync(disk)
   if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=12m', 'tmpfs', disk]).status !== 0) {
@@ -187,7 +187,7 @@ t.test('a disk that is mounted read-only: start is refused with a sentence', asy
   await t.rejects(embeddedIn(dir), { name: 'DirectoryRefused', message: /cannot be written by user \d+, or is mounted read-only: EROFS/ })
 })
 
-t.test('more moves waiting than the bound: admission is refused, what waits is answered', async (t) => {
+t.test('E8: more moves waiting than the bound: admission is refused, what waits is answered', async (t) => {
   const store = await embeddedIn(newDir(t))
   const nowMs = Date.now()
   const answers = await Promise.allSettled(Array.from({ length: 50_500 }, () => store.reserve(reserveOf(newId(nowMs), nowMs, 'acme', [requests]))))

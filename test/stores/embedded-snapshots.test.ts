@@ -38,7 +38,7 @@ function rowCount(dir: string): number {
   return count
 }
 
-t.test('a crash at any step of a snapshot: the next start uses the old or the new one, and leaves nothing half done', async (t) => {
+t.test('E9: a crash at any step of a snapshot: the next start uses the old or the new one, and leaves nothing half done', async (t) => {
   const dir = newDir(t)
   for (let i = 0; i < 2; i++) {
     const store = await embeddedIn(dir)

@@ -39,7 +39,7 @@ async function booksAreRight(t: Test, store: Store, expected: readonly Acknowled
   }
 }
 
-t.test('a process killed at any instant loses nothing that it acknowledged, and leaves nothing held', async (t) => {
+t.test('G8: a process killed at any instant loses nothing that it acknowledged, and leaves nothing held', async (t) => {
   const dir = newDir(t)
   const all: Acknowledged[] = []
   let reserved = 0
@@ -60,7 +60,7 @@ t.test('a process killed at any instant loses nothing that it acknowledged, and 
   t.ok(all.length > KILLS, `${KILLS} kills, ${reserved} acknowledged reservations, ${all.length} acknowledged settlements`)
 })
 
-t.test('a process killed at any write or sync of its journal loses nothing that it acknowledged', async (t) => {
+t.test('E1, G6: a process killed at any write or sync of its journal loses nothing that it acknowledged', async (t) => {
   t.equal(spawnSync('strace', ['-V']).status, 0, 'strace is installed (Debian: apt-get install strace)')
   const dir = newDir(t)
   const all: Acknowledged[] = []

@@ -3,7 +3,7 @@ import { chatChunk, openai } from '../../fixtures/openai-scripts.ts'
 import { chunk, lastChunk, openScriptedUpstream, sse, sseHead, steps, wait } from '../../fixtures/scripted-upstream.ts'
 import { startRig } from './rig.ts'
 
-t.test('a plain answer passes byte for byte, is settled with what the upstream reported, and its headers tell the settled standing', async (t) => {
+t.test('I9: a plain answer passes byte for byte, is settled with what the upstream reported, and its headers tell the settled standing', async (t) => {
   const upstream = await openScriptedUpstream(t, openai({ inputTokens: 9, outputTokens: 4 }))
   const rig = await startRig(t, upstream.url)
   const answer = await rig.chat()

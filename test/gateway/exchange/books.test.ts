@@ -53,7 +53,7 @@ for (const [name, script, body, policy] of exchanges) {
   })
 }
 
-t.test('remaining is limit less settled less reserved at each answer\'s own instant, and never grows again within a window', async (t) => {
+t.test('I5: remaining is limit less settled less reserved at each answer\'s own instant, and never grows again within a window', async (t) => {
   const upstream = await openScriptedUpstream(t, openai({ inputTokens: 9, outputTokens: 4 }))
   const rig = await startRig(t, upstream.url, { limits: ['{ name: daily, meter: total_tokens, limit: 10k, window: day }', '{ name: rpd, meter: requests, limit: 50, window: day }'] })
   for (let n = 1; n <= 10; n++) {
@@ -264,7 +264,7 @@ t.test('models are routed by name and renamed for their upstream', async (t) => 
   t.equal((await rig.request({ method: 'POST', target: '/chat/completions', body: prompt })).status, 200, 'the base path may be left out')
 })
 
-t.test('no key, prompt, answer or upstream\'s word reaches the log or the metrics', async (t) => {
+t.test('I8, W5: no key, prompt, answer or upstream\'s word reaches the log or the metrics', async (t) => {
   const upstream = await openScriptedUpstream(t, openai({ pieces: [canaries.answer] }))
   const rig = await startRig(t, upstream.url)
   const messages = [{ role: 'user', content: canaries.prompt }]
@@ -279,7 +279,7 @@ t.test('no key, prompt, answer or upstream\'s word reaches the log or the metric
   t.same(canariesIn(JSON.stringify(rig.logged) + await rig.metrics.text() + JSON.stringify(await rig.events())), [])
 })
 
-t.test('a meter that throws never breaks an answer and never makes it free', async (t) => {
+t.test('G16: a meter that throws never breaks an answer and never makes it free', async (t) => {
   const upstream = await openScriptedUpstream(t, steps(json(200, chatCompletion(openaiAnswer))))
   const { providers } = await import('../../../src/providers/index.ts')
   const broken = providers.map((provider) => ({ ...provider, endpoints: provider.endpoints.map((endpoint) => ({

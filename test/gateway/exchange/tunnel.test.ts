@@ -169,7 +169,7 @@ t.test('limits on bytes and time hold for tunnels', async (t) => {
   t.match(await rig.usage(), { traffic: { used: Number(event?.['bytes_out']) } })
 })
 
-t.test('a tunnel in which nothing moves ends at the idle timeout, and at a shutdown', async (t) => {
+t.test('N10: a tunnel in which nothing moves ends at the idle timeout, and at a shutdown', async (t) => {
   const { rig, open } = await rigOf(t, echo, { server: '  timeouts: { connect: 500ms, first_byte: 500ms, idle: 200ms, total: 10s }' })
   const client = await open()
   await client.readHead()

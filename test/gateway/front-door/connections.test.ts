@@ -351,7 +351,7 @@ t.test('a cut answer never looks whole: chunked, by length, by the connection\'s
   }
 })
 
-t.test('an error inside is a 500 without its words, or a cut once the answer has begun; the process goes on', async (t) => {
+t.test('G16: an error inside is a 500 without its words, or a cut once the answer has begun; the process goes on', async (t) => {
   const door = await openDoor(t, { handle: async (d) => {
     if (d.path === '/late') d.writeHead(200, [])
     if (d.path === '/silent') return

@@ -59,7 +59,7 @@ t.test('a refusal is in the dialect\'s shape with its request id, and in a commo
   t.equal((await rawRequest(door, { method: 'HEAD', target: '/none' })).body.length, 0)
 })
 
-t.test('the gateway\'s own paths answer without the handler; the admin port\'s are not here', async (t) => {
+t.test('W8: the gateway\'s own paths answer without the handler; the admin port\'s are not here', async (t) => {
   let ready = true
   const door = await openDoor(t, { ready: () => ({ ready, reason: 'store not opened' }) })
   for (const target of ['/', '/health', '/-/live', '/-/ready']) {
