@@ -237,23 +237,28 @@ export class Ledger {
     return fullest
   }
 
-  /** Σ max(0, ceiling − settled) over the buckets; null is unlimited. */
+  /**
+   * Σ max(0, ceiling − settled) over the buckets; null is unlimited. Never more than all ceilings together leave: what a bucket was drawn beyond its
+   * ceiling (by an edit, or through another limit over the same counters) is not drawn a second time from the next one.
+   */
   #free(check: Check, ceiling: Ceiling, settled: number): number | null {
     const { buckets } = ceiling
     // The usual case: one bucket. What is beyond it shows as a negative room.
     if (buckets.length === 1) return buckets[0]!.ceiling === null ? null : buckets[0]!.ceiling - settled
     let later = 0
     let free = 0
+    let total = 0
     for (let i = 1; i < buckets.length; i++) {
       const bucket = buckets[i]!
       if (bucket.ceiling === null) return null
       const drawn = this.#counters.get(bucket.counter!)?.settled ?? 0
       later += drawn
+      total += bucket.ceiling
       free += Math.max(0, bucket.ceiling - drawn)
     }
     const first = buckets[0]!
     if (first.ceiling === null) return null
-    return free + Math.max(0, first.ceiling - (settled - later))
+    return Math.min(free + Math.max(0, first.ceiling - (settled - later)), first.ceiling + total - settled)
   }
 
   #balance(check: Check): Balance {
