@@ -4,15 +4,29 @@ import { settlementOf } from './books.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import type { Workings } from './parts.ts'
 
-/** Makes the books true for one outcome. Resolves with the standing after it, or null where that is not known (yet). */
-export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Promise<readonly Balance[] | null> {
+export interface Closed {
+  /** False: what was used is not in the books yet; the settler goes on trying for as long as this process lives. */
+  readonly durable: boolean
+  /** The standing afterwards; null where it is not known. */
+  readonly balances: readonly Balance[] | null
+}
+
+/** A completed answer is only completed once it is billed; unless the plan serves whatever the store does. */
+export function waitsForBooks(x: Exchange, outcome: Outcome): boolean {
+  return outcome.end === 'complete' && x.entitlement?.policy.storeDown.kind === 'deny'
+}
+
+const nothingToBook: Closed = { durable: true, balances: null }
+
+/** Makes the books true for one outcome. */
+export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Promise<Closed> {
   const { draft, skeleton } = x
   const { provider } = admitted(x).route
   x.end = outcome.end
   x.source = outcome.source
   x.status = outcome.status
   for (const alarm of outcome.alarms) w.metrics.alarms.inc({ provider: provider.name, alarm })
-  if (draft === null || skeleton === null) return null
+  if (draft === null || skeleton === null) return nothingToBook
   const { home } = admitted(x).principal
   const nowMs = w.clock.nowMs()
   const settlement = settlementOf(x, skeleton, outcome, nowMs)
@@ -23,9 +37,9 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
   x.unheld = false
   w.lease.remove(x.living)
   if (settlement === null) {
-    if (!held) return null
+    if (!held) return nothingToBook
     await w.settler.void({ id: x.id, nowMs, home })
-    return standing(x, w)
+    return { durable: true, balances: await standing(x, w) }
   }
   x.usage = settlement.usage
   w.metrics.settlements.inc({ end: outcome.end, usage_source: outcome.source })
@@ -33,13 +47,14 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
     const tokens = settlement.usage[`${type}_tokens`]
     if (tokens !== undefined && tokens > 0) w.metrics.tokens.inc({ provider: provider.name, type }, tokens)
   }
-  const answer = await w.settler.settle(settlement)
-  if (answer === null || !('balances' in answer)) return null
+  const answer = await w.settler.settle(settlement, waitsForBooks(x, outcome) ? w.limits.endMs : w.limits.settleMs)
+  if (answer === null) return { durable: false, balances: null }
+  if (!('balances' in answer)) return nothingToBook
   if (answer.overruns.length > 0) {
     w.metrics.overruns.inc()
     w.log.warn({ id: x.id, overruns: answer.overruns }, 'more was used than any ceiling covers')
   }
-  return answer.balances
+  return { durable: true, balances: answer.balances }
 }
 
 /** After a void the caller is told where it stands without it; not worth an error if it cannot be read. */

@@ -43,7 +43,7 @@ export class Gateway {
       limits: this.#limits,
       routes: new RouteTable(parts.providers),
       forwarder: parts.forwarder ?? new Forwarder(),
-      settler: new Settler({ store, clock, random, log, metrics, waitMs: settleMs, queueMax: settlementsMax }),
+      settler: new Settler({ store, clock, random, log, metrics, voidWaitMs: settleMs, queueMax: settlementsMax }),
       lease: new Lease({ store, clock, log, leaseMs, renewMs }),
       refusals: new RefusalMemory(),
       outage: new Outage(),
@@ -172,7 +172,7 @@ export class Gateway {
     if (x.firstByteMs !== null) metrics.firstByte.observe({ endpoint }, x.firstByteMs / 1_000)
     log.info({
       id: x.id, account: x.principal?.account.id, key: x.principal?.keyId, endpoint, status: x.status, end: x.end, ms: Math.round(ms),
-      input_tokens: x.usage.input_tokens, output_tokens: x.usage.output_tokens, ...(x.failure === null ? {} : { failure: x.failure }),
+      input_tokens: x.usage.input_tokens, output_tokens: x.usage.output_tokens, ...(x.failure === null ? {} : { failure: x.failure }), ...(x.shadowed.length === 0 ? {} : { shadowed: x.shadowed }),
     }, 'exchange')
     if (this.#open.size === 0) for (const resolve of this.#whenIdle.splice(0)) resolve()
   }

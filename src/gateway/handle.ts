@@ -3,10 +3,11 @@ import { admit, changesOf, entitle, holdOf } from './admission.ts'
 import { Answer, type Outcome } from './answer.ts'
 import { authenticate, hasCredential } from './authenticate.ts'
 import { skeletonOf } from './books.ts'
-import { closeBooks } from './close-books.ts'
+import { closeBooks, waitsForBooks } from './close-books.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import { answerModels } from './models.ts'
 import type { Workings } from './parts.ts'
+import { requireJson } from './request-body.ts'
 import { destinationOf, opaqueRoute, type Route } from './route.ts'
 import { answerUsage, usagePath } from './usage-page.ts'
 
@@ -20,7 +21,8 @@ export async function handle(x: Exchange, w: Workings): Promise<void> {
   x.principal = await authenticate(d, w)
   if (route.endpoint.local === 'models') return answerModels(x, w)
   x.body = route.known && route.endpoint.body === 'none' ? x.body : await d.readBody(config.server.bodyMaxBytes)
-  checkMediaType(x, route)
+  // What was inspected must be what the upstream reads: a body that calls itself something else is refused.
+  if (route.known && route.endpoint.body === 'json') requireJson(d.header('content-type'))
   x.facts = route.endpoint.inspect(x.body)
 
   // 2. May they? Everything is held before anything is forwarded.
@@ -32,8 +34,10 @@ export async function handle(x: Exchange, w: Workings): Promise<void> {
   const outcome = await forward(x, w)
 
   // 4. Make the books true, then let the client see the end.
-  const balances = await closeBooks(x, w, outcome)
-  outcome.release(balances)
+  const closed = await closeBooks(x, w, outcome)
+  if (closed.durable || !waitsForBooks(x, outcome)) outcome.release(closed.balances)
+  // Nobody but this process knows of it yet, and a process may die: an answer that may never be billed is not completed.
+  else d.cut()
 }
 
 /** Throws `not_found`, `method_not_allowed`. */
@@ -49,16 +53,6 @@ function routeOf(x: Exchange, w: Workings): Route {
   const route = hasCredential(d) ? opaqueRoute(w.providers, w.httpEndpoint, d) : null
   if (route === null) throw new GatewayError('not_found', 'There is no such endpoint.')
   return route
-}
-
-const json = /^application\/(?:[\w.-]+\+)?json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*"?utf-8"?[ \t]*)?$/i
-
-/** What was inspected must be what the upstream reads: a body that calls itself something else is refused. */
-function checkMediaType(x: Exchange, route: Route): void {
-  if (!route.known || route.endpoint.body !== 'json') return
-  const type = x.d.header('content-type')
-  if (type === undefined || json.test(type.trim())) return
-  throw new GatewayError('unsupported_media_type', 'The body has to be application/json in UTF-8.')
 }
 
 async function forward(x: Exchange, w: Workings): Promise<Outcome> {

@@ -48,8 +48,10 @@ export interface Tokenizer {
 export interface Bounds {
   /** How long admission waits for the store: longer than a disk under load takes to sync, shorter than a caller's patience. */
   readonly reserveMs: number
-  /** How long the end of an answer waits for its settlement. */
+  /** How long steps that no bill depends on wait for the store: growing a hold, a void, the counting of text. */
   readonly settleMs: number
+  /** How long the end of an answer waits for its settlement to be durable. Then it is cut: what is not billed is not completed. */
+  readonly endMs: number
   /** How long a plain answer may take to arrive and still be held until it is settled. */
   readonly holdMs: number
   /** A reservation outlives its gateway's last sign of life by this much. */
@@ -60,7 +62,7 @@ export interface Bounds {
 }
 
 export const defaultBounds: Bounds = {
-  reserveMs: 2_000, settleMs: 2_000, holdMs: 2_000, leaseMs: 15_000, renewMs: 5_000, settlementsMax: 10_000,
+  reserveMs: 2_000, settleMs: 2_000, endMs: 10_000, holdMs: 2_000, leaseMs: 15_000, renewMs: 5_000, settlementsMax: 10_000,
 }
 
 /** The parts and what the gateway made of them, as the steps of an exchange see them. */

@@ -15,8 +15,8 @@ export interface SettlerParts {
   readonly random: Random
   readonly log: Log
   readonly metrics: Metrics
-  /** How long the end of an answer waits for its settlement to be durable. */
-  readonly waitMs: number
+  /** How long the end of an answer waits for a void: nobody is billed by that. */
+  readonly voidWaitMs: number
   readonly queueMax: number
 }
 
@@ -52,9 +52,9 @@ export class Settler {
   }
 
   /** Resolves with the store's answer once it is durable, or with null after `waitMs`: then it stays here until it is. */
-  settle(move: Settle): Promise<SettleAnswer | null> {
+  settle(move: Settle, waitMs: number): Promise<SettleAnswer | null> {
     return new Promise((resolve) => {
-      const giveUp = this.#parts.clock.after(this.#parts.waitMs, () => resolve(null), { unref: true })
+      const giveUp = this.#parts.clock.after(waitMs, () => resolve(null), { unref: true })
       this.#begin({ kind: 'settle', move, tries: 0, done: (answer) => {
         giveUp()
         resolve(answer)
@@ -65,7 +65,7 @@ export class Settler {
   /** For what was surely never billed. Resolves like `settle`. */
   void(move: Void): Promise<void> {
     return new Promise((resolve) => {
-      const giveUp = this.#parts.clock.after(this.#parts.waitMs, resolve, { unref: true })
+      const giveUp = this.#parts.clock.after(this.#parts.voidWaitMs, resolve, { unref: true })
       this.#begin({ kind: 'void', move, tries: 0, done: () => {
         giveUp()
         resolve()

@@ -174,10 +174,10 @@ function completeIsBilled(world: World, call: ClientCall, booked: ReadonlyMap<st
   const { id } = call
   const one = booked.get(id)
   const last = one?.events.at(-1)
-  // The store was away for longer than the end of an answer waits, and the gateway died before it came back: the checkpoint is what is left.
+  // A plan that serves whatever the store does: it was away for longer than the end of an answer waits, and the gateway died before it came back.
   if (one === undefined || last?.data['end'] === 'expired') {
     const ended = world.upstream.truths.get(id)?.endedMs ?? Infinity
-    if (world.deaths.length === 0 || call.endedMs - ended < 1_999) world.violate(7, `${id} was answered whole and ${one === undefined ? 'is not billed' : 'is billed as expired'}`)
+    if (!world.servesUnheld() || world.deaths.length === 0 || call.endedMs - ended < 1_999) world.violate(7, `${id} was answered whole and ${one === undefined ? 'is not billed' : 'is billed as expired'}`)
     else world.lostAfterRelease += 1
     return
   }

@@ -101,7 +101,7 @@ export function told(figures: Figures): string[] {
   return [
     `${seeds} seeds in ${seconds.toFixed(1)} s (${(seeds / seconds).toFixed(0)} a second), ${steps} steps, ${exchanges} exchanges, ${admitted} reservations, ${events} events`,
     `faults: ${[...figures.faults].sort(([a], [b]) => (a < b ? -1 : 1)).map(([kind, times]) => `${kind} ${times}`).join(', ')}`,
-    `answers released while the store was away, and lost with their gateway: ${lostAfterRelease}`,
+    `answers that plans with store_down: allow released unsettled, and lost with their gateway: ${lostAfterRelease}`,
   ]
 }
 

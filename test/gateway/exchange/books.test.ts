@@ -168,7 +168,7 @@ t.test('a store that does not answer a reservation in time is not waited for, an
 t.test('when settlements pile up beyond their bound nothing more is admitted', async (t) => {
   const upstream = await openScriptedUpstream(t, openai())
   let down = true
-  const rig = await startRig(t, upstream.url, { bounds: { settleMs: 50, settlementsMax: 3 }, wrap: (store) => changed(store, {
+  const rig = await startRig(t, upstream.url, { policy: 'store_down: allow', bounds: { settleMs: 50, settlementsMax: 3 }, wrap: (store) => changed(store, {
     settle: (of) => (move) => (down ? Promise.reject(new StoreUnavailable('away')) : of.settle(move)),
   }) })
   const statuses: number[] = []

@@ -1,5 +1,6 @@
 // Whatever a client does: what was produced is billed once, what was not is not, nothing stays held.
 import t from 'tap'
+import type { Store } from '../../../src/stores/store.ts'
 import { tokenizer } from '../../../src/providers/tokenizer.ts'
 import { chatChunk, chatCompletion, openai, openaiAnswer } from '../../fixtures/openai-scripts.ts'
 import { chunk, json, lastChunk, openScriptedUpstream, sse, sseHead, steps, wait } from '../../fixtures/scripted-upstream.ts'
@@ -35,6 +36,26 @@ t.test('C2: a client that leaves before the answer began stops the upstream with
   const took = (upstream.connections[0]?.closedAtMs ?? Infinity) - leftAt
   t.ok(took < 100, `${took.toFixed(1)} ms`)
   t.match(await rig.events(), [{ end: 'client_gone', requests: 1, usage_source: 'estimated' }])
+})
+
+t.test('C2: a client that leaves while its reservation is on its way sends nothing upstream and costs nothing', async (t) => {
+  const upstream = await openScriptedUpstream(t, openai())
+  let reserves = 0
+  const rig = await startRig(t, upstream.url, { policy: 'on_disconnect: drain, output_default: 100', wrap: (store) => new Proxy(store, { get(target, name) {
+    const value: unknown = Reflect.get(target, name, target)
+    if (name === 'reserve') return async (move: Parameters<typeof target.reserve>[0]) => {
+      if (++reserves > 1) await sleep(150)
+      return target.reserve(move)
+    }
+    return typeof value === 'function' ? value.bind(target) : value
+  } }) })
+  // On a connection that is open already, a request is on its way at once.
+  t.equal((await rig.chat()).status, 200)
+  const client = await rig.open(streamed)
+  await waitFor('the store to be asked', () => reserves === 2)
+  client.reset()
+  t.equal((await rig.events()).length, 1)
+  t.equal(upstream.requests.length, 1)
 })
 
 for (const k of [1, 2, 5]) {
@@ -278,22 +299,33 @@ t.test('the end of an answer is seen only after its settlement', async (t) => {
   await rig.settled()
 })
 
-t.test('a store that does not settle in time does not hold an answer back for longer than its bound', async (t) => {
+t.test('an answer that cannot be billed in time is cut, never completed; where the plan allows outages it is released', async (t) => {
   const upstream = await openScriptedUpstream(t, openai())
   let down = true
-  const rig = await startRig(t, upstream.url, { bounds: { settleMs: 200 }, wrap: (store) => new Proxy(store, { get(target, name) {
+  const wrap = (store: Store): Store => new Proxy(store, { get(target, name) {
     const value: unknown = Reflect.get(target, name, target)
     if (name === 'settle') return (move: Parameters<typeof target.settle>[0]) => (down ? Promise.reject(new Error('away')) : target.settle(move))
     return typeof value === 'function' ? value.bind(target) : value
-  } }) })
+  } })
+  const strict = await startRig(t, upstream.url, { bounds: { endMs: 200 }, wrap })
   const startedAt = performance.now()
-  const answer = await rig.chat()
+  const plain = await strict.chat().catch(() => null)
+  t.ok(plain === null || plain.ending !== 'complete', 'a plain answer does not come')
+  const streamed = await strict.chat({ stream: true })
+  t.not(streamed.ending, 'complete', 'a stream does not end')
+  t.notMatch(streamed.text, /\[DONE\]/)
+  t.ok(performance.now() - startedAt < 2_000)
+  t.equal(strict.gateway.unsettled, 2, 'the settlements wait')
+  down = false
+  t.match(await strict.events(), [{ output_tokens: 4 }, { output_tokens: 4 }], 'and are booked when the store is back')
+
+  down = true
+  const lenient = await startRig(t, upstream.url, { policy: 'store_down: allow', bounds: { settleMs: 200 }, wrap })
+  const answer = await lenient.chat()
   t.equal(answer.status, 200)
   t.equal(answer.ending, 'complete')
-  t.ok(performance.now() - startedAt < 1_000)
-  t.equal(rig.gateway.unsettled, 1, 'the settlement waits')
   down = false
-  t.match(await rig.events(), [{ output_tokens: 4 }])
+  t.match(await lenient.events(), [{ output_tokens: 4 }])
 })
 
 t.test('two keys that differ are 400; every wrong key gets the same 401', async (t) => {
