@@ -182,6 +182,7 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
     if (answer.outcome === 'admitted') {
       x.holding = true
       x.balances = answer.balances
+      x.shadowed = answer.shadowed
       if (answer.shadowed.length > 0) w.metrics.shadowed.inc(answer.shadowed.length)
       granted(x, facts, plan, answer.u)
       return null

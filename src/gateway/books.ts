@@ -19,7 +19,7 @@ export function skeletonOf(x: Exchange): EventSkeleton {
     plan_version: principal.plan.version,
     labels: principal.labels,
     provider: route.provider.name,
-    endpoint: route.name,
+    endpoint: entitlement.endpoint ?? route.name,
     model: facts.model,
     upstream: destination.upstream.name,
     stream: facts.streamed,

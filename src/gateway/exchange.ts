@@ -64,6 +64,8 @@ export class Exchange implements Listed {
   source: UsageSource | null = null
   usage: Quantities = {}
   failure: string | null = null
+  /** The shadow limits that would have refused it. */
+  shadowed: readonly string[] = []
 
   place = -1
 

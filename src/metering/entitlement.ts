@@ -1,7 +1,7 @@
 import type { Principal } from '../accounts/principal.ts'
 import type { Account, Entitlements, ModelRates, Plan, Policy } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
-import { matches, matchesAny } from './glob.ts'
+import { longestMatch, matches, matchesAny } from './glob.ts'
 import { Memo, encoded } from './limits/counter.ts'
 import type { AppliedLimit, Limit, Scope } from './limits/limit.ts'
 import { ratesFor } from './price.ts'
@@ -23,6 +23,8 @@ export interface Ask {
 /** What this principal may do with this call, and what it is counted against. Shared between calls: never changed. */
 export interface Entitlement {
   readonly principal: Principal
+  /** As events name it: what a dialect knows by its name, any other path by the pattern that admits it, as paths hold ids; null: of no call. */
+  readonly endpoint: string | null
   readonly applied: readonly AppliedLimit[]
   readonly maxOutputTokens: number | null
   readonly rates: ModelRates | null
@@ -58,11 +60,11 @@ export function resolveEntitlement(principal: Principal, ask: Ask, plans: Readon
   const own = rightsOf(principal, plans)
   const refusal = refused(principal, own.entitlements, ask, plans)
   if (refusal !== null) return refusal
-  if (own.byEndUser && ask.endUser !== null) return entitlementOf(principal, own, ask.endpoint, ask.model, ask.endUser)
+  if (own.byEndUser && ask.endUser !== null) return { ...entitlementOf(principal, own, ask.endpoint, ask.model, ask.endUser), endpoint: endpointOf(own.entitlements, ask) }
   const key = `${encoded(ask.endpoint)} ${ask.model === null ? '' : `=${ask.model}`}`
   const known = own.known.get(key)
   if (known !== undefined) return known
-  const fresh = entitlementOf(principal, own, ask.endpoint, ask.model, null)
+  const fresh = { ...entitlementOf(principal, own, ask.endpoint, ask.model, null), endpoint: endpointOf(own.entitlements, ask) }
   own.known.set(key, fresh)
   return fresh
 }
@@ -135,6 +137,10 @@ function namesEndpoint(entitlements: Entitlements, ask: Ask): boolean {
   return false
 }
 
+function endpointOf({ endpoints }: Entitlements, ask: Ask): string {
+  return ask.known ? ask.endpoint : longestMatch((endpoints ?? []).filter((glob) => glob.includes(' ')), ask.endpoint) ?? ask.endpoint
+}
+
 function missing(what: string, plan: string, plans: ReadonlyMap<string, Plan>, has: (entitlements: Entitlements) => boolean): GatewayError {
   const names = [...plans.values()].filter((other) => other.public && has(other.entitlements)).map((other) => other.name)
   const where = names.length === 0 ? '' : ` Plans that have it: ${names.join(', ')}.`
@@ -152,6 +158,7 @@ function entitlementOf(principal: Principal, own: Rights, endpoint: string | nul
   const { maxOutputTokens, features } = own.entitlements
   return {
     principal,
+    endpoint: null,
     applied: appliedLimits(principal, own.levels, (limit) => selects(limit, endpoint, model), model, endUser),
     maxOutputTokens,
     rates: ratesFor(prices, model),
