@@ -45,7 +45,9 @@ const things: Readonly<Record<string, string>> = {
 function thing(limit: Limit, currency: string): string {
   const name = meterName(limit.meter)
   if (limit.meter.kind === 'weighted') return name
-  return name === 'cost' ? currency : things[name] ?? name
+  if (name === 'cost') return currency
+  const many = things[name] ?? name
+  return limit.ceiling === meterScale(limit.meter) ? many.replace(/s\b/, '') : many
 }
 
 const calendar = { minute: 'in a calendar minute', hour: 'in a calendar hour', day: 'a day', week: 'a week', month: 'a calendar month' } as const

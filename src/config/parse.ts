@@ -39,6 +39,8 @@ class Parser {
   readonly #files: readonly string[]
   readonly #report: Report
   readonly #meters: KnownMeters
+  /** Files with secrets that everybody may read: told once each. */
+  readonly #readableFiles = new Set<unknown>()
   /** null: it is being resolved; undefined: it is broken, and that has been said. */
   readonly #plans = new Map<string, Plan | null | undefined>()
   readonly #accounts = new Map<string, Account>()
@@ -162,7 +164,8 @@ class Parser {
     else if (raw.hash !== null) return raw.hash
     else if (raw.secret !== null) {
       const node = this.#at(raw, 'secret')
-      if (node.kind === 'scalar' && !node.substituted && node.source.worldReadable) {
+      if (node.kind === 'scalar' && !node.substituted && node.source.worldReadable && !this.#readableFiles.has(node.source)) {
+        this.#readableFiles.add(node.source)
         this.#report.warn(node, pathOf(raw.trail, 'secret'), 'a secret stands in a file that every user of this machine may read; write "${NAME}", a hash, or chmod o-r the file')
       }
       return hash('sha256', raw.secret)
@@ -218,6 +221,8 @@ class Parser {
       const defaults = speaking.filter((upstream) => upstream.isDefault)
       const names = (list: readonly Upstream[]): string => listed(list.map((upstream) => upstream.name))
       if (speaking.length < 2 || defaults.length === 1) continue
+      // What a pattern for every model routes is not unnamed; calls of the plain dialect have no model.
+      if (defaults.length === 0 && dialect !== 'http' && speaking.some((upstream) => upstream.name === this.#raw.models.get('*')?.upstream)) continue
       const sentence = defaults.length === 0
         ? `${names(speaking)} all speak ${dialect}, and none has default: true; a model that models does not name could go to any of them`
         : `${names(defaults)} all speak ${dialect} and have default: true; only one may`

@@ -56,18 +56,11 @@ function neverAdmits(limit: Limit, plan: Plan, models: readonly Model[]): string
   if (room === 0) return 'admits nothing: every call that it counts is refused'
   const each = perOutputToken(limit)
   if (each === 0) return undefined
-  const clamped = plan.policy.onInsufficient === 'clamp' && isLong(limit)
   const known = models.filter((model) => matchesAny(plan.entitlements.models, model.pattern)).map((model) => model.outputTokensMax ?? plan.policy.outputDefault)
-  const least = Math.min(clamped ? plan.policy.clampFloor : plan.policy.outputDefault, plan.entitlements.maxOutputTokens ?? Infinity, known.length === 0 ? Infinity : Math.max(...known))
+  // A bound that is ours is lowered to what an empty window holds, down to the floor; a stream that is held in slices needs no more than its first one.
+  const least = Math.min(plan.policy.clampFloor, plan.entitlements.maxOutputTokens ?? Infinity, known.length === 0 ? plan.policy.outputDefault : Math.max(...known))
   if (least * each <= room) return undefined
+  const calls = plan.policy.reserve === 'slices' ? 'every call without a stream' : 'every call'
   const amount = (room / meterScale(limit.meter)).toLocaleString('en')
-  return clamped
-    ? `never has room for an answer of ${least} tokens, to which a bound is clamped at most: it holds ${amount}`
-    : `refuses every call that gives no output bound of its own: such a call reserves ${least} output tokens, and this limit holds ${amount}; give it more, or lower policy.output_default or entitlements.max_output_tokens`
-}
-
-function isLong(limit: Limit): boolean {
-  const { window } = limit
-  if (window.kind === 'sliding' || window.kind === 'fixed') return window.ms >= 86_400_000
-  return window.kind === 'billing_period' || window.kind === 'lifetime' || (window.kind === 'calendar' && window.unit !== 'minute' && window.unit !== 'hour')
+  return `refuses ${calls} that gives no output bound of its own: such a call is lowered to ${least} output tokens at most, and this limit holds ${amount}; give it more, or lower policy.clamp_floor or entitlements.max_output_tokens`
 }

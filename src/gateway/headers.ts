@@ -187,7 +187,7 @@ export function quotaHeaders(items: readonly QuotaItem[], style: Provider['quota
   let policies = ''
   let limits = ''
   for (const item of items) {
-    if (!item.visible || item.limit === null) continue
+    if (!isTold(item)) continue
     const text = policyOf(item)
     policies = policies === '' ? text.policy : `${policies}, ${text.policy}`
     const limit = limitText(text.name, item, nowMs)
@@ -199,9 +199,14 @@ export function quotaHeaders(items: readonly QuotaItem[], style: Provider['quota
   return out
 }
 
+/** Structured fields of quotas hold integers only: money, which is counted in fractions, is told by `/-/usage` and by refusals. */
+function isTold(item: QuotaItem): boolean {
+  return item.visible && item.limit !== null && item.unit !== 'currency'
+}
+
 /** The value of the trailer `x-tallygate-remaining`: the settled state, in the syntax of `RateLimit`. '' when nothing is visible. */
 export function remainingTrailer(items: readonly QuotaItem[], nowMs: number): string {
-  return items.filter((item) => item.visible && item.limit !== null).map((item) => limitText(policyOf(item).name, item, nowMs)).join(', ')
+  return items.filter(isTold).map((item) => limitText(policyOf(item).name, item, nowMs)).join(', ')
 }
 
 export const remainingTrailerName = 'x-tallygate-remaining'

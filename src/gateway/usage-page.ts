@@ -1,5 +1,5 @@
 import { GatewayError } from '../errors.ts'
-import { toInstant } from '../metering/event.ts'
+import { toInstant, toWholeSecond } from '../metering/event.ts'
 import { quotaItems } from '../metering/quota.ts'
 import { draftStanding } from '../metering/reservation.ts'
 import { authenticate } from './authenticate.ts'
@@ -31,7 +31,7 @@ export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
     limits: items.filter((item) => item.visible).map((item) => ({
       name: item.name, meter: item.meter, window: item.window, per: item.per, limit: item.limit,
       used: item.used, reserved: item.reserved, remaining: item.remaining,
-      resets_at: item.resetsAtMs === null ? null : toInstant(item.resetsAtMs).replace('.000Z', 'Z'),
+      resets_at: item.resetsAtMs === null ? null : toWholeSecond(item.resetsAtMs),
       resets_in_seconds: item.resetsAtMs === null ? null : Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)),
     })),
     grants: [],

@@ -151,6 +151,11 @@ function correctionOf(usage: Quantities, booked: Quantities): Quantities {
 let instantMs = 0
 let instant = new Date(instantMs).toISOString()
 
+/** RFC 3339 in UTC, in whole seconds, rounded up: what is promised for then is there by then. */
+export function toWholeSecond(ms: number): string {
+  return new Date(Math.ceil(ms / 1_000) * 1_000).toISOString().replace('.000Z', 'Z')
+}
+
 /** RFC 3339 in UTC, with milliseconds. The last one is kept: under load many events have the same. */
 export function toInstant(ms: number): string {
   if (ms !== instantMs) {

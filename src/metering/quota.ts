@@ -2,7 +2,7 @@ import { unreachable } from '../assert.ts'
 import { GatewayError, type RefusalDetails } from '../errors.ts'
 import type { Balance } from './check.ts'
 import { accountScopeId } from './entitlement.ts'
-import { toInstant } from './event.ts'
+import { toWholeSecond } from './event.ts'
 import { kindOf } from './limits/index.ts'
 import type { AppliedLimit } from './limits/limit.ts'
 import { isLong, isMoney, waitText, windowName, windowPhrase } from './limits/window.ts'
@@ -11,7 +11,7 @@ import type { CheckRefusal, ReserveAnswer } from './moves.ts'
 import { decimalOfNanos } from './price.ts'
 import { type Draft, totalOf } from './reservation.ts'
 
-/** What a client is told of one limit: whole numbers in units that people read; used is rounded up, what remains down, never below 0. */
+/** What a client is told of one limit, in units that people read: used is rounded up to whole ones, what remains down, never below 0; money is exact. */
 export interface QuotaItem {
   /** The limit's name; a parent's is `<account>/<name>`. */
   readonly name: string
@@ -54,19 +54,27 @@ function quotaItem(draft: Draft, applied: AppliedLimit, balance: Balance, visibl
   const { meter, window } = limit
   const kind = kindOf(window)
   const scale = meterScale(meter)
+  // A whole unit of money is a fortune: rounded to it, a limit of 0.02 would read 0.
+  const up = isMoney(limit) ? exact : Math.ceil
+  const down = isMoney(limit) ? exact : Math.floor
   const lengthMs = kind.lengthMs(applied, draft.admittedMs)
   const resetsAtMs = kind.resetsAtMs(applied, draft.admittedMs, slotsInUse(balance))
   return {
     name: nameOf(draft, applied), meter: meterName(meter), unit: meterUnit(meter), per: limit.per,
     window: windowName(window),
     windowSeconds: lengthMs === null ? null : Math.ceil(lengthMs / 1_000),
-    limit: limit.ceiling === null ? null : Math.floor(limit.ceiling / scale),
-    used: Math.ceil(Math.max(0, balance.used) / scale),
-    reserved: Math.ceil(balance.reserved / scale),
-    remaining: limit.ceiling === null ? null : Math.max(0, Math.floor((limit.ceiling - balance.used - balance.reserved) / scale)),
+    limit: limit.ceiling === null ? null : down(limit.ceiling / scale),
+    used: up(Math.max(0, balance.used) / scale),
+    reserved: up(balance.reserved / scale),
+    remaining: limit.ceiling === null ? null : Math.max(0, down((limit.ceiling - balance.used - balance.reserved) / scale)),
     resetsAtMs: resetsAtMs === null ? null : Math.max(resetsAtMs, nowMs),
     visible, kind: quotaKind(meter),
   }
+}
+
+/** Nanos are whole numbers, so a quotient has nine digits after the point at most. */
+function exact(amount: number): number {
+  return amount
 }
 
 /** What is held counts as used in the newest slot: the quota is whole again only after that has gone too. */
@@ -150,14 +158,14 @@ function refusalFor(draft: Draft, { applied, balance, why, fitsAtMs }: Candidate
   const item = quotaItem(draft, applied, balance, true, nowMs)
   const base: RefusalDetails = {
     limit: item.name, ceiling: item.limit ?? 0, used: item.used, remaining: item.remaining ?? 0, counts: countsOf(meter),
-    ...(item.resetsAtMs === null ? {} : { resets_at: toInstant(item.resetsAtMs), resets_in_seconds: Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)) }),
+    ...(item.resetsAtMs === null ? {} : { resets_at: toWholeSecond(item.resetsAtMs), resets_in_seconds: Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)) }),
   }
-  const unit = isMoney(limit) ? draft.entitlement.currency ?? item.unit : item.unit
+  const unit = isMoney(limit) ? draft.entitlement.currency ?? item.unit : item.limit === 1 && meter.kind === 'builtin' ? item.unit.replace(/s$/, '') : item.unit
   const ceiling = isMoney(limit) ? moneyText(limit.ceiling ?? 0) : item.limit ?? 0
   const used = isMoney(limit) ? moneyText(balance.used) : item.used
   const amount = `${ceiling} ${alarming.test(unit) ? 'units' : unit} ${windowPhrase(window)}`
   if (window.kind === 'in_flight') {
-    return refusal('concurrency_limit', `${named('Concurrency limit', limit.name)} reached: ${item.limit ?? 0} requests at once, ${item.reserved} in flight.`, base, concurrencyRetryMs)
+    return refusal('concurrency_limit', `${named('Concurrency limit', limit.name)} reached: ${item.limit ?? 0} ${item.limit === 1 ? 'request' : 'requests'} at once, ${item.reserved} in flight.`, base, concurrencyRetryMs)
   }
   if (why === 'held') {
     return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${used} used and ${isMoney(limit) ? moneyText(balance.reserved) : item.reserved} held by calls in flight.`, base, heldRetryMs)
@@ -169,7 +177,7 @@ function refusalFor(draft: Draft, { applied, balance, why, fitsAtMs }: Candidate
   if (!long || (waitMs !== null && waitMs <= 60_000)) {
     return refusal(code, `${named(long ? 'Usage limit' : 'Rate limit', limit.name)} reached: ${plainWords(amount)}, ${used} used.`, base, waitMs)
   }
-  const until = fitsAtMs === null ? 'it does not reset' : `it resets at ${toInstant(fitsAtMs)}`
+  const until = fitsAtMs === null ? 'it does not reset' : `it resets at ${toWholeSecond(fitsAtMs)}`
   return new GatewayError(code, `You exceeded your current quota '${limit.name}': ${amount}, ${used} used; ${until}.`, { details: { ...base, retryAfterMs: waitMs } })
 }
 

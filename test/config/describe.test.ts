@@ -32,7 +32,7 @@ t.test('a plan is said in words', async (t) => {
     ['meter: bytes_out, limit: 1MiB, window: 24h, kind: fixed', 'at most 1,048,576 bytes out in every day of the clock'],
     ['meter: w, limit: 10, window: month, overdraft: 5', 'at most 10 w a calendar month and 5 over'],
     ['meter: cost, limit: 0.000000001, window: hour', 'at most 0.000000001 USD in a calendar hour (not shown to callers)'],
-    ['meter: concurrency, limit: 1, per: end_user, mode: shadow', 'at most 1 calls at once per end user (only watched, never refused)'],
+    ['meter: concurrency, limit: 1, per: end_user, mode: shadow', 'at most 1 call at once per end user (only watched, never refused)'],
   ]
   for (const [limit, words] of cases) {
     const text = `meters: { w: 0.5 * input_tokens }\nplans:\n  p:\n    prices: { currency: USD, version: "1", models: { "*": { requests: 1 } } }\n    limits: [{ name: l, ${limit} }]\n`
@@ -59,16 +59,18 @@ const limits = (limit: string, more = ''): string => `plans: { p: { limits: [{ n
 t.test('what is legal and hardly meant is a warning', async (t) => {
   const cases: readonly (readonly [string, readonly RegExp[], Record<string, string>?])[] = [
     [limits('meter: requests, limit: 20, window: 1m'), []],
-    [limits('meter: total_tokens, limit: 4096, window: 1m'), []],
-    [limits('meter: total_tokens, limit: 4095, window: 1m'), [/limits\[0\]: refuses every call that gives no output bound of its own: such a call reserves 4096 output tokens, and this limit holds 4,095;/]],
-    [limits('meter: total_tokens, limit: 4095, window: 1m', ', policy: { output_default: 1k }'), []],
-    [limits('meter: total_tokens, limit: 4095, window: 1m', ', entitlements: { max_output_tokens: 500 }'), []],
+    [limits('meter: total_tokens, limit: 1024, window: 1m'), []],
+    [limits('meter: total_tokens, limit: 1023, window: 1m'), [/limits\[0\]: refuses every call that gives no output bound of its own: such a call is lowered to 1024 output tokens at most, and this limit holds 1,023;/]],
+    [limits('meter: total_tokens, limit: 1023, window: 1m', ', policy: { reserve: slices }'), [/refuses every call without a stream that gives no output bound/]],
+    [limits('meter: total_tokens, limit: 1023, window: 1m', ', policy: { output_default: 1k }'), []],
+    [limits('meter: total_tokens, limit: 1023, window: 1m', ', policy: { clamp_floor: 1000 }'), []],
+    [limits('meter: total_tokens, limit: 1023, window: 1m', ', entitlements: { max_output_tokens: 500 }'), []],
     [limits('meter: total_tokens, limit: 1024, window: day'), []],
-    [limits('meter: total_tokens, limit: 1023, window: day'), [/never has room for an answer of 1024 tokens, to which a bound is clamped at most: it holds 1,023/]],
+    [limits('meter: total_tokens, limit: 1023, window: day'), [/lowered to 1024 output tokens at most, and this limit holds 1,023/]],
     [limits('meter: total_tokens, limit: 1000, window: day, overdraft: 24'), []],
     [limits('meter: total_tokens, limit: 10, window: day, overdraft: unlimited'), []],
     [limits('meter: total_tokens, limit: 10, window: day, mode: shadow'), [/plans.p: has no limit that refuses anything/]],
-    [`meters: { w: 4 * output_tokens }\n${limits('meter: w, limit: 16383, window: 1m')}`, [/reserves 4096 output tokens, and this limit holds 16,383/]],
+    [`meters: { w: 4 * output_tokens }\n${limits('meter: w, limit: 4095, window: 1m')}`, [/lowered to 1024 output tokens at most, and this limit holds 4,095/]],
     [limits('meter: requests, limit: 0, window: day'), [/admits nothing/]],
     ['plans: { p: {} }', [/plans.p: has no limit that refuses anything: whoever is on it is not limited/]],
     [limits('meter: requests, limit: 1, window: day', ', entitlements: { models: [] }'), [/plans.p: grants no model/]],
@@ -78,6 +80,8 @@ t.test('what is legal and hardly meant is a warning', async (t) => {
     [`${limits('meter: requests, limit: 1, window: day, per: end_user')}\nkeys: [{ id: k, plan: p, hash: "sha256:${'a'.repeat(64)}" }]`, [/l is per end user, but the key k has no end_user_from/]],
     ['admin: { listen: 0.0.0.0:8081 }', [/the admin port listens on 0.0.0.0 without a token/]],
     ['admin: { listen: 0.0.0.0:8081 }', [], { TALLYGATE_ADMIN_TOKEN: 'a-token-of-twenty-characters' }],
+    ['models: { "*": { upstream: a } }\nupstreams: { a: { url: http://a }, b: { url: http://b } }', []],
+    ['models: { "m*": { upstream: a } }\nupstreams: { a: { url: http://a }, b: { url: http://b } }', [/a model that models does not name could go to any of them/]],
     ['upstreams: { m: { url: http://h } }', [/UPSTREAM_URL: is not used, because the configuration names its upstreams/], { UPSTREAM_URL: 'http://other' }],
     ['plans: { a: { limits: [{ name: z, meter: requests, limit: 0, window: 1m }] }, b: { extends: a } }', [/plans.a.limits\[0\]: admits nothing/, /plans.b: z \(from the plan it extends\): admits nothing/]],
   ]
@@ -92,9 +96,10 @@ t.test('a secret in a file that everyone may read is a warning; from the environ
   const file = join(tmpDir(t), 'main.yaml')
   const plan = limits('meter: requests, limit: 20, window: 1m')
   const find = (): readonly string[] => loadConfig({ file, env: { K: 'a-secret-of-twenty-characters' }, hostName: 'h' }).warnings.map((warning) => warning.sentence)
-  writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: a-secret-of-twenty-characters }]\n`)
+  writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: a-secret-of-twenty-characters }, { id: k2, plan: p, secret: another-secret-of-a-good-length }]\n`)
   chmodSync(file, 0o644)
-  t.match(find()[0], /every user of this machine may read/)
+  t.match(find(), [/every user of this machine may read/])
+  t.equal(find().length, 1, 'once for the file')
   chmodSync(file, 0o640)
   t.strictSame(find(), [])
   writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: "\${K}" }]\n`)

@@ -38,6 +38,15 @@ t.test('concurrency has neither w nor t, and a lifetime neither', async (t) => {
   t.same(parsed(map.ratelimit), [['parallel', { r: 3 }], ['trial', { r: 10 }]])
 })
 
+t.test('money is in no header and no trailer: they hold whole numbers only', async (t) => {
+  const money = item({ name: 'budget', meter: 'cost', unit: 'currency', window: 'month', windowSeconds: 2_592_000, limit: 0.02, used: 0.0123, remaining: 0.0077, kind: 'other' })
+  for (const style of ['none', 'openai', 'anthropic'] as const) {
+    t.same(quotaHeaders([money], style, nowMs), [])
+    t.same(quotaHeaders([money, item({})], style, nowMs), quotaHeaders([item({})], style, nowMs))
+  }
+  t.equal(remainingTrailer([money], nowMs), '')
+})
+
 t.test('what is invisible or unlimited is in no header, and no limits make no header', async (t) => {
   for (const style of ['none', 'openai', 'anthropic'] as const) {
     t.same(quotaHeaders([item({ visible: false }), item({ limit: null, remaining: null })], style, nowMs), [])
