@@ -29,6 +29,8 @@ export interface AccountOverview {
   readonly suspended: boolean
   /** `config` or `store`. */
   readonly suspended_in: readonly string[]
+  /** The nearest account above that is suspended: what it may not do, this one may not either. */
+  readonly suspended_parent: string | null
   readonly suspended_at: string | null
   readonly suspended_by: string | null
   readonly suspended_reason: string | null
@@ -63,19 +65,34 @@ export function listAccounts(directory: StoredKeyDirectory): AccountOverview[] {
 
 function overviewOfAccount(directory: StoredKeyDirectory, account: Account, keys: number): AccountOverview {
   const suspension = directory.suspensionOf(account.id)
+  const parents = parentsOf(directory, account)
+  const suspendedParent = parents.find((parent) => parent.suspended || directory.suspensionOf(parent.id) !== undefined)
   return {
     id: account.id,
-    plan: account.plan,
+    plan: account.plan ?? parents.find((parent) => parent.plan !== null)?.plan ?? null,
     parent: account.parent,
     keys,
-    suspended: account.suspended || suspension !== undefined,
+    suspended: account.suspended || suspension !== undefined || suspendedParent !== undefined,
     suspended_in: [...(account.suspended ? ['config'] : []), ...(suspension === undefined ? [] : ['store'])],
+    suspended_parent: suspendedParent?.id ?? null,
     suspended_at: toInstant(suspension?.at_ms),
     suspended_by: suspension?.by ?? null,
     suspended_reason: suspension?.reason ?? null,
     timezone: account.calendar.timeZone,
     billing_anchor: account.calendar.anchor,
   }
+}
+
+/** The nearest first. */
+function parentsOf(directory: StoredKeyDirectory, account: Account): Account[] {
+  const parents: Account[] = []
+  for (let id = account.parent; id !== null;) {
+    const parent = directory.config.accounts.get(id)
+    if (parent === undefined || parents.includes(parent)) break
+    parents.push(parent)
+    id = parent.parent
+  }
+  return parents
 }
 
 function overviewOfKey(directory: StoredKeyDirectory, id: string, where: string, nowMs: number): KeyOverview {

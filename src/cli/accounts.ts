@@ -83,5 +83,5 @@ export const accountCommands: readonly Command[] = [
 function stateOf(row: Answer): string {
   if (row['suspended'] !== true) return 'active'
   const where = Array.isArray(row['suspended_in']) ? (row['suspended_in'] as unknown[]).map(String).join(' and ') : ''
-  return `suspended (${where})`
+  return `suspended (${where === '' ? `by parent ${String(row['suspended_parent'])}` : where})`
 }

@@ -40,7 +40,7 @@ function toParser(around: Surroundings, ended: (code: number) => void): Parser {
     const [first = '', second] = command.name.split(' ')
     let parent = parser
     if (second !== undefined) {
-      parent = parents.get(first) ?? configured(parser.command(first), around).description(groups[first] ?? '')
+      parent = parents.get(first) ?? configured(parser.command(first), around).description(groups[first] ?? '').addHelpText('after', examplesText(commands.filter(({ name }) => name.startsWith(`${first} `))))
       parents.set(first, parent)
     }
     addCommand(parent, second ?? first, command, around, ended)
@@ -52,11 +52,15 @@ function addCommand(parent: Parser, name: string, command: Command, around: Surr
   const parser = configured(parent.command(name), around).summary(command.summary).description(`${command.summary[0]?.toUpperCase()}${command.summary.slice(1)}.`)
   for (const argument of command.arguments ?? []) parser.argument(`<${argument.name}>`, argument.about)
   for (const option of command.options ?? []) parser.option(option.flags, option.about)
-  parser.addHelpText('after', `\nExamples:\n${command.examples.map((example) => `  ${example}`).join('\n')}`)
+  parser.addHelpText('after', examplesText([command]))
   parser.action(async () => {
     const values = parser.opts<Record<string, unknown>>()
     ended(await command.run(toInput(parser.args, values), around))
   })
+}
+
+function examplesText(of: readonly Command[]): string {
+  return `\nExamples:\n${of.flatMap(({ examples }) => examples).map((example) => `  ${example}`).join('\n')}`
 }
 
 function toInput(args: readonly string[], values: Readonly<Record<string, unknown>>): Input {

@@ -1,4 +1,4 @@
-import { jsonOption, print, printJson } from './command.ts'
+import { CommandFailed, jsonOption, print, printJson } from './command.ts'
 import type { Command, Surroundings } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
 import type { Answer, Door } from './door.ts'
@@ -23,7 +23,7 @@ export const eventCommands: readonly Command[] = [
       const by = input.text('by') ?? 'account'
       const answer = await door.ask('GET', '/api/v1/usage', {
         query: given({ from: input.text('since'), to: input.text('until'), by, bucket: input.text('bucket'), account: input.text('account') }),
-      })
+      }).catch(inOptionNames)
       if (input.flag('json')) {
         printJson(around, answer)
         return 0
@@ -97,6 +97,12 @@ export const eventCommands: readonly Command[] = [
     }),
   },
 ]
+
+/** The API calls them `from` and `to`; who typed an option reads that option's name. */
+function inOptionNames(error: unknown): never {
+  if (!(error instanceof CommandFailed)) throw error
+  throw new CommandFailed(error.message.replace(/^from\b/, '--since').replace(/^to\b|\bto$/, '--until'), error.exitCode)
+}
 
 async function tail(door: Door, around: Surroundings, { since, follow, json }: { since: string | undefined; follow: boolean; json: boolean }): Promise<number> {
   // A moment back, so that an answer seen just before is not missed.

@@ -174,6 +174,7 @@ t.test('errors are problem documents with one clear sentence', async (t) => {
     ['GET', '/api/v1/usage?from=1h&from=2h', {}, 400, /given twice/],
     ['GET', '/api/v1/usage?from=1h&to=2h', {}, 422, /before/],
     ['GET', '/api/v1/events?limit=100000', {}, 400, /between 1 and 1000/],
+    ['GET', '/api/v1/events?after=zzz', {}, 400, /"zzz" is no position/],
     ['GET', '/api/v1/events/not-an-id', {}, 422, /not the id/],
     ['GET', '/upstreams/nobody/health', {}, 404, /configured upstreams/],
     ['GET', '/upstreams/%2e%2e/health', {}, 404, /./],

@@ -13,6 +13,7 @@ export class FakeOutbox implements Outbox {
   }
   scan(from: Position | null, count: number): Promise<OutboxEntry[]> {
     this.reads += 1
+    if (from !== null && !/^\d+$/.test(from)) throw new RangeError('not a position')
     const start = from === null ? 0 : Number(from)
     return Promise.resolve(this.#records.slice(start, start + count).map((record, index) => ({ position: String(start + index + 1), record })))
   }

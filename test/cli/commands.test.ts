@@ -27,6 +27,9 @@ t.test('every command explains itself with an example, and is in the list', asyn
     const help = await tallygate(t, dir, [...name.split(' '), '--help'])
     t.match(help, { code: 0, out: /Examples:\n {2}tallygate / })
   }
+  for (const group of ['keys', 'accounts', 'plans', 'events', 'store']) {
+    t.match(await tallygate(t, dir, [group, '--help']), { code: 0, out: new RegExp(`Examples:\n {2}tallygate ${group} `) })
+  }
 })
 
 t.test('wrong usage is exit code 2 and one sentence', async (t) => {
@@ -39,6 +42,8 @@ t.test('wrong usage is exit code 2 and one sentence', async (t) => {
     [['keys', 'create'], /--account or --plan/],
     [['keys', 'create', '--account', 'acme', '--expires', 'soon'], /not a duration/],
     [['usage', '--by', 'colour'], /cannot be grouped by "colour"/],
+    [['usage', '--since', 'banana'], /^--since: .*banana.*not a duration/],
+    [['usage', '--since', '1h', '--until', '2h'], /^--since must lie before --until$/m],
     [['demo-model', '--port', 'x'], /not a port/],
     [['check', '--config', 'nowhere.yaml'], /nowhere.yaml.*does not exist/],
   ]
@@ -145,4 +150,14 @@ t.test('a store in memory without a gateway is an honest error', async (t) => {
   const dir = configIn(tmpDir(t))
   writeConfig(dir, `admin: { listen: "127.0.0.1:9" }\nstore: "memory:"\n${freePlan}`)
   t.match(await tallygate(t, dir, ['keys', 'list']), { code: 1, err: /no gateway runs/ })
+})
+
+t.test('an account under a suspended one is shown as suspended, with the plan that it inherits', async (t) => {
+  const dir = configIn(tmpDir(t), `${withKey.replace('plan: free }', 'plan: free }\n  team: { parent: acme }\n  crew: { parent: team }')}`)
+  t.match((await tallygate(t, dir, ['accounts', 'list'])).out, /^crew +free +team .*active$/m)
+  t.equal((await tallygate(t, dir, ['accounts', 'suspend', 'acme'])).code, 0)
+  const { out } = await tallygate(t, dir, ['accounts', 'list'])
+  t.match(out, /^acme +free .*suspended \(store\)$/m)
+  t.match(out, /^team +free +acme .*suspended \(by parent acme\)$/m)
+  t.match(out, /^crew +free +team .*suspended \(by parent acme\)$/m)
 })

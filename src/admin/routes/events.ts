@@ -1,7 +1,7 @@
 import { toUsageEvent } from '../../metering/event.ts'
 import type { UsageEvent } from '../../metering/event.ts'
 import { timeOfId } from '../../metering/id.ts'
-import type { Outbox, Position } from '../../stores/store.ts'
+import type { Outbox, OutboxEntry, Position } from '../../stores/store.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Route } from '../route.ts'
 import { bucketSizes, groupings, reportUsage } from '../usage-report.ts'
@@ -49,7 +49,13 @@ export const eventRoutes: readonly Route[] = [
       const since = textOf(query, 'since')
       const position = after ?? (since === null ? null : await outbox.positionAt(toPastMs(since, 'since', clock.nowMs())))
       const count = numberOf(query, 'limit') ?? 100
-      let entries = await outbox.scan(position, count)
+      let entries: readonly OutboxEntry[]
+      try {
+        entries = await outbox.scan(position, count)
+      } catch (error) {
+        if (after === null || !(error instanceof RangeError)) throw error
+        throw new Problem(400, `"${after}" is no position of an event: after is what an earlier answer gave as next`)
+      }
       const untilMs = clock.monotonicMs() + (numberOf(query, 'wait') ?? 0) * 1_000
       while (entries.length === 0 && !gone()) {
         const leftMs = untilMs - clock.monotonicMs()
