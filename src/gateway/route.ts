@@ -7,7 +7,7 @@ import type { Downstream } from './downstream.ts'
 export interface Route {
   readonly provider: Provider
   readonly endpoint: Endpoint
-  /** As plans and events name it: the endpoint's name, or `METHOD /path` where no dialect knows the path. */
+  /** As plans name it: the endpoint's name, or `METHOD /path` where no dialect knows the path. */
   readonly name: string
   readonly known: boolean
 }
