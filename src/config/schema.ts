@@ -415,7 +415,6 @@ export type RawPolicy = Of<typeof policy>
 export type RawPriceCard = Of<typeof priceCard>
 export type RawAccount = Of<typeof account>
 export type RawKey = Of<typeof key>
-export type RawSink = Of<typeof sink>
 export type RawFileSink = Of<typeof sinkTypes.file>
 export type RawUpstream = Of<typeof upstream>
 export type RawModel = Of<typeof modelEntry>

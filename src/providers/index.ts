@@ -6,8 +6,4 @@ import type { Provider } from './provider.ts'
 /** Every dialect there is. Where two know one path, the earlier one has it. */
 export const providers: readonly Provider[] = [openai, anthropic, http]
 
-export function providerNamed(wanted: string): Provider | undefined {
-  return providers.find((provider) => provider.name === wanted)
-}
-
 export { httpEndpoint } from './http.ts'

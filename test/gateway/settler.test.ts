@@ -40,6 +40,6 @@ t.test('while a settlement waits for its next try, later ones queue behind it', 
   t.same(tried, [older], 'the newer one does not overtake it')
   t.equal(settler.waiting, 2)
   pause.resolve()
-  t.match(await Promise.all(answers), [{ outcome: 'settled' }, { outcome: 'settled' }])
+  t.match(await Promise.all(answers), [{ outcome: 'settled_unheld' }, { outcome: 'settled_unheld' }])
   t.same(tried, [older, older, newer])
 })

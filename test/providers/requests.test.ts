@@ -4,7 +4,6 @@ import t from 'tap'
 import { GatewayError } from '../../src/errors.ts'
 import { anthropic } from '../../src/providers/anthropic.ts'
 import { http, httpEndpoint } from '../../src/providers/http.ts'
-import { providerNamed, providers } from '../../src/providers/index.ts'
 import { imageSize, openaiImageTokens } from '../../src/providers/media.ts'
 import { openai } from '../../src/providers/openai.ts'
 import type { BodyChanges, Endpoint, Provider, RequestFacts } from '../../src/providers/provider.ts'
@@ -244,13 +243,6 @@ t.test('a stream is read as one though it is labelled otherwise', (t) => {
   const meter = chat.meter(chat.inspect(bytes(chatBody({ stream: true }))), { status: 200, contentType: 'application/json', contentEncoding: '' })
   meter.pass(Buffer.from('data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}\n\ndata: [DONE]\n\n'))
   t.match(meter.finish('complete'), { source: 'upstream', usage: { total_tokens: 7 }, whole: true })
-  t.end()
-})
-
-t.test('providers are found by name', (t) => {
-  t.equal(providerNamed('anthropic'), anthropic)
-  t.equal(providerNamed('none'), undefined)
-  t.equal(providers.length, 3)
   t.end()
 })
 

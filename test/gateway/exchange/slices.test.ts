@@ -3,7 +3,9 @@ import t from 'tap'
 import { chatChunk, openai } from '../../fixtures/openai-scripts.ts'
 import { anthropic } from '../../fixtures/anthropic-scripts.ts'
 import { chunk, head, json, lastChunk, openScriptedUpstream, sse, sseHead, steps, wait } from '../../fixtures/scripted-upstream.ts'
+import type { Extend } from '../../../src/metering/moves.ts'
 import { tokenizer } from '../../../src/providers/tokenizer.ts'
+import { StoreUnavailable, type Store } from '../../../src/stores/store.ts'
 import { prompt, sleep, startRig } from './rig.ts'
 
 await tokenizer.count('o200k_base', ['x'])
@@ -44,6 +46,47 @@ t.test('two streams that share a limit in slices never pass it together', async 
   await rig.settled()
   const { used } = (await rig.usage())['daily'] ?? { used: Infinity }
   t.ok(used <= 2000 && used > 1000, `${used} of 2000 used`)
+})
+
+/** A store whose extensions go another way. */
+function extending(store: Store, extend: (move: Extend, store: Store) => ReturnType<Store['extend']>): Store {
+  return new Proxy(store, { get(target, name) {
+    const value: unknown = Reflect.get(target, name, target)
+    if (name === 'extend') return (move: Extend) => extend(move, target)
+    return typeof value === 'function' ? value.bind(target) : value
+  } })
+}
+
+t.test('while the store is away nothing passes beyond the slice that is held', async (t) => {
+  const upstream = await openScriptedUpstream(t, steps(sseHead(), ...words(600), chunk(sse('[DONE]')), lastChunk))
+  const rig = await startRig(t, upstream.url, {
+    policy: 'reserve: slices, output_default: 100', bounds: { settleMs: 200 }, wrap: (store) => extending(store, () => Promise.reject(new StoreUnavailable('away'))),
+  })
+  const answer = await rig.chat({ stream: true, max_tokens: 50_000 })
+  t.match(answer.text, /"finish_reason":"length"/)
+  t.ok(answer.text.split(' word').length - 1 <= 256, 'no more than the first slice')
+  const [event] = await rig.events()
+  t.equal(event?.['end'], 'quota_stop')
+  t.ok(Number(event?.['output_tokens']) <= 256, `${String(event?.['output_tokens'])} billed`)
+})
+
+t.test('a hold that grows for two reasons at once never shrinks', async (t) => {
+  const upstream = await openScriptedUpstream(t, steps(sseHead(), ...words(20, 5), chunk(sse('[DONE]')), lastChunk))
+  const extended: (readonly number[])[] = []
+  const rig = await startRig(t, upstream.url, {
+    limits: ['{ name: time, meter: compute_seconds, limit: 1000, window: day }', '{ name: traffic, meter: bytes_out, limit: 100_000_000, window: day }'],
+    wrap: (store) => extending(store, async (move, store) => {
+      extended.push(move.checks?.map((check) => check.fixed) ?? [])
+      await sleep(50)
+      return store.extend(move)
+    }),
+  })
+  t.equal((await rig.chat({ stream: true })).ending, 'complete')
+  t.ok(extended.length >= 2, `${extended.length} extensions: the clock's and the first chunk's`)
+  for (const [i, amounts] of extended.entries()) {
+    t.ok(amounts.every((amount, check) => amount >= (extended[i - 1]?.[check] ?? 0)), `${amounts.join(' and ')} after ${extended[i - 1]?.join(' and ') ?? 'nothing'}`)
+  }
+  await rig.settled()
 })
 
 t.test('an Anthropic stream is ended in its own words', async (t) => {

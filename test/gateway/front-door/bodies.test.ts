@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib'
 import t from 'tap'
-import { isJsonType, requireJson } from '../../../src/gateway/request-body.ts'
+import { requireJson } from '../../../src/gateway/request-body.ts'
 import { openDoor, type Door } from './door.ts'
 import { requestBytes } from '../../fixtures/raw-client.ts'
 
@@ -78,11 +78,10 @@ t.test('B9: a bomb is stopped at the bound', async (t) => {
 
 t.test('B8: only JSON in UTF-8 is taken for JSON', async (t) => {
   for (const good of [undefined, 'application/json', 'Application/JSON', 'application/json; charset=utf-8', 'application/json ; charset=UTF-8', 'application/json;charset="utf-8"', 'application/problem+json', 'application/json; profile=x']) {
-    t.equal(isJsonType(good), true, String(good))
+    t.doesNotThrow(() => requireJson(good), String(good))
   }
   for (const bad of ['', 'text/plain', 'application/json, text/html', 'multipart/form-data; boundary=x', 'application/json; charset=utf-16', 'application/x-www-form-urlencoded', 'application/jsonx', 'text/json', 'xapplication/json', 'application/+json']) {
-    t.equal(isJsonType(bad), false, bad)
-    t.throws(() => requireJson(bad), { code: 'unsupported_media_type' })
+    t.throws(() => requireJson(bad), { code: 'unsupported_media_type' }, bad)
   }
 })
 
