@@ -1,8 +1,10 @@
 import type { Balance } from '../metering/check.ts'
 import type { StreamEnd, UsageSource } from '../metering/event.ts'
 import type { BuiltinMeter, Quantities } from '../metering/meter.ts'
-import type { Counted } from '../metering/moves.ts'
+import type { CheckRefusal, Counted } from '../metering/moves.ts'
+import { toInstant } from '../metering/event.ts'
 import { pricedUsage } from '../metering/price.ts'
+import { quotaItems } from '../metering/quota.ts'
 import { amountsOf } from '../metering/reservation.ts'
 import { GatewayError } from '../errors.ts'
 import type { AnswerMeter, BodyChanges, Metered, MeterAlarm, ResponseFacts } from '../providers/provider.ts'
@@ -18,6 +20,8 @@ import { respondError, statusOf } from './respond.ts'
 import { rejectedBound, rejectsUsageOption, smallerBound } from './second-try.ts'
 import { headerOf, unavailable, upstreamError } from './upstream-error.ts'
 import { upstreamRequest } from './upstream-request.ts'
+
+const quotaEnded = 'The allowance for this call is used up.'
 
 /** What came of a forwarded call: exactly one per admitted exchange. */
 export interface Outcome {
@@ -69,6 +73,8 @@ export class Answer implements UpstreamListener {
   #call: UpstreamCall | null = null
   #phase: Phase = 'waiting'
   #sent = false
+  /** A whole answer that its quota did not cover: nobody gets it, nobody pays for it. */
+  #withheld = false
   #startedMs = 0
   #headMs = 0
   #lastMs = 0
@@ -444,14 +450,41 @@ export class Answer implements UpstreamListener {
       const grown = await this.#hold.grow(this.#wanted(this.#heldBytes), none)
       this.#pumping = false
       if (this.#phaseIs('over')) return
-      if (grown.outcome === 'denied') return this.#stopForQuota()
+      if (grown.outcome === 'denied') {
+        // None of it has been sent and none of it will be: who is refused is not billed.
+        this.#withheld = true
+        return this.#conclude('quota_stop', await this.#refusalOf(grown.refusals))
+      }
     }
     this.#conclude('complete')
   }
 
+  /** Why a whole answer cannot be given. Asking again would make another that may not fit either. */
+  async #refusalOf(refusals: readonly CheckRefusal[]): Promise<GatewayError> {
+    const { draft } = this.#x
+    const [refusal] = refusals
+    const told = { source: 'gateway', details: { retryAfterMs: null } } as const
+    if (draft === null || refusal === undefined) return new GatewayError('usage_limit_reached', quotaEnded, told)
+    try {
+      const nowMs = this.#w.clock.nowMs()
+      const items = quotaItems(draft, await this.#w.store.balances(admitted(this.#x).principal.home, draft.checks), nowMs)
+      const item = items.find(({ name }) => name === refusal.limit)
+      if (item === undefined) return new GatewayError('usage_limit_reached', quotaEnded, told)
+      return new GatewayError('usage_limit_reached', `The answer does not fit into what is left of the limit '${item.name}'; it was not given and is not counted.`, {
+        source: 'gateway',
+        details: {
+          retryAfterMs: null, limit: item.name, ceiling: item.limit ?? 0, used: item.used, remaining: item.remaining ?? 0,
+          ...(item.resetsAtMs === null ? {} : { resets_at: toInstant(item.resetsAtMs), resets_in_seconds: Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)) }),
+        },
+      })
+    } catch {
+      return new GatewayError('usage_limit_reached', quotaEnded, told)
+    }
+  }
+
   /** The quota has ended: the stream ends in the dialect's own words, billed for what was sent. */
   #stopForQuota(sent?: Quantities): void {
-    this.#conclude('quota_stop', new GatewayError('usage_limit_reached', 'The allowance for this call is used up.', { source: 'gateway' }), sent)
+    this.#conclude('quota_stop', new GatewayError('usage_limit_reached', quotaEnded, { source: 'gateway', details: { retryAfterMs: null } }), sent)
   }
 
   // ── The end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -591,7 +624,7 @@ export class Answer implements UpstreamListener {
     const errorStatus = this.#status >= 400
     // Nothing of an answer was seen: it failed, whatever its status said.
     const nothing = metered.usage.output_tokens === undefined && metered.usage.input_tokens === undefined && admitted(x).route.known
-    const unbilled = (errorStatus && metered.source !== 'upstream') || (nothing && (end === 'upstream_broken' || end === 'timed_out' || (metered.failed === true && complete)))
+    const unbilled = this.#withheld || (errorStatus && metered.source !== 'upstream') || (nothing && (end === 'upstream_broken' || end === 'timed_out' || (metered.failed === true && complete)))
     const usage = sent !== null && metered.source !== 'upstream' ? asSent(metered.usage, sent) : metered.usage
     const stop = end === 'quota_stop' && phase === 'flowing' && !this.#draining ? this.#quotaStop({ ...metered, usage }) : empty
     // More output than was held: the hold follows if there is room, before the books are closed over it.

@@ -7,9 +7,9 @@ import type { Bound, OutputRange } from './estimate.ts'
 import { counterBase } from './limits/counter.ts'
 import { kindOf } from './limits/index.ts'
 import type { AppliedLimit, LimitKind, Need } from './limits/limit.ts'
-import { windowPhrase } from './limits/window.ts'
+import { isMoney, windowPhrase } from './limits/window.ts'
 import { type BuiltinMeter, type Meter, type Quantities, amountOf, meterScale, meterUnit } from './meter.ts'
-import { costBound, costNanos } from './price.ts'
+import { costBound, costNanos, decimalOfNanos } from './price.ts'
 
 /** A reservation before it is asked for: everything a Reserve needs besides its id, and what the answer is read with. */
 export interface Draft {
@@ -80,7 +80,7 @@ export function draftReservation(
       }
     }
   }
-  return { entitlement, checks, appliedByCheck: groups.map((group) => group.applied), uMin, uMax, asked: range.asked ?? uMax, admittedMs: nowMs }
+  return { entitlement, checks, appliedByCheck: groups.map((group) => group.applied), uMin, uMax, asked: range.asked ?? range.uMax, admittedMs: nowMs }
 }
 
 /** The checks of a principal with nothing needed: for showing where it stands. */
@@ -182,8 +182,10 @@ export function totalOf(ceiling: Ceiling): number | null {
 
 function tooLarge({ limit }: AppliedLimit, amount: number, most: number): GatewayError {
   const scale = meterScale(limit.meter)
-  const asked = Math.ceil(amount / scale)
-  const ceiling = Math.floor(most / scale)
+  // Money is told exactly, all else in whole units.
+  const money = isMoney(limit)
+  const asked = money ? Number(decimalOfNanos(amount)) : Math.ceil(amount / scale)
+  const ceiling = money ? Number(decimalOfNanos(most)) : Math.floor(most / scale)
   return new GatewayError('request_too_large',
     `This request alone can never fit the limit '${limit.name}': it may need ${asked} ${meterUnit(limit.meter)}, the limit is ${ceiling} ${windowPhrase(limit.window)}.`,
     { details: { limit: limit.name, ceiling, retryAfterMs: null } })

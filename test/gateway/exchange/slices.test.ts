@@ -115,10 +115,13 @@ t.test('a limit on bytes out is exact for any answer', async (t) => {
 
 t.test('a plain JSON answer that does not fit the bytes left is refused whole', async (t) => {
   const upstream = await openScriptedUpstream(t, openai({ pieces: ['x'.repeat(5_000)] }))
-  const rig = await startRig(t, upstream.url, { limits: ['{ name: traffic, meter: bytes_out, limit: 1000, window: day }'] })
+  const rig = await startRig(t, upstream.url, { limits: ['{ name: traffic, meter: bytes_out, limit: 1000, window: day }', '{ name: daily, meter: total_tokens, limit: 100k, window: day }'] })
   const answer = await rig.chat()
   t.equal(answer.status, 429)
-  t.match(await rig.usage(), { traffic: { used: 0, reserved: 0 } })
+  t.equal(answer.header('x-should-retry'), 'false', 'another answer may be as long')
+  t.match(answer.json(), { error: { reason: 'usage_limit_reached', limit: 'traffic', ceiling: 1000, used: 0, message: /does not fit into what is left of the limit 'traffic'/ } })
+  t.match(await rig.usage(), { traffic: { used: 0, reserved: 0 }, daily: { used: 0, reserved: 0 } }, 'who is refused is not billed')
+  t.same(await rig.events(), [])
 })
 
 t.test('a limit on compute time cuts a call before its time is used up', async (t) => {
@@ -139,7 +142,7 @@ t.test('bytes in and requests are metered for endpoints that only a plan names',
   const rig = await startRig(t, upstream.url, { entitlements: '{ models: ["*"], endpoints: ["POST /custom/*"] }' })
   t.equal((await rig.request({ method: 'POST', target: '/custom/run?x=1&key=tg-test-main-0123456789', body: { a: 1 } })).status, 200)
   t.equal(upstream.requests[0]?.target, '/custom/run?x=1', 'the key does not travel in the query either')
-  t.match(await rig.events(), [{ endpoint: 'POST /custom/run', requests: 1, bytes_in: 7, bytes_out: 11, provider: 'http', usage_source: 'counted' }])
+  t.match(await rig.events(), [{ endpoint: 'POST /custom/*', requests: 1, bytes_in: 7, bytes_out: 11, provider: 'http', usage_source: 'counted' }])
   t.equal((await rig.request({ method: 'GET', target: '/custom/run' })).status, 404)
 })
 
