@@ -28,7 +28,8 @@ for (const tool of ['nginx', 'wrk']) {
 const dir = mkdtempSync(join(tmpdir(), 'tallygate-bench-'))
 const children: ChildProcess[] = []
 process.on('exit', () => {
-  for (const child of children) child.kill('SIGKILL')
+  // nginx ends its workers when it is asked to end, not when it is killed.
+  for (const child of children) child.kill(child === nginx ? 'SIGTERM' : 'SIGKILL')
   rmSync(dir, { recursive: true, force: true })
 })
 
