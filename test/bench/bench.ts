@@ -29,7 +29,7 @@ const dir = mkdtempSync(join(tmpdir(), 'tallygate-bench-'))
 const children: ChildProcess[] = []
 process.on('exit', () => {
   // nginx ends its workers when it is asked to end, not when it is killed.
-  for (const child of children) child.kill(child === nginx ? 'SIGTERM' : 'SIGKILL')
+  for (const child of children) child.kill(child.spawnfile.endsWith('nginx') ? 'SIGTERM' : 'SIGKILL')
   rmSync(dir, { recursive: true, force: true })
 })
 
