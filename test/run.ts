@@ -19,6 +19,7 @@ type Result = { name: string; passed: number; failed: number }
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const jobsMax = Math.min(2, availableParallelism())
+const figuresMax = 8
 const outputBytesMax = 16 * 1024 * 1024
 /** How long a file may outlive its own time-out: the assertion library then says which test hung. */
 const graceMs = 2000
@@ -89,7 +90,7 @@ function run(job: Job): Promise<Result> {
         const text = job.tap ? withoutPasses(output) : output
         if (text.trim() !== '') console.log(text.trimEnd().replace(/^/gm, '    '))
         if (problem !== undefined) console.log(`    ${job.name}: ${problem}`)
-      }
+      } else if (job.tap) for (const figure of figuresIn(output)) console.log(`         ${figure}`)
       resolve(result)
     }
     child.on('error', (error) => {
@@ -123,6 +124,12 @@ function countsOf(job: Job, output: string, problem: string | undefined): Result
   }
   return { name: job.name, passed, failed }
 }
+
+/** What a passing test has to tell: its comments, such as how many calls were made and what became of them. */
+function figuresIn(output: string): string[] {
+  return [...output.matchAll(/^\s*# (?!Subtest: |\{ |time=)(\S.*\d.*)$/gm)].map(([, figure = '']) => figure).slice(0, figuresMax)
+}
+
 
 /** Everything but passed assertions and plans; skipped ones stay, because they fail the run. */
 function withoutPasses(output: string): string {
