@@ -271,12 +271,17 @@ export class Answer implements UpstreamListener {
     else due = Math.min(due, this.#w.clock.monotonicMs() + idleMs)
     if (this.#phase === 'holding' && !this.#pumping) due = Math.min(due, this.#headMs + this.#w.limits.holdMs)
     if (this.#meter?.ended === true && !this.#pumping) due = Math.min(due, this.#lastMs + afterEndMs)
-    if (this.#hold !== null && this.#grows) due = Math.min(due, this.#startedMs + Math.max(0, this.#hold.held.computeMs - computeMarginMs), this.#nextGrowthMs)
+    if (this.#hold !== null && this.#grows) due = Math.min(due, this.#computeEndMs(this.#hold), this.#nextGrowthMs)
     this.#deadline.set(Math.min(due, this.#pingDueMs()))
   }
 
   #nextGrowthMs = Infinity
   #pingedMs = 0
+
+  /** When the compute time that is held runs out. One sum for the timer and for the question: two that round apart would ask for ever. */
+  #computeEndMs(hold: Hold): number {
+    return this.#startedMs + Math.max(0, hold.held.computeMs - computeMarginMs)
+  }
 
   /** When a silent event stream is due a comment, for proxies that cut what is silent; Infinity: never. */
   #pingDueMs(): number {
@@ -304,7 +309,7 @@ export class Answer implements UpstreamListener {
     if (this.#phase === 'holding' && !this.#pumping && now >= this.#headMs + this.#w.limits.holdMs) this.#overflow()
     if (now >= this.#pingDueMs()) this.#ping(now)
     if (this.#hold !== null && this.#grows) {
-      if (now >= this.#startedMs + this.#hold.held.computeMs - computeMarginMs) return this.#stopForQuota()
+      if (now >= this.#computeEndMs(this.#hold)) return this.#stopForQuota()
       if (now >= this.#nextGrowthMs) {
         this.#nextGrowthMs = Infinity
         this.#background(this.#growCompute())

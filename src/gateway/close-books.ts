@@ -11,9 +11,9 @@ export interface Closed {
   readonly balances: readonly Balance[] | null
 }
 
-/** A completed answer is only completed once it is billed; unless the plan serves whatever the store does. */
+/** What ends in a terminal frame, ours included, ends only once it is billed; unless the plan serves whatever the store does. */
 export function waitsForBooks(x: Exchange, outcome: Outcome): boolean {
-  return outcome.end === 'complete' && x.entitlement?.policy.storeDown.kind === 'deny'
+  return (outcome.end === 'complete' || outcome.end === 'quota_stop') && x.entitlement?.policy.storeDown.kind === 'deny'
 }
 
 const nothingToBook: Closed = { durable: true, balances: null }

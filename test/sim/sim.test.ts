@@ -1,3 +1,4 @@
+// test: timeout 300 s
 import t from 'tap'
 import { plantedBugs } from './planted-bugs.ts'
 import { count, keptSeeds, noFigures, simulate, simulateFor, told } from './simulate.ts'
