@@ -22,6 +22,10 @@ const KINDS = 15
 export const DEPTH_MAX = 64
 /** One value costs 16 bytes of tape. The largest honest bodies are token arrays of embeddings: 300,000 numbers. */
 export const VALUES_MAX = 400_000
+/** Objects, arrays and member names: dearer than numbers, and no honest body has so many. */
+export const STRUCTURE_MAX = 150_000
+
+const structureProblem = `it holds more than ${STRUCTURE_MAX} objects, arrays and names`
 
 /** A member's name, ready to be compared with bytes. */
 export interface Name { readonly text: string; readonly bytes: Uint8Array }
@@ -73,6 +77,7 @@ export class JsonTape {
   #bytes: Uint8Array = new Uint8Array(0)
   #escaped = false
   readonly #open = new Int32Array(DEPTH_MAX)
+  #structure = 0
   /** Why the last scan gave false: a part of a sentence. */
   problem = ''
 
@@ -80,6 +85,7 @@ export class JsonTape {
   scan(bytes: Uint8Array, from: number, to: number): boolean {
     this.#bytes = bytes
     this.#length = 0
+    this.#structure = 0
     this.problem = ''
     // One very large text must not keep its tape for the life of the process.
     if (this.#nodes.length > 1 << 18) this.#nodes = new Int32Array(4 * 64)
@@ -91,6 +97,7 @@ export class JsonTape {
       const byte = bytes[pos]
       if (byte === OPEN_BRACE || byte === OPEN_BRACKET) {
         if (depth === DEPTH_MAX) return this.#fails(`it is nested deeper than ${DEPTH_MAX} levels`)
+        if (++this.#structure > STRUCTURE_MAX) return this.#fails(structureProblem)
         const node = this.#add(byte === OPEN_BRACE ? OBJECT : ARRAY, pos, 0)
         if (node < 0) return false
         this.#open[depth++] = node
@@ -248,6 +255,7 @@ export class JsonTape {
   /** Reads `"key":` and what space there is; the value's place, or -1. */
   #key(pos: number, to: number): number {
     if (pos >= to) return this.#fails('it ends too early') ? 0 : -1
+    if (++this.#structure > STRUCTURE_MAX) return this.#fails(structureProblem) ? 0 : -1
     if (this.#bytes[pos] !== QUOTE) return this.#fails(`a member's name is missing at byte ${pos}`) ? 0 : -1
     const end = this.#string(pos, to)
     if (end < 0) return -1

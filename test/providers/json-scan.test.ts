@@ -1,3 +1,4 @@
+// test: alone
 // The scanners agree with JSON.parse on every text, and hostile texts cost no time.
 
 import fc from 'fast-check'
@@ -124,7 +125,7 @@ t.test('B2, B3: hostile bodies stall nobody', (t) => {
   const timed = (what: string, text: string): void => {
     const bytes = Buffer.from(text)
     let best = Infinity
-    // Processor time, the least of five: the machine has other work, which slows even that.
+    // Processor time, the least of five: other work on the machine slows even that, so the file runs alone.
     for (let i = 0; i < 5; i++) {
       const start = process.cpuUsage()
       try {
@@ -136,7 +137,7 @@ t.test('B2, B3: hostile bodies stall nobody', (t) => {
       best = Math.min(best, user / 1_000)
     }
     t.comment(`${what}: ${best.toFixed(1)} ms of processor`)
-    t.ok(best < 100, `${what}: ${best.toFixed(1)} ms`)
+    t.ok(best < 50, `${what}: ${best.toFixed(1)} ms`)
   }
   timed('2 million nested arrays', `{"a":${'['.repeat(2_000_000)}${']'.repeat(2_000_000)}}`)
   timed('300,000 keys at the top', `{${Array.from({ length: 300_000 }, (_, i) => `"k${i}":1`).join(',')}}`)
