@@ -1,0 +1,61 @@
+import { crc32 } from 'node:zlib'
+
+/**
+ * Every key that the product writes. `{pN}` and `{books}` are hash tags: in a cluster all keys of one partition are on one server, so that one script may change them.
+ *
+ * | key | type | holds | garbage |
+ * | --- | --- | --- | --- |
+ * | `P:{books}:meta` | string | JSON: format, partitions, epoch | never |
+ * | `P:{books}:records:KIND` | hash | id → JSON document | never |
+ * | `P:{books}:changes` | stream | kind and id of each changed document | the last 10,000 |
+ * | `P:{books}:lease:NAME` | hash | holder, token, until: who does a thing that only one may do | never |
+ * | `P:{books}:consumers` | hash | consumer → what is known of it over all partitions | never |
+ * | `P:{books}:dead` | hash | consumer and position → a record that was refused for good, with the reason | once delivered |
+ * | `P:{pN}:epoch` | string | the epoch in which this partition was made: absent or another, its counts are lost | never |
+ * | `P:{pN}:s:COUNTER` | string | settled, an integer | window's end + forget_after + margin |
+ * | `P:{pN}:h:COUNTER` | string | pending (held), an integer; absent: 0 | likewise |
+ * | `P:{pN}:r:ID` | string | a reservation, in lines (see moves.ts) | when closed or expired: forget_after + margin |
+ * | `P:{pN}:due` | sorted set | pending reservations by deadline, ms | - |
+ * | `P:{pN}:out` | stream | events; an entry's id is MS-ORDINAL, both rising | trimmed by housekeeping |
+ * | `P:{pN}:last` | string | id of the last event written, also when it is trimmed | never |
+ * | `P:{pN}:cursor:CONSUMER` | hash | token (fence), id (the last event that is done) | never |
+ */
+export class KeyNames {
+  readonly partitions: number
+  readonly #prefix: string
+  readonly #of = new Map<string, number>()
+
+  constructor(prefix: string, partitions: number) {
+    this.#prefix = prefix
+    this.partitions = partitions
+  }
+
+  /** The partition of a root account. */
+  partitionOf(home: string): number {
+    let partition = this.#of.get(home)
+    if (partition === undefined) {
+      if (this.#of.size >= HOMES_MAX) this.#of.clear()
+      partition = crc32(home) % this.partitions
+      this.#of.set(home, partition)
+    }
+    return partition
+  }
+
+  meta(): string { return `${this.#prefix}:{books}:meta` }
+  records(kind: string): string { return `${this.#prefix}:{books}:records:${kind}` }
+  changes(): string { return `${this.#prefix}:{books}:changes` }
+  lease(name: string): string { return `${this.#prefix}:{books}:lease:${name}` }
+  consumers(): string { return `${this.#prefix}:{books}:consumers` }
+  dead(): string { return `${this.#prefix}:{books}:dead` }
+
+  epoch(partition: number): string { return `${this.#prefix}:{p${partition}}:epoch` }
+  settled(partition: number, counter: string): string { return `${this.#prefix}:{p${partition}}:s:${counter}` }
+  held(partition: number, counter: string): string { return `${this.#prefix}:{p${partition}}:h:${counter}` }
+  reservation(partition: number, id: string): string { return `${this.#prefix}:{p${partition}}:r:${id}` }
+  due(partition: number): string { return `${this.#prefix}:{p${partition}}:due` }
+  events(partition: number): string { return `${this.#prefix}:{p${partition}}:out` }
+  lastEvent(partition: number): string { return `${this.#prefix}:{p${partition}}:last` }
+  cursor(partition: number, consumer: string): string { return `${this.#prefix}:{p${partition}}:cursor:${consumer}` }
+}
+
+const HOMES_MAX = 100_000
