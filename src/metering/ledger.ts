@@ -1,5 +1,5 @@
 import { assert } from '../assert.ts'
-import type { Balance, Bucket, Ceiling, Check } from './check.ts'
+import type { Balance, Bucket, Check } from './check.ts'
 import type { EventSkeleton, OutboxRecord } from './event.ts'
 import { timeOfId } from './id.ts'
 import type { Quantities } from './meter.ts'
@@ -7,6 +7,7 @@ import { METERS, type BuiltinMeter } from './meter.ts'
 import type {
   CheckRefusal, Counted, Draw, DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from './moves.ts'
+import { balanceOf, drawnCeiling, freeOf, NOTHING, slotOf, useOf, type CounterLookUp, type Use } from './standing.ts'
 
 /**
  * The ledger: reserve, extend, settle, void, expire over plain maps. This is the specification of the books; every store is this or its twin.
@@ -21,6 +22,8 @@ export class Ledger {
   readonly #expired = new Map<string, Expired>()
   /** Settled: the digest of what was settled. Voided: the empty string. */
   readonly #closed = new Map<string, string>()
+
+  readonly #lookUp: CounterLookUp = (name) => this.#counters.get(name) ?? NOTHING
 
   constructor(options: LedgerOptions) {
     this.#forgetAfterMs = options.forgetAfterMs
@@ -118,7 +121,7 @@ export class Ledger {
     const overruns: Draw[] = []
     const lines = m.checks.map((check, i): BookedLine => {
       const amount = m.amounts[i]! - (booked?.amounts[i] ?? 0)
-      return this.#draw(slotOf(check), this.#use(check), drawnCeiling(check).buckets, check.endsMs, amount, drawn, overruns, open?.lines[i]?.held ?? 0)
+      return this.#draw(slotOf(check), useOf(check, this.#lookUp), drawnCeiling(check).buckets, check.endsMs, amount, drawn, overruns, open?.lines[i]?.held ?? 0)
     })
     const effect: Effect = { t: 'settle', id: m.id, lines, digest }
     this.apply(effect)
@@ -168,7 +171,7 @@ export class Ledger {
   // === Reading ===
 
   balances(checks: readonly Check[]): Balance[] {
-    return checks.map((check) => this.#balance(check))
+    return checks.map((check) => balanceOf(check, this.#lookUp))
   }
 
   due(nowMs: number): DueReservation[] {
@@ -196,10 +199,10 @@ export class Ledger {
       const most = check.fixed + check.perUnit * uMax
       // A call that needs nothing of a meter is never refused for it.
       if (most === 0) continue
-      const use = this.#use(check)
+      const use = useOf(check, this.#lookUp)
       const clampable = check.clampable && check.perUnit > 0
       for (const ceiling of check.ceilings) {
-        const free = this.#free(check, ceiling, use.settled)
+        const free = freeOf(ceiling, use.settled, this.#lookUp)
         if (free === null) continue
         const room = free - use.pending
         if (!ceiling.refuses) {
@@ -212,66 +215,6 @@ export class Ledger {
       }
     }
     return { u, refusals, shadowed }
-  }
-
-  /** Settled and pending over the fullest window of `span` slots that contains the admission's. */
-  #use(check: Check): Use {
-    const { slots, span, at } = check
-    if (slots.length === 1) {
-      const counter = this.#counters.get(slots[0]!)
-      return counter === undefined ? NOTHING : counter
-    }
-    let fullest = { settled: 0, pending: 0 }
-    const last = Math.min(at, Math.max(0, slots.length - span))
-    for (let first = Math.max(0, at - span + 1); first <= last; first++) {
-      let settled = 0
-      let pending = 0
-      for (let i = first; i < first + span && i < slots.length; i++) {
-        const counter = this.#counters.get(slots[i]!)
-        if (counter === undefined) continue
-        settled += counter.settled
-        pending += counter.pending
-      }
-      if (settled + pending > fullest.settled + fullest.pending) fullest = { settled, pending }
-    }
-    return fullest
-  }
-
-  /**
-   * Σ max(0, ceiling − settled) over the buckets; null is unlimited. Never more than all ceilings together leave: what a bucket was drawn beyond its
-   * ceiling (by an edit, or through another limit over the same counters) is not drawn a second time from the next one.
-   */
-  #free(check: Check, ceiling: Ceiling, settled: number): number | null {
-    const { buckets } = ceiling
-    // The usual case: one bucket. What is beyond it shows as a negative room.
-    if (buckets.length === 1) return buckets[0]!.ceiling === null ? null : buckets[0]!.ceiling - settled
-    let later = 0
-    let free = 0
-    let total = 0
-    for (let i = 1; i < buckets.length; i++) {
-      const bucket = buckets[i]!
-      if (bucket.ceiling === null) return null
-      const drawn = this.#counters.get(bucket.counter!)?.settled ?? 0
-      later += drawn
-      total += bucket.ceiling
-      free += Math.max(0, bucket.ceiling - drawn)
-    }
-    const first = buckets[0]!
-    if (first.ceiling === null) return null
-    return Math.min(free + Math.max(0, first.ceiling - (settled - later)), first.ceiling + total - settled)
-  }
-
-  #balance(check: Check): Balance {
-    const use = this.#use(check)
-    let room: number | null = null
-    const refusing = check.ceilings.some((ceiling) => ceiling.refuses)
-    for (const ceiling of check.ceilings) {
-      if (refusing && !ceiling.refuses) continue
-      const free = this.#free(check, ceiling, use.settled)
-      if (free !== null && (room === null || free - use.pending < room)) room = free - use.pending
-    }
-    if (check.slots.length === 1) return { used: use.settled, reserved: use.pending, room }
-    return { used: use.settled, reserved: use.pending, room, usedBySlot: check.slots.map((slot) => this.#counters.get(slot)?.settled ?? 0) }
   }
 
   /**
@@ -515,11 +458,6 @@ interface BookedLine {
   readonly draws: readonly (readonly [string, number, string])[]
 }
 
-interface Use {
-  readonly settled: number
-  readonly pending: number
-}
-
 interface Counter {
   settled: number
   pending: number
@@ -551,7 +489,6 @@ interface Expired {
 type DumpRow = ['c', string, number, number, number | null] | ['o', string, Open] | ['e', string, Expired] | ['x', string, string]
 
 const VOIDED = ''
-const NOTHING = { settled: 0, pending: 0 }
 const NO_DRAWS: BookedLine['draws'] = []
 const METER_NAMES = Object.keys(METERS) as BuiltinMeter[]
 
@@ -563,15 +500,6 @@ function unchanged<A>(answer: A): Step<A> {
 function beyondOf(amount: number, free: number, pending: number, within: number): number {
   const uncovered = amount - free + Math.max(0, pending - within)
   return Math.min(uncovered, Math.max(0, amount - within))
-}
-
-function slotOf(check: Check): string {
-  return check.slots[check.at]!
-}
-
-/** The ceiling whose buckets are drawn: the first that refuses, else the first. */
-function drawnCeiling(check: Check): Ceiling {
-  return check.ceilings.find((ceiling) => ceiling.refuses) ?? check.ceilings[0]!
 }
 
 function isGarbage(counter: Counter, oldest: number): boolean {
@@ -591,7 +519,7 @@ function risen(before: Counted | null, now: Counted | null): Counted | null {
 }
 
 /** Tells one settlement from another: every amount and every quantity. */
-function digestOf(amounts: readonly number[], usage: Quantities): string {
+export function digestOf(amounts: readonly number[], usage: Quantities): string {
   let digest = amounts.join(',')
   for (let i = 0; i < METER_NAMES.length; i++) {
     const value = usage[METER_NAMES[i]!]
