@@ -64,7 +64,11 @@ export class AccountChanges {
         hash: hashOfSecret(secret), account: wanted.account, plan: wanted.plan, expires_ms: wanted.expiresMs, created_ms: nowMs, created_by: who,
       }
       await this.#journal(who, 'key.create', id, { account: wanted.account, plan: wanted.plan, expires_ms: wanted.expiresMs })
-      await this.#records.put(recordKinds.key, id, { ...key })
+      // Another replica may be making a key of this id at this moment, and has not been heard of yet: one of the two secrets must not open anything.
+      if (!await this.#records.swap(recordKinds.key, id, undefined, { ...key })) {
+        await this.#journal(who, 'key.create_refused', id, { reason: 'made at the same time elsewhere' })
+        throw new ChangeRefused('conflict', `there is already a key "${id}" (store)`)
+      }
       return { id, secret }
     })
   }

@@ -3,6 +3,10 @@ import type { AccountCalendar } from '../metering/limits/limit.ts'
 import type { Records } from '../stores/store.ts'
 import { recordKinds } from './account-records.ts'
 
+type Document = Readonly<Record<string, unknown>>
+
+/** A start with many accounts must not put them all on their way at once: each write has a deadline. */
+const WRITTEN_TOGETHER = 256
 /** Longer than any period that may have been running at a change. */
 const LONGEST_PERIOD_MS = 62 * 86_400_000
 
@@ -11,16 +15,33 @@ const LONGEST_PERIOD_MS = 62 * 86_400_000
  * remembers which calendar was in force and when it changed.
  */
 export async function withCalendars(config: Config, records: Records, nowMs: number): Promise<Config> {
-  const known = new Map((await records.list(recordKinds.calendar)).map(({ id, value }) => [id, toCalendar(value)]))
-  const puts: Promise<void>[] = []
+  const known = new Map((await records.list(recordKinds.calendar)).map(({ id, value }) => [id, value]))
   const accounts = new Map<string, Account>()
-  for (const [id, account] of config.accounts) {
-    const calendar = actingCalendar(account.calendar, known.get(id), nowMs)
-    if (!same(calendar, known.get(id))) puts.push(records.put(recordKinds.calendar, id, { ...calendar }))
-    accounts.set(id, calendar.before === undefined ? account : Object.freeze({ ...account, calendar }))
+  let writing: Promise<void>[] = []
+  const act = (account: Account, calendar: AccountCalendar): void => {
+    accounts.set(account.id, calendar.before === undefined ? account : Object.freeze({ ...account, calendar }))
   }
-  await Promise.all(puts)
+  for (const [id, account] of config.accounts) {
+    const found = known.get(id)
+    const calendar = actingCalendar(account.calendar, toCalendar(found), nowMs)
+    act(account, calendar)
+    if (same(calendar, toCalendar(found))) continue
+    writing.push(agree(records, account, found, nowMs).then((agreed) => act(account, agreed)))
+    if (writing.length < WRITTEN_TOGETHER) continue
+    await Promise.all(writing)
+    writing = []
+  }
+  await Promise.all(writing)
   return Object.freeze({ ...config, accounts })
+}
+
+/** Writes the calendar that acts, where `found` was read. Replicas that take up one edit at the same time agree on the instant of the first. */
+async function agree(records: Records, account: Account, found: Document | undefined, nowMs: number): Promise<AccountCalendar> {
+  for (let before = found; ;) {
+    const calendar = actingCalendar(account.calendar, toCalendar(before), nowMs)
+    if (same(calendar, toCalendar(before)) || await records.swap(recordKinds.calendar, account.id, before, { ...calendar })) return calendar
+    before = await records.get(recordKinds.calendar, account.id)
+  }
 }
 
 /** `configured` as it acts at `nowMs`, where `known` was in force until now. */
@@ -42,7 +63,8 @@ function same(one: AccountCalendar, other: AccountCalendar | undefined): boolean
   return other !== undefined && one.timeZone === other.timeZone && one.anchor === other.anchor && one.before?.changedMs === other.before?.changedMs
 }
 
-function toCalendar(value: Readonly<Record<string, unknown>>): AccountCalendar | undefined {
+function toCalendar(value: Document | undefined): AccountCalendar | undefined {
+  if (value === undefined) return undefined
   const { timeZone, anchor, before } = value
   if (typeof timeZone !== 'string' || typeof anchor !== 'string') return undefined
   const old = before as AccountCalendar['before']

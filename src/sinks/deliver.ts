@@ -17,7 +17,10 @@ export interface DeliveryParts {
   readonly holder: string
 }
 
+/** Longer than an attempt: whoever takes over a lease that ran out finds nobody delivering. */
 const LEASE_MS = 30_000
+/** While another delivers, this is how often the lease is asked for again. */
+const ELSEWHERE_MS = 1_000
 const ATTEMPT_MS = 20_000
 const FIRST_WAIT_MS = 200
 const LONGEST_WAIT_MS = 60_000
@@ -33,6 +36,9 @@ export class Delivery {
   readonly #parts: DeliveryParts
   readonly #stop = new AbortController()
   #running: Promise<void> | null = null
+  /** Null: another delivers, or nobody has asked yet. */
+  #fence: Fence | null = null
+  #elsewhere = false
   #wake: () => void = () => {}
   #stopListening: () => void = () => {}
   #stopMeasuring: () => void = () => {}
@@ -56,13 +62,15 @@ export class Delivery {
     this.#stopMeasuring()
     await this.#running
     await this.#parts.sink.close()
+    // Left to run out when this fails: that only takes longer.
+    if (this.#fence !== null) await this.#parts.outbox.release(this.#fence).catch(() => undefined)
   }
 
-  /** Delivers until the outbox is empty or `untilMs`; for the last moments of a drain. True: nothing is left. */
+  /** Delivers until the outbox is empty or `untilMs`; for the last moments of a drain. True: nothing is left for this process to deliver. */
   async flush(untilMs: number): Promise<boolean> {
     const { outbox, clock, sink } = this.#parts
     while (clock.nowMs() < untilMs) {
-      if ((await outbox.lag(sink.name)).count === 0) return true
+      if (this.#elsewhere || (await outbox.lag(sink.name)).count === 0) return true
       this.#wake()
       await clock.sleep(20)
     }
@@ -86,8 +94,9 @@ export class Delivery {
       try {
         const delivered = await this.#step()
         failures = 0
+        // What is appended concerns whoever delivers; asking again at every event would only load the store.
         wakes = delivered === 0
-        pauseMs = delivered === 0 ? LEASE_MS / 3 : delivered < sink.batchMax ? GATHER_MS : 0
+        pauseMs = delivered === null ? ELSEWHERE_MS : delivered === 0 ? LEASE_MS / 3 : delivered < sink.batchMax ? GATHER_MS : 0
       } catch (error) {
         failures++
         metrics.deliveryRetries.inc({ sink: sink.name })
@@ -100,12 +109,14 @@ export class Delivery {
     }
   }
 
-  /** One batch. How many events it had. */
-  async #step(): Promise<number> {
+  /** One batch. How many events it had; null: another delivers. */
+  async #step(): Promise<number | null> {
     const { sink, outbox, clock, holder } = this.#parts
     const nowMs = clock.nowMs()
     const fence = await outbox.lease(sink.name, holder, nowMs, nowMs + LEASE_MS)
-    if (fence === undefined) return 0
+    this.#fence = fence ?? null
+    this.#elsewhere = fence === undefined
+    if (fence === undefined) return null
     const entries = await outbox.read(fence, sink.batchMax)
     if (entries.length > 0) await this.#deliver(fence, entries)
     return entries.length
@@ -119,7 +130,7 @@ export class Delivery {
     const report = await sink.deliver(events, AbortSignal.any([this.#stop.signal, attempt.signal])).finally(cancel)
     const reasons = new Map(report.refused.map(({ id, reason }) => [id, reason]))
     const accepted = new Set(report.accepted)
-    let last: OutboxEntry | null = null
+    let done = 0
     let delivered = 0
     // In order, up to the first that the sink did not speak about: that one and the rest are tried again.
     for (const [i, entry] of entries.entries()) {
@@ -130,11 +141,11 @@ export class Delivery {
         log.error({ sink: sink.name, event: id, reason }, 'event refused for good and kept among the dead')
       } else if (accepted.has(id)) delivered++
       else break
-      last = entry
+      done = i + 1
     }
-    if (last !== null) await outbox.advance(fence, last.position)
+    if (done > 0) await outbox.advance(fence, entries.slice(0, done))
     metrics.delivered.inc({ sink: sink.name }, delivered)
-    if (last !== entries.at(-1)) throw new Error('the sink left a part of the batch unanswered')
+    if (done < entries.length) throw new Error('the sink left a part of the batch unanswered')
   }
 
   /** Until the time is over, or the end; `wakes`: or until something is appended. */

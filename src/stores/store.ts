@@ -21,6 +21,8 @@ export interface Store {
   balances(home: string, checks: readonly Check[]): Promise<readonly Balance[]>
   readonly outbox: Outbox
   readonly records: Records
+  /** The time that all replicas of this store go by, in ms since 1970; absent: this process's own clock. */
+  nowMs?(): number
   status(): StoreStatus
   close(): Promise<void>
 }
@@ -43,10 +45,15 @@ export type Position = string
 export interface Outbox {
   /** Become the one who delivers for `consumer`; undefined while another holds it. Renewed by calling again. */
   lease(consumer: string, holder: string, nowMs: number, untilMs: number): Promise<Fence | undefined>
-  /** The next records after the consumer's cursor, in order. */
+  /** Lets go of the lease before its time, so that another may deliver at once. Not refused when it is gone already. */
+  release(fence: Fence): Promise<void>
+  /** The next records after the consumer's cursor: those of one root account in order. Maybe fewer than there are; none only at the end. */
   read(fence: Fence, count: number): Promise<readonly OutboxEntry[]>
-  /** Done up to and including `to`. Idempotent; refused with StaleFence when another holds the lease. */
-  advance(fence: Fence, to: Position): Promise<void>
+  /**
+   * `done` were delivered, and with each everything that `read` gives before it for the same root account. In what order they are told does not matter.
+   * Idempotent; refused with StaleFence when another holds the lease.
+   */
+  advance(fence: Fence, done: readonly OutboxEntry[]): Promise<void>
   /** Keeps the record with its reason in the list of the dead; the cursor is moved by `advance`. */
   bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void>
   dead(consumer?: string): Promise<readonly DeadEntry[]>
@@ -88,12 +95,18 @@ export interface DeadEntry extends OutboxEntry {
 
 /**
  * Small documents of the product (keys made at run time, revocations, suspensions, audit), by kind and id. A put is durable when it resolves.
- * `watch` tells of every change, of this or another process.
+ * `watch` tells of every change, of this or another process; of several changes at once maybe only what they came to.
  */
 export interface Records {
   get(kind: string, id: string): Promise<Readonly<Record<string, unknown>> | undefined>
   put(kind: string, id: string, value: Readonly<Record<string, unknown>>): Promise<void>
+  /**
+   * Puts `value` only where the document is `expected` (undefined: where there is none); compared by content. True: the document is now `value`, also
+   * when it was that already, so that it may be repeated blindly. False: it is something else, and was left alone.
+   */
+  swap(kind: string, id: string, expected: Readonly<Record<string, unknown>> | undefined, value: Readonly<Record<string, unknown>>): Promise<boolean>
   delete(kind: string, id: string): Promise<void>
+  /** All of them, by id. */
   list(kind: string): Promise<readonly { readonly id: string; readonly value: Readonly<Record<string, unknown>> }[]>
   watch(kind: string, listener: (id: string, value: Readonly<Record<string, unknown>> | undefined) => void): () => void
 }

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { Account, Config, KeyConfig, Plan } from '../../src/config/config.ts'
 import type { Records } from '../../src/stores/store.ts'
 
@@ -18,6 +19,13 @@ export class FakeRecords implements Records {
     this.#kinds.set(kind, documents.set(id, structuredClone(value)))
     for (const listener of this.#listeners.get(kind) ?? []) listener(id, structuredClone(value))
     return Promise.resolve()
+  }
+  async swap(kind: string, id: string, expected: Value | undefined, value: Value): Promise<boolean> {
+    const found = this.#kinds.get(kind)?.get(id)
+    if (isDeepStrictEqual(found, value)) return true
+    if (!isDeepStrictEqual(found, expected)) return false
+    await this.put(kind, id, value)
+    return true
   }
   delete(kind: string, id: string): Promise<void> {
     this.writes += 1

@@ -236,3 +236,16 @@ t.test('K8: a hundred thousand keys: lookups stay as quick as with one, and a re
   t.equal(outcome(secrets[99_999]!), 'found')
   t.comment(`${warm.toFixed(2)} µs per lookup, index of 100,000 keys in ${reloadMs.toFixed(0)} ms, longest pause ${(loop.max / 1e6).toFixed(0)} ms`)
 })
+
+t.test('of two replicas that make a key of one id at the same moment one is refused, and only the other\'s secret opens', async (t) => {
+  const here = await set(configOf([]))
+  // The other replica has not yet heard of what the first one made.
+  const deaf = new FakeRecords()
+  deaf.watch = () => () => {}
+  deaf.swap = (...args) => here.records.swap(...args)
+  const there = await set(configOf([]), deaf)
+  const { secret } = await here.changes.createKey({ id: 'one', account: 'acme', plan: null, expiresMs: null }, 'ops')
+  await t.rejects(there.changes.createKey({ id: 'one', account: 'acme', plan: null, expiresMs: null }, 'ops'), { name: 'ChangeRefused', why: 'conflict' })
+  t.equal(here.outcome(secret), 'found')
+  t.ok((await there.changes.audit(9)).some(({ action, target }) => action === 'key.create_refused' && target === 'one'), 'and the journal of changes says that it was not made')
+})

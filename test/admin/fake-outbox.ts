@@ -35,6 +35,9 @@ export class FakeOutbox implements Outbox {
   lease(): Promise<undefined> {
     return Promise.resolve(undefined)
   }
+  release(): Promise<void> {
+    return Promise.resolve()
+  }
   read(): Promise<never[]> {
     return Promise.resolve([])
   }

@@ -83,7 +83,7 @@ t.test('dead events are delivered once more on request, and are then dead no lon
   const [entry] = await store.outbox.read(fence, 1)
   if (entry === undefined) return t.fail('no entry')
   await store.outbox.bury(fence, entry, 'not wanted', nowMs)
-  await store.outbox.advance(fence, entry.position)
+  await store.outbox.advance(fence, [entry])
   t.equal((await store.outbox.dead('a')).length, 1)
   const config = withSinks(file('a', path))
   t.same(await deliveries.retryDead('a', config), { delivered: 1, failed: 0 })

@@ -452,8 +452,11 @@ class OutboxLink implements Outbox {
   read(fence: Fence, count: number): Promise<readonly OutboxEntry[]> {
     return this.#link.carry('read', () => this.#server.read(fence, count))
   }
-  advance(fence: Fence, to: Position): Promise<void> {
-    return this.#link.carry('advance', () => this.#server.advance(fence, to))
+  release(fence: Fence): Promise<void> {
+    return this.#link.carry('release', () => this.#server.release(fence))
+  }
+  advance(fence: Fence, done: readonly OutboxEntry[]): Promise<void> {
+    return this.#link.carry('advance', () => this.#server.advance(fence, done))
   }
   bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void> {
     return this.#link.carry('bury', () => this.#server.bury(fence, entry, reason, nowMs))

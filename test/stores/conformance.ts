@@ -259,7 +259,7 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     const second = await outbox.lease('sink', 'replica 2', c.now + 12_000, c.now + 20_000)
     c.t.ok(second)
     await c.t.rejects(outbox.read(first!, 1), StaleFence)
-    await c.t.rejects(outbox.advance(first!, entry!.position), StaleFence)
+    await c.t.rejects(outbox.advance(first!, [entry!]), StaleFence)
     await c.t.rejects(outbox.bury(first!, entry!, 'no', c.now), StaleFence)
     c.t.equal((await outbox.read(second!, 1)).length, 1, 'the new holder reads what was not done')
     c.t.same(await outbox.dead(), [])
@@ -273,14 +273,15 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     const two = (await outbox.lease('two', 'me', c.now, c.now + 60_000))!
     const all = await outbox.read(one, 10)
     c.t.same(all.map((entry) => entry.record.usage.total_tokens), [0, 1, 2, 3, 4], 'in order')
-    await outbox.advance(one, all[2]!.position)
-    await outbox.advance(one, all[2]!.position)
-    await outbox.advance(one, all[0]!.position)
+    await outbox.advance(one, all.slice(0, 3))
+    await outbox.advance(one, [all[2]!])
+    await outbox.advance(one, [all[1]!, all[0]!])
+    await outbox.advance(one, [])
     c.t.same((await outbox.read(one, 10)).map((entry) => entry.position), all.slice(3).map((entry) => entry.position))
     c.t.equal((await outbox.read(two, 10)).length, 5)
     c.t.match(await outbox.lag('one'), { count: 2, oldestMs: c.now + 3 })
     c.t.match(await outbox.lag('two'), { count: 5, oldestMs: c.now })
-    await outbox.advance(one, all[4]!.position)
+    await outbox.advance(one, [all[4]!, all[3]!])
     c.t.same(await outbox.lag('one'), { count: 0, oldestMs: null })
     c.t.same(await outbox.read(one, 10), [])
   })
@@ -294,7 +295,7 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     const [entry] = await outbox.read(fence, 1)
     await outbox.bury(fence, entry!, 'the receiver says 422', c.now + 5)
     await outbox.bury(fence, entry!, 'the receiver says 422', c.now + 5)
-    await outbox.advance(fence, entry!.position)
+    await outbox.advance(fence, [entry!])
     c.t.match(await outbox.dead('sink'), [{ consumer: 'sink', position: entry!.position, reason: 'the receiver says 422', buriedMs: c.now + 5, record: { id } }])
     c.t.equal((await outbox.dead()).length, 1)
     c.t.same(await outbox.dead('other'), [])
@@ -315,7 +316,7 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
       c.t.equal(entry?.record.usage.total_tokens, first)
     }
     const fence = (await outbox.lease('sink', 'me', c.now, c.now + 60_000))!
-    await outbox.advance(fence, all[5]!.position)
+    await outbox.advance(fence, all)
     await outbox.rewind('sink', all[3]!.position)
     const again = (await outbox.lease('sink', 'me', c.now, c.now + 60_000))!
     c.t.same((await outbox.read(again, 10)).map((entry) => entry.record.usage.total_tokens), [4, 5])
@@ -355,6 +356,60 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     c.t.same(seen, [['a', { plan: 'pro', labels: ['x'] }], ['b', { plan: 'free' }], ['a', { plan: 'max' }], ['a', undefined]])
   })
 
+  law('a document is swapped only where it is what was expected, compared by content', async (c) => {
+    const { records } = c.store
+    const seen: unknown[] = []
+    records.watch('key', (id, value) => seen.push([id, value]))
+    c.t.equal(await records.swap('key', 'a', { plan: 'pro' }, { plan: 'max' }), false, 'there is none')
+    c.t.equal(await records.get('key', 'a'), undefined)
+    c.t.equal(await records.swap('key', 'a', undefined, { plan: 'pro', 2: 'x' }), true)
+    c.t.equal(await records.swap('key', 'a', undefined, { plan: 'free' }), false, 'there is one')
+    c.t.equal(await records.swap('key', 'a', undefined, { 2: 'x', plan: 'pro' }), true, 'repeated')
+    c.t.equal(await records.swap('key', 'a', { plan: 'pro' }, { plan: 'free' }), false, 'only a part of it is the same')
+    c.t.same(await records.get('key', 'a'), { plan: 'pro', 2: 'x' })
+    c.t.equal(await records.swap('key', 'a', { 2: 'x', plan: 'pro' }, { plan: 'max' }), true, 'in whatever order its fields come')
+    c.t.same(await records.get('key', 'a'), { plan: 'max' })
+    await records.delete('key', 'a')
+    c.t.equal(await records.swap('key', 'a', { plan: 'max' }, { plan: 'free' }), false, 'deleted')
+    c.t.same(seen, [['a', { plan: 'pro', 2: 'x' }], ['a', { plan: 'max' }], ['a', undefined]], 'and watchers are told of what was done')
+  })
+
+  law('of many who make one document at the same time exactly one succeeds', async (c) => {
+    const { records } = c.store
+    const made = await Promise.all(Array.from({ length: 50 }, (_, i) => records.swap('key', 'a', undefined, { i })))
+    c.t.equal(made.filter((one) => one).length, 1)
+    c.t.same(await records.get('key', 'a'), { i: made.indexOf(true) })
+    const rounds = await Promise.all(Array.from({ length: 20 }, async () => {
+      for (;;) {
+        const found = await records.get('count', 'a')
+        if (await records.swap('count', 'a', found, { n: Number(found?.['n'] ?? 0) + 1, by: newId(c.now) })) return
+      }
+    }))
+    c.t.match(await records.get('count', 'a'), { n: rounds.length }, 'and no change is written over another')
+  })
+
+  law('a list knows every document, however many there are', async (c) => {
+    const { records } = c.store
+    const count = 20_001
+    for (let i = 0; i < count; i += 500) {
+      await Promise.all(Array.from({ length: Math.min(500, count - i) }, (_, j) => records.put('key', `key ${i + j}`, { n: i + j })))
+    }
+    const listed = await records.list('key')
+    c.t.equal(listed.length, count)
+    c.t.equal(new Set(listed.map(({ value }) => value['n'])).size, count)
+  })
+
+  law('a lease that was let go of is free at once, and its fence is not obeyed any more', async (c) => {
+    const { outbox } = c.store
+    const first = (await outbox.lease('sink', 'replica 1', c.now, c.now + 10_000))!
+    await outbox.release(first)
+    await c.t.rejects(outbox.read(first, 1), StaleFence)
+    const second = await outbox.lease('sink', 'replica 2', c.now, c.now + 10_000)
+    c.t.ok(second)
+    await outbox.release(first)
+    c.t.equal(await outbox.lease('sink', 'replica 1', c.now, c.now + 10_000), undefined, 'a lease of another is left alone')
+  })
+
   law('everything acknowledged is there after the store is opened again', async (c) => {
     const tokens = (need: number): Check => check(c.counter('tokens'), 1000, need)
     const settled = await admit(c, [tokens(100)])
@@ -366,7 +421,7 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     const fence = (await c.store.outbox.lease('sink', 'me', c.now, c.now + 1))!
     const [entry] = await c.store.outbox.read(fence, 1)
     await c.store.outbox.bury(fence, entry!, 'refused', c.now)
-    await c.store.outbox.advance(fence, entry!.position)
+    await c.store.outbox.advance(fence, [entry!])
     await c.store.records.put('key', 'a', { plan: 'pro' })
 
     c.store = await options.reopen(c.store)

@@ -38,7 +38,7 @@ async function killedStore(t: Test): Promise<{ dir: string; watermarkBefore: Buf
   const fence = (await store.outbox.lease('sink', 'me', 0, 1))!
   const [entry] = await store.outbox.read(fence, 1)
   await store.outbox.bury(fence, entry!, 'refused', 1)
-  await store.outbox.advance(fence, entry!.position)
+  await store.outbox.advance(fence, [entry!])
   const watermarkBefore = readFileSync(layoutOf(dir).watermark)
   await exchange(store, 100)
   const copy = copyOf(t, dir)

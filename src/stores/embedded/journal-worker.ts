@@ -57,7 +57,10 @@ function answerTo(name: AskName, ask: unknown): Asks[AskName]['answer'] {
     case 'ordinalBefore': return writer.ordinalBefore((ask as Asks['ordinalBefore']['ask']).atMs)
     case 'dead': return writer.dead((ask as Asks['dead']['ask']).consumer)
     case 'document': { const { kind, id } = ask as Asks['document']['ask']; return writer.document(kind, id) }
-    case 'documents': return writer.documents((ask as Asks['documents']['ask']).kind)
+    case 'documents': {
+      const { kind, after } = ask as Asks['documents']['ask']
+      return writer.documents(kind, after)
+    }
     case 'trim': { const { seq, event, beforeMs } = ask as Asks['trim']['ask']; return writer.trim(seq, event, beforeMs) }
     default: return unreachable(name)
   }

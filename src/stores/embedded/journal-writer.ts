@@ -11,10 +11,12 @@ import {
 } from './journal-file.ts'
 import { SQLITE_FULL, sqliteCode } from './sqlite-error.ts'
 import { WatermarkFile } from './watermark.ts'
-import type { OpenAsk, OutboxRow, Trimmed, WriterState } from './worker-protocol.ts'
+import type { DocumentsPage, OpenAsk, OutboxRow, Trimmed, WriterState } from './worker-protocol.ts'
 
 /** The one who writes the journal; it lives in a worker thread, so that waiting for the disk stalls nobody. */
 const TRIMMED_AT_ONCE = 256
+/** A page: a commit waits no longer than for one of them. */
+const DOCUMENTS_AT_ONCE = 10_000
 const READ_BYTES_MAX = 4 * 1024 * 1024
 /** In pages: with little room left, the log is folded into the journal early, so that it does not grow. */
 const CHECKPOINT_PAGES_FULL = 64
@@ -133,8 +135,10 @@ export class JournalWriter {
     return row === undefined ? null : checkedDocument(row, kind, this.#layout.journal).value
   }
 
-  documents(kind: string): { readonly id: string; readonly value: string }[] {
-    return naming(this.#layout.journal, () => this.#statements.documents.all(kind)).map((row) => checkedDocument(row, kind, this.#layout.journal))
+  documents(kind: string, after: string | null): DocumentsPage {
+    const { documents, documentsAfter } = this.#statements
+    const rows = naming(this.#layout.journal, () => (after === null ? documents.all(kind) : documentsAfter.all(kind, after)))
+    return { documents: rows.map((row) => checkedDocument(row, kind, this.#layout.journal)), more: rows.length === DOCUMENTS_AT_ONCE }
   }
 
   /** Removes the oldest rows that are in the snapshot, delivered, and cold; never the last. */
@@ -246,7 +250,8 @@ function prepareAll(db: DatabaseSync) {
     dead: prepare(`SELECT * FROM dead ORDER BY ordinal LIMIT ${LISTED_MAX}`),
     deadOf: prepare(`SELECT * FROM dead WHERE consumer = ? ORDER BY ordinal LIMIT ${LISTED_MAX}`),
     document: prepare('SELECT id, value, crc FROM documents WHERE kind = ? AND id = ?'),
-    documents: prepare(`SELECT id, value, crc FROM documents WHERE kind = ? ORDER BY id LIMIT ${LISTED_MAX}`),
+    documents: prepare(`SELECT id, value, crc FROM documents WHERE kind = ? ORDER BY id LIMIT ${DOCUMENTS_AT_ONCE}`),
+    documentsAfter: prepare(`SELECT id, value, crc FROM documents WHERE kind = ? AND id > ? ORDER BY id LIMIT ${DOCUMENTS_AT_ONCE}`),
     trim: prepare('DELETE FROM journal WHERE seq <= ?'),
   }
 }

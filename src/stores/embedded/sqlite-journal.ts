@@ -148,8 +148,14 @@ export class SqliteJournal implements Journal {
     return await this.#link.ask('document', { kind, id }) ?? undefined
   }
 
-  documents(kind: string): Promise<readonly { readonly id: string; readonly value: string }[]> {
-    return this.#link.ask('documents', { kind })
+  async documents(kind: string): Promise<readonly { readonly id: string; readonly value: string }[]> {
+    const found: { readonly id: string; readonly value: string }[] = []
+    for (let more = true; more;) {
+      const page = await this.#link.ask('documents', { kind, after: found.at(-1)?.id ?? null })
+      for (const document of page.documents) found.push(document)
+      more = page.more
+    }
+    return found
   }
 
   // === For the store around it ===

@@ -24,7 +24,8 @@ export interface Asks {
   ordinalBefore: { ask: { readonly atMs: number }; answer: number }
   dead: { ask: { readonly consumer: string | null }; answer: readonly DeadRow[] }
   document: { ask: { readonly kind: string; readonly id: string }; answer: string | null }
-  documents: { ask: { readonly kind: string }; answer: readonly { readonly id: string; readonly value: string }[] }
+  /** Those whose id comes after `after` (null: from the first), by id, a page of them. */
+  documents: { ask: { readonly kind: string; readonly after: string | null }; answer: DocumentsPage }
   trim: { ask: { readonly seq: number; readonly event: number; readonly beforeMs: number }; answer: Trimmed }
   close: { ask: null; answer: null }
 }
@@ -41,6 +42,11 @@ export interface OutboxRow {
   readonly first: number
   /** A JSON array of records. */
   readonly outbox: string
+}
+
+export interface DocumentsPage {
+  readonly documents: readonly { readonly id: string; readonly value: string }[]
+  readonly more: boolean
 }
 
 export interface Trimmed {

@@ -26,6 +26,7 @@ export interface Journal {
   readonly trimmedThrough: number
   dead(consumer: string | undefined): Promise<readonly DeadEvent[]>
   document(kind: string, id: string): Promise<string | undefined>
+  /** All of them, by id. */
   documents(kind: string): Promise<readonly { readonly id: string; readonly value: string }[]>
   /** Called after events became durable. */
   onEvents: (() => void) | null
@@ -50,5 +51,5 @@ export type Change =
   | { readonly kind: 'put'; readonly of: string; readonly id: string; readonly value: string }
   | { readonly kind: 'delete'; readonly of: string; readonly id: string }
 
-/** Dead events and documents handed out at once, at most: a list is for people and start-up, not a way to hold everything in memory. */
+/** Dead events handed out at once, at most: their list is for people, and what is delivered again makes room for the next. */
 export const LISTED_MAX = 100_000

@@ -46,9 +46,13 @@ export class LocalOutbox implements Outbox {
     return events
   }
 
-  async advance(fence: Fence, to: Position): Promise<void> {
+  async release(fence: Fence): Promise<void> {
+    if (this.#leases.get(fence.consumer)?.token === fence.token) this.#leases.delete(fence.consumer)
+  }
+
+  async advance(fence: Fence, done: readonly OutboxEntry[]): Promise<void> {
     this.#obey(fence)
-    const ordinal = Math.min(ordinalOf(to), this.#journal.lastOrdinal)
+    const ordinal = Math.min(done.reduce((last, { position }) => Math.max(last, ordinalOf(position)), 0), this.#journal.lastOrdinal)
     if (ordinal > this.#cursor(fence.consumer)) await this.#move(fence.consumer, ordinal)
     else await this.#journal.append(undefined, null, null)
   }
