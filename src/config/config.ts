@@ -12,7 +12,7 @@ export interface Config {
   readonly accounts: ReadonlyMap<string, Account>
   readonly keys: readonly KeyConfig[]
   readonly sinks: readonly SinkConfig[]
-  readonly events: { readonly hotMs: number }
+  readonly events: EventsConfig
   /** Names this gateway in events and in the lease; default: host name. */
   readonly instance: string
   /** Digest of everything above, for logs and `/api/v1/config`. */
@@ -36,6 +36,8 @@ export interface ServerConfig {
   readonly streamPingMs: number
   /** How many upstream drains of gone clients may run at once. */
   readonly drainsMax: number
+  /** Processes that share the port; more than one only with a store that several may use. */
+  readonly workers: number
 }
 
 export interface AdminConfig {
@@ -47,7 +49,38 @@ export interface AdminConfig {
 export type StoreConfig =
   | { readonly kind: 'memory' }
   | { readonly kind: 'embedded'; readonly dir: string; readonly synchronous: 'full' | 'normal' }
-  | { readonly kind: 'redis'; readonly url: string; readonly spool: string | null }
+  | RedisStoreConfig
+
+export interface RedisStoreConfig {
+  readonly kind: 'redis'
+  /** As written, with user name and password: never shown. */
+  readonly url: string
+  /** Folder of settlements that the store did not take; null: there is none, and the end of an answer waits for the store. */
+  readonly spool: string | null
+  /** A spool that is this full stops admission. */
+  readonly spoolMaxBytes: number
+  /** Begins every key. */
+  readonly prefix: string
+  /** Fixed when the store is first used. */
+  readonly partitions: number
+  /** Of every command. */
+  readonly deadlineMs: number
+  /** What the server must promise at the start: every write is on its disk before it is answered, a second later, or nothing. */
+  readonly durability: 'always' | 'everysec' | 'none'
+  /** What is waited for after each write, beyond the server's own answer. */
+  readonly confirm: { readonly replicas: number; readonly fsync: boolean }
+  /** So many events that no sink has taken stop admission. */
+  readonly eventsMax: number
+}
+
+export interface EventsConfig {
+  /** Delivered events stay in the store for this long. */
+  readonly hotMs: number
+  /** Folder of delivered events as files; null: none are written. */
+  readonly archive: string | null
+  /** How long those files are kept. */
+  readonly keepMs: number
+}
 
 export interface Upstream {
   readonly name: string

@@ -1,6 +1,7 @@
 import type { Limit, Window } from '../metering/limits/limit.ts'
 import { meterName, meterScale } from '../metering/meter.ts'
 import type { Config, Plan } from './config.ts'
+import { withoutPassword } from './redis-url.ts'
 import { words } from './schema.ts'
 import { toYaml } from './yaml.ts'
 
@@ -105,10 +106,6 @@ export function printConfig(config: Config): string {
 }
 
 const hidden = '(hidden)'
-
-function withoutPassword(url: string): string {
-  return url.replace(/^([a-z+]+:\/\/)[^@]*@/, `$1${hidden}@`)
-}
 
 function plain(value: unknown): unknown {
   if (value instanceof Map) return Object.fromEntries([...value].map(([name, each]) => [String(name), plain(each)]))

@@ -2,17 +2,17 @@ import { hash } from 'node:crypto'
 import { METERS, meterName } from '../metering/meter.ts'
 import type { BuiltinMeter, WeightedMeter } from '../metering/meter.ts'
 import type { Limit } from '../metering/limits/limit.ts'
-import type { Account, Address, AdminConfig, Config, Entitlements, KeyConfig, Model, Plan, Policy, PriceCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
+import type { Account, Address, AdminConfig, Config, Entitlements, EventsConfig, KeyConfig, Model, Plan, Policy, PriceCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
 import { DEFAULT_CALENDAR } from './config.ts'
 import { limitsOf } from './limit-rules.ts'
 import type { KnownMeters } from './limit-rules.ts'
 import type { LoadOptions } from './load.ts'
-import type { Report } from './problem.ts'
+import type { Path, Report } from './problem.ts'
 import { listed, pathOf, shown } from './problem.ts'
-import { warnOfPlan } from './plan-warnings.ts'
+import { warnOfOutages, warnOfPlan } from './plan-warnings.ts'
 import { addressOf, isLoopback, priceOf } from './scalars.ts'
 import type { RawAccount, RawConfig, RawEntitlements, RawFileSink, RawKey, RawModel, RawPlan, RawPolicy, RawPriceCard, RawTimeouts, RawUpstream } from './schema.ts'
-import { PRICED, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
+import { PRICED, REDIS_ONLY, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
 import { quote } from './shape.ts'
 import { weightedMeter } from './weighted-meter.ts'
 import type { MapNode, Node } from './yaml.ts'
@@ -79,9 +79,15 @@ class Parser {
       const rawPlan = raw.plans.get(name)
       if (rawPlan !== undefined) warnOfPlan(plan, rawPlan, models, this.#report)
     }
+    const store = this.#store()
+    this.#checkWorkers(server, store)
+    for (const [name, plan] of plans) {
+      const rawPlan = raw.plans.get(name)
+      if (rawPlan !== undefined) warnOfOutages(plan, rawPlan, store, this.#report)
+    }
     const content = {
-      server, admin: this.#admin(server.listen), store: this.#store(), upstreams, models, plans, accounts: this.#accounts, keys,
-      sinks: this.#sinks(), events: { hotMs: raw.events?.hot ?? 86_400_000 }, instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      server, admin: this.#admin(server.listen), store, upstreams, models, plans, accounts: this.#accounts, keys,
+      sinks: this.#sinks(), events: this.#events(), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
     return freeze({ ...content, version, files: this.#files })
@@ -117,6 +123,7 @@ class Parser {
       tls: raw?.tls === undefined || raw.tls === null ? null : { certFile: raw.tls.cert, keyFile: raw.tls.key },
       streamPingMs: raw?.stream_ping ?? 0,
       drainsMax: raw?.drains_max ?? 64,
+      workers: raw?.workers ?? 1,
     }
   }
 
@@ -163,14 +170,16 @@ class Parser {
     if (raw.secret !== null && raw.hash !== null) this.#report.problem(raw.node, raw.trail, `has both a hash and a secret; keep one of them`)
     else if (raw.hash !== null) return raw.hash
     else if (raw.secret !== null) {
-      const node = this.#at(raw, 'secret')
-      if (node.kind === 'scalar' && !node.substituted && node.source.worldReadable && !this.#readableFiles.has(node.source)) {
-        this.#readableFiles.add(node.source)
-        this.#report.warn(node, pathOf(raw.trail, 'secret'), 'a secret stands in a file that every user of this machine may read; write "${NAME}", a hash, or chmod o-r the file')
-      }
+      this.#warnOfReadable(this.#at(raw, 'secret'), pathOf(raw.trail, 'secret'))
       return hash('sha256', raw.secret)
     } else this.#report.problem(raw.node, raw.trail, `the ${noun} has neither a hash nor a secret; \`tallygate keys new --yaml\` makes both`)
     return undefined
+  }
+
+  #warnOfReadable(node: Node, path: Path): void {
+    if (node.kind !== 'scalar' || node.substituted || !node.source.worldReadable || this.#readableFiles.has(node.source)) return
+    this.#readableFiles.add(node.source)
+    this.#report.warn(node, path, 'a secret stands in a file that every user of this machine may read; write "${NAME}", a hash, or chmod o-r the file')
   }
 
   #store(): StoreConfig {
@@ -179,10 +188,31 @@ class Parser {
     const more = typeof raw === 'string' ? null : raw
     const redis = url.startsWith('redis')
     if (more !== null && more.synchronous !== null && !url.startsWith('embedded:')) this.#report.problem(this.#at(more, 'synchronous'), pathOf(more.trail, 'synchronous'), 'belongs to an embedded store only')
-    if (more !== null && more.spool !== null && !redis) this.#report.problem(this.#at(more, 'spool'), pathOf(more.trail, 'spool'), 'belongs to a Redis store only')
+    for (const key of REDIS_ONLY) {
+      if (more !== null && more[key] !== null && !redis) this.#report.problem(this.#at(more, key), pathOf(more.trail, key), 'belongs to a Redis store only')
+    }
     if (url === 'memory:') return { kind: 'memory' }
     if (!redis) return { kind: 'embedded', dir: url.slice('embedded:'.length), synchronous: more?.synchronous ?? 'full' }
-    return { kind: 'redis', url, spool: more?.spool === undefined || more.spool === 'none' ? null : more.spool }
+    const node = typeof raw === 'string' ? this.#raw.node.entries.get('store')?.value : this.#at(raw, 'url')
+    if (node?.kind === 'scalar' && /:\/\/.*@/.test(node.text)) this.#warnOfReadable(node, more === null ? pathOf(null, 'store') : pathOf(more.trail, 'url'))
+    return {
+      kind: 'redis', url, spool: more?.spool === 'none' ? null : (more?.spool ?? './data/spool'), spoolMaxBytes: more?.spool_max ?? 1_073_741_824,
+      prefix: more?.prefix ?? 'tallygate', partitions: more?.partitions ?? 256, deadlineMs: more?.deadline ?? 250,
+      durability: more?.durability ?? 'everysec', confirm: more?.confirm ?? { replicas: 0, fsync: false }, eventsMax: more?.events_max ?? 1_000_000,
+    }
+  }
+
+  #events(): EventsConfig {
+    const raw = this.#raw.events
+    if (raw !== null && raw.keep !== null && raw.archive === null) this.#report.problem(this.#at(raw, 'keep'), pathOf(raw.trail, 'keep'), 'says how long the files of the archive are kept, and there is no archive; give archive too, or did you mean "hot"?')
+    return { hotMs: raw?.hot ?? 86_400_000, archive: raw?.archive ?? null, keepMs: raw?.keep ?? 90 * 86_400_000 }
+  }
+
+  /** An embedded store and one in memory belong to one process: others would each admit the whole limit. */
+  #checkWorkers({ workers }: ServerConfig, store: StoreConfig): void {
+    const raw = this.#raw.server
+    if (raw === null || workers === 1 || store.kind === 'redis') return
+    this.#report.problem(this.#at(raw, 'workers'), pathOf(raw.trail, 'workers'), `${workers} processes need a store that they can share, and ${store.kind === 'memory' ? 'one in memory' : 'an embedded one'} belongs to a single process; write store: "redis://…", or workers: 1`)
   }
 
   // -------------------------------------------------------------------------------------------------------------- upstreams and models

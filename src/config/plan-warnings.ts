@@ -2,7 +2,7 @@ import type { Limit } from '../metering/limits/limit.ts'
 import { matchesAny } from '../metering/glob.ts'
 import { meterName, meterScale } from '../metering/meter.ts'
 import { ratesFor } from '../metering/price.ts'
-import type { Model, Plan } from './config.ts'
+import type { Model, Plan, StoreConfig } from './config.ts'
 import { overdraftAmount } from './limit-rules.ts'
 import type { Report } from './problem.ts'
 import { listed, pathOf } from './problem.ts'
@@ -29,6 +29,14 @@ export function warnOfPlan(plan: Plan, raw: RawPlan, models: readonly Model[], r
     const has = (meter: string): boolean => rates.picosPer[meter] !== undefined
     if (has('input_tokens') && !has('output_tokens')) warn(null, `prices input_tokens of ${listed(rates.models)} but not output_tokens, which are then free`)
   }
+}
+
+/** Where calls go on without the store, what they use has to be kept somewhere. */
+export function warnOfOutages(plan: Plan, raw: RawPlan, store: StoreConfig, report: Report): void {
+  if (store.kind !== 'redis' || store.spool !== null || plan.policy.storeDown.kind === 'deny') return
+  const own = raw.policy?.node.entries.get('store_down')?.value
+  const path = own === undefined || raw.policy === null ? raw.trail : pathOf(raw.policy.trail, 'store_down')
+  report.warn(own ?? raw.node, path, 'lets calls through while the store is away, but spool: none leaves nowhere to keep what they used: the end of each answer waits for the store, and is cut when it does not come back in time')
 }
 
 function checkModels(limit: Limit, plan: Plan, raw: RawPlan, models: readonly Model[], report: Report): void {

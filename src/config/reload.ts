@@ -174,8 +174,10 @@ export function restartNeeded(before: Config, after: Config): readonly string[] 
   const fixed: readonly (readonly [string, (config: Config) => unknown])[] = [
     ['server.listen', (config) => config.server.listen],
     ['server.tls', (config) => config.server.tls],
+    ['server.workers', (config) => config.server.workers],
     ['admin.listen', (config) => config.admin.listen],
     ['store', (config) => config.store],
+    ['events', (config) => config.events],
     ['instance', (config) => config.instance],
   ]
   return fixed.filter(([, part]) => JSON.stringify(part(before)) !== JSON.stringify(part(after))).map(([name]) => name)

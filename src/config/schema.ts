@@ -1,6 +1,8 @@
 import { isIP } from 'node:net'
 import { METERS } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
+import type { RedisStoreConfig } from './config.ts'
+import { redisUrlOf } from './redis-url.ts'
 import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, sizeOf } from './scalars.ts'
 import type { Field, Json, Shape } from './shape.ts'
 import { bool, either, grammar, isNothing, jsonOf, list, mapping, named, object, oneOf, oneOrMore, optional, quote, raw, refuseQuoted, required, scalar, section, textOrEmpty, what } from './shape.ts'
@@ -120,7 +122,8 @@ const server = object({
   tls: optional(object({ cert: required(path, 'PEM file with the certificate chain.'), key: required(path, 'PEM file with the private key.') }), null, 'Serve HTTPS. Default: plain HTTP.'),
   stream_ping: optional(shortOrNone, 0, 'Sends a comment into silent streams this often; 0: never. Default 0.'),
   drains_max: optional(whole, 64, 'How many answers of callers who left may be read to their end at once. Default 64.'),
-})
+  workers: optional(integer('workers', 1, 64), 1, 'Processes that share the port, one a core. More than 1 needs a Redis store. Default 1.'),
+}, { hints: { worker: 'did you mean "workers"?', processes: 'did you mean "workers"?', cluster: 'did you mean "workers"?', threads: 'did you mean "workers"?' } })
 
 const token = object({
   name: required(id, 'Who it is; appears in the audit trail.'),
@@ -137,18 +140,57 @@ const admin = object({
 
 // ---------------------------------------------------------------------------------------------------------------- store and upstreams
 
-const storeUrl = scalar('store_url', 'memory:, embedded:DIRECTORY, redis://…, rediss://… or redis+cluster://HOST:PORT,…', [{ type: 'string', pattern: '^(memory:$|embedded:.|redis://.|rediss://.|redis\\+cluster://.)' }], (text) => {
-  if (text === 'memory:' || /^embedded:./.test(text) || /^(redis|rediss|redis\+cluster):\/\/./.test(text)) return { value: text }
-  const meant = /^mem(ory)?:?$/i.test(text) ? '; did you mean "memory:"?' : /^[./]/.test(text) ? `; did you mean "embedded:${text}"?` : ''
+const storeUrl = scalar('store_url', 'memory:, embedded:DIRECTORY or a redis:// address', [{ type: 'string', pattern: '^(memory:$|embedded:.|rediss?(\\+cluster|\\+sentinel)?://.)' }], (text, node) => {
+  if (text === 'memory:' || /^embedded:./.test(text)) return { value: text }
+  if (/^rediss?(\+[a-z]+)?:/.test(text)) return redisUrlOf(text)
+  const meant = /^mem(ory)?:?$/i.test(text) ? '; did you mean "memory:"?' : /^[./]/.test(text) && !node.substituted ? `; did you mean "embedded:${text}"?` : ''
   // It may hold a password, so it is not shown.
   return { problem: `is no store that is known; write memory:, embedded:DIRECTORY or a redis:// address${meant}` }
+}, { discreet: true })
+
+type Confirm = RedisStoreConfig['confirm']
+const confirmWanted = 'replicas=N, fsync, or fsync,replicas=N'
+
+/** `replicas=1`, `fsync`, `fsync,replicas=1`, `none`. */
+const confirm = scalar<Confirm>('confirm', confirmWanted, [{ type: 'string', pattern: '^(none|fsync|(fsync,)? *replicas=[1-9]|replicas=[1-9], *fsync)$' }], (text) => {
+  if (text === 'none') return { value: { replicas: 0, fsync: false } }
+  let replicas = 0
+  let fsync = false
+  for (const part of text.split(',').map((each) => each.trim())) {
+    const count = /^replicas=(\d+)$/.exec(part)?.[1]
+    if (part === 'fsync' && !fsync) fsync = true
+    else if (count !== undefined && replicas === 0) {
+      replicas = Number(count)
+      if (replicas < 1 || replicas > 9) return { problem: `${shown(part)} is out of range; it has to be from replicas=1 to replicas=9` }
+    } else return { problem: `${shown(text)} is not understood; write ${confirmWanted}` }
+  }
+  return { value: { replicas, fsync } }
 })
+
+const redisOnly = {
+  spool: optional(path, null, 'Redis: the folder that keeps settlements while it is away, or none. Default ./data/spool.'),
+  spool_max: optional(size, null, 'Redis: a spool that is this full stops admission. Default 1GiB.'),
+  prefix: optional(named('a prefix (letters, digits and . _ : / -, 64 at most, no braces or spaces)', /^[A-Za-z0-9._:/-]{1,64}$/), null, 'Redis: begins every key, so that two products may share a server. Default tallygate.'),
+  partitions: optional(integer('partitions', 1, 4_096), null, 'Redis: in how many parts the accounts are kept; fixed at the first start. Default 256.'),
+  deadline: optional(duration('deadline', 10, 60_000), null, 'Redis: longest wait for one answer of the server. Default 250ms.'),
+  durability: optional(oneOf(['always', 'everysec', 'none'], { no: '"no" is not one of always, everysec, none; did you mean "none"?', everysecond: '"everysecond" is not one of always, everysec, none; did you mean "everysec"?' }), null, 'Redis: what the server must promise at the start, else the gateway refuses to run. Default everysec.'),
+  confirm: optional(confirm, null, 'Redis: what is waited for after each write: replicas=N, fsync, both, or none. Default none.'),
+  events_max: optional(integer('events_max', 1_000), null, 'Redis: so many events that no sink has taken stop admission. Default 1M.'),
+}
+/** Keys of a store that mean something with Redis alone. */
+export const REDIS_ONLY = ['spool', 'spool_max', 'prefix', 'partitions', 'deadline', 'durability', 'confirm', 'events_max'] as const satisfies readonly (keyof typeof redisOnly)[]
 
 const store = either(storeUrl, object({
   url: required(storeUrl, 'memory:, embedded:DIRECTORY, or a Redis address.'),
   synchronous: optional(oneOf(['full', 'normal']), null, 'embedded: full survives a power cut, normal a crash of the process only. Default full.'),
-  spool: optional(path, null, 'Redis: the directory that keeps settlements while it is away.'),
-}))
+  ...redisOnly,
+}, { hints: { timeout: 'did you mean "deadline"?', password: 'write it in the url: redis://:PASSWORD@HOST', replicas: 'did you mean confirm: replicas=N?', key_prefix: 'did you mean "prefix"?', spool_bytes: 'did you mean "spool_max"?' } }))
+
+const events = object({
+  hot: optional(duration('hot', 60_000, 366 * dayMs), dayMs, 'How long delivered events stay at hand in the store. Default 1d.'),
+  archive: optional(path, null, 'A folder for delivered events, as files of one JSON event a line. Default none.'),
+  keep: optional(duration('keep', dayMs, 3_660 * dayMs), null, 'How long those files are kept. Default 90d.'),
+})
 
 export const PROVIDERS = ['openai', 'anthropic', 'http'] as const
 export const LATER_PROVIDERS = ['gemini', 'ollama', 'tgi', 'llamacpp', 'cohere', 'bedrock', 'kserve'] as const
@@ -391,7 +433,7 @@ export const root = object({
   server: optional(server, null, 'The port that callers use.'),
   admin: optional(admin, null, 'The port that operators use.'),
   store: optional(store, null, 'Where counters and events are kept. Default embedded:./data.'),
-  events: optional(object({ hot: optional(duration('hot', 60_000, 366 * dayMs), 86_400_000, 'How long delivered events stay at hand. Default 1d.') }), null, 'Usage events.'),
+  events: optional(events, null, 'How long usage events are kept.'),
   upstreams: section(mapping('upstream', idGrammar, upstream), 'Where inference happens. None: UPSTREAM_URL, or the demo model.'),
   models: section(mapping('model', modelGrammar, modelEntry), 'Known models: their bounds and where they are served.'),
   meters: section(mapping('meter', meterGrammar, raw('expression', 'an expression such as input_tokens + 4 * output_tokens', [{ type: 'string' }]), (name) => builtin.has(name) ? `${name} is a meter already; choose another name` : undefined), 'Meters of your own: sums such as input_tokens + 4 * output_tokens.'),
@@ -416,6 +458,7 @@ export type RawPriceCard = Of<typeof priceCard>
 export type RawAccount = Of<typeof account>
 export type RawKey = Of<typeof key>
 export type RawFileSink = Of<typeof sinkTypes.file>
+export type RawStore = Of<typeof store>
 export type RawUpstream = Of<typeof upstream>
 export type RawModel = Of<typeof modelEntry>
 export type RawTimeouts = { readonly connect: number | null; readonly first_byte: number | null; readonly idle: number | null; readonly total: number | null }

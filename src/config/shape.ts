@@ -83,8 +83,8 @@ function wordOf(node: Node, path: Path | null, report: Report, wanted: string): 
 /** A substitution may stand wherever a value stands. */
 const substitution: Json = { type: 'string', pattern: '\\$\\{' }
 
-/** A scalar read by a function from text; `json` describes the texts (and numbers) that are right. */
-export function scalar<T>(name: string, wanted: string, json: readonly Json[], read: (text: string, node: ScalarNode) => Answer<T>): Shape<T> {
+/** A scalar read by a function from text; `json` describes the texts (and numbers) that are right. `discreet`: no sentence of `read` quotes what was put in from outside. */
+export function scalar<T>(name: string, wanted: string, json: readonly Json[], read: (text: string, node: ScalarNode) => Answer<T>, options: { readonly discreet?: true } = {}): Shape<T> {
   return {
     name,
     json: { description: wanted, anyOf: [...json, substitution] },
@@ -93,7 +93,7 @@ export function scalar<T>(name: string, wanted: string, json: readonly Json[], r
       if (word === undefined) return undefined
       const answer = read(word.text, word)
       if ('value' in answer) return answer.value
-      report.problem(node, path, word.substituted ? `what is substituted here has to be ${wanted}, and is not` : answer.problem)
+      report.problem(node, path, word.substituted && options.discreet !== true ? `what is substituted here has to be ${wanted}, and is not` : answer.problem)
       return undefined
     },
   }

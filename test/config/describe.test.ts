@@ -54,6 +54,23 @@ models: { __proto__: { context_tokens: 5 } }
   for (const part of ['redis://(hidden)@h:6379', 'credential: (hidden)', 'id: k2', 'name: env', 'ceiling: 1', 'bodyMaxBytes', '__proto__']) t.ok(text.includes(part), part)
 })
 
+t.test('no form of a store\'s address shows its password, printed or refused', async (t) => {
+  const addresses = [
+    'redis://user:hunter2@h', 'rediss://:hunter2@h:6379/1', 'redis+cluster://user:hunter2@a:1,b:2', 'redis+sentinel://user:hunter2@a:1,b:2/m/0', 'redis://user:hunter2%40hunter2@[::1]:6379',
+    'redis://user:hunter2', 'redis://hunter2@h', 'redis://user:hunter2@h:hunter2', 'redis://user:hunter2@h/hunter2', 'redis://user:hunter2@hunter2@h', 'redis://user:hunter2/@h', 'redis://user:hunter2#@h', 'redis://user:hunter2?@h',
+    'redis://user:hunter2 @h', 'redis://user:hun%ter2hunter2@h', 'redis://user:hunter2:hunter2@h', 'redis://user:hunter2@h?hunter2', 'redis+cluster://user:hunter2@a:1,b:2/hunter2', 'redis+sentinel://user:hunter2@a', 'redis+nothing://hunter2@h',
+    'redis:hunter2', 'postgres://hunter2@h',
+  ]
+  for (const address of addresses) {
+    const { config, problems } = loadConfig({ file: 'test.yaml', text: 'store: "${STORE}"', env: { STORE: address }, hostName: 'h' })
+    const said = config === null ? problems.map(toText).join() : printConfig(config)
+    t.notMatch(said, /hunter2/, address)
+    t.match(said, config === null ? /store: / : /\(hidden\)@/, address)
+    const written = loadConfig({ file: 'test.yaml', text: `store: "${address}"`, env: {}, hostName: 'h' })
+    t.notMatch(written.problems.map(toText).join(), /hunter2/, `${address} in the file`)
+  }
+})
+
 const limits = (limit: string, more = ''): string => `plans: { p: { limits: [{ name: l, ${limit} }]${more} } }`
 
 t.test('what is legal and hardly meant is a warning', async (t) => {
@@ -83,6 +100,8 @@ t.test('what is legal and hardly meant is a warning', async (t) => {
     ['models: { "*": { upstream: a } }\nupstreams: { a: { url: http://a }, b: { url: http://b } }', []],
     ['models: { "m*": { upstream: a } }\nupstreams: { a: { url: http://a }, b: { url: http://b } }', [/a model that models does not name could go to any of them/]],
     ['upstreams: { m: { url: http://h } }', [/UPSTREAM_URL: is not used, because the configuration names its upstreams/], { UPSTREAM_URL: 'http://other' }],
+    [`store: { url: "redis://h", spool: none }\n${limits('meter: requests, limit: 1, window: day', ', policy: { store_down: allow }')}`, [/policy.store_down: lets calls through while the store is away, but spool: none leaves nowhere/]],
+    [`store: "redis://h"\n${limits('meter: requests, limit: 1, window: day', ', policy: { store_down: allow }')}`, []],
     ['plans: { a: { limits: [{ name: z, meter: requests, limit: 0, window: 1m }] }, b: { extends: a } }', [/plans.a.limits\[0\]: admits nothing/, /plans.b: z \(from the plan it extends\): admits nothing/]],
   ]
   for (const [text, expected, env] of cases) {
@@ -96,13 +115,17 @@ t.test('a secret in a file that everyone may read is a warning; from the environ
   const file = join(tmpDir(t), 'main.yaml')
   const plan = limits('meter: requests, limit: 20, window: 1m')
   const find = (): readonly string[] => loadConfig({ file, env: { K: 'a-secret-of-twenty-characters' }, hostName: 'h' }).warnings.map((warning) => warning.sentence)
-  writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: a-secret-of-twenty-characters }, { id: k2, plan: p, secret: another-secret-of-a-good-length }]\n`)
+  writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: a-secret-of-twenty-characters }, { id: k2, plan: p, secret: another-secret-of-a-good-length }]\nstore: "redis://:password@h"\n`)
   chmodSync(file, 0o644)
   t.match(find(), [/every user of this machine may read/])
   t.equal(find().length, 1, 'once for the file')
   chmodSync(file, 0o640)
   t.strictSame(find(), [])
-  writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: "\${K}" }]\n`)
+  writeFileSync(file, `${plan}\nkeys: [{ id: k, plan: p, secret: "\${K}" }]\nstore: "\${R:-redis://:password@h}"\n`)
   chmodSync(file, 0o644)
   t.strictSame(find(), [])
+  for (const [address, count] of [['redis://:password@h', 1], ['redis://h', 0]] as const) {
+    writeFileSync(file, `${plan}\nstore: "${address}"\n`)
+    t.equal(find().length, count, address)
+  }
 })

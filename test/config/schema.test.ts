@@ -46,7 +46,11 @@ const beyondShapes = new Set([
   'number-beyond-2-53', 'number-cost-too-fine', 'number-fraction', 'number-huge-suffix', 'number-octal', 'number-plus', 'number-scientific', 'number-hex', 'number-inf', 'overdraft-beyond-2-53', 'overdraft-on-concurrency', 'overdraft-on-unlimited',
   'plan-extends-circle', 'plan-extends-typo', 'plan-typo-in-account', 'plan-typo-in-key', 'price-card-typo', 'price-patterns-tie', 'price-too-fine', 'price-twice', 'server-cors-path', 'server-listen-port-range',
   'server-listens-on-admin-port', 'server-proxy', 'sink-name-twice', 'sink-path-twice', 'store-spool-on-embedded', 'sum-beyond-2-53', 'upstream-missing', 'upstream-url-password', 'upstream-credential-newline',
-  'upstreams-ambiguous', 'upstreams-two-defaults', 'yaml-1-1', 'tag-int', 'tag-custom', 'two-documents', 'secret-file-missing', 'secret-file-empty', 'secret-env-short', 'key-twice', 'plan-name-proto', 'merge-proto',
+  'upstreams-ambiguous', 'upstreams-two-defaults', 'yaml-1-1', 'tag-int', 'tag-custom', 'two-documents', 'secret-file-missing', 'secret-file-empty', 'secret-env-short', 'key-twice',
+  'store-redis-no-host', 'store-redis-port', 'store-redis-port-word', 'store-redis-port-zero', 'store-redis-several', 'store-redis-password-at', 'store-redis-password-slash', 'store-redis-password-colon', 'store-redis-password-percent',
+  'store-redis-password-latin1', 'store-redis-password-space', 'store-redis-password-missing', 'store-redis-query', 'store-redis-database', 'store-redis-database-twice', 'store-redis-ipv6', 'store-redis-ipv6-nonsense', 'store-redis-host',
+  'store-redis-substituted', 'store-substituted-path', 'store-cluster-database', 'store-cluster-comma', 'store-sentinel-no-master', 'store-sentinel-master', 'store-sentinel-database', 'store-synchronous-on-redis', 'store-partitions-on-embedded',
+  'store-deadline-short', 'events-keep-alone', 'events-keep-short', 'server-workers-embedded', 'server-workers-memory', 'plan-name-proto', 'merge-proto',
 ])
 
 t.test('the JSON Schema refuses mistakes of shape', async (t) => {

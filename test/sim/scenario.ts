@@ -83,7 +83,7 @@ export function drawScenario(random: SeededRandom): Scenario {
     config: {
       server: {
         listen: { host: '127.0.0.1', port: 0 }, bodyMaxBytes: 100_000, timeouts: { connectMs: 1_000, firstByteMs: 8_000, idleMs: 5_000, totalMs: draw.pick([0, 25_000]) },
-        trustedProxies: [], cors: { origins: [] }, drain: { delayMs: 0, timeoutMs: 5_000 }, tls: null, streamPingMs: 0, drainsMax: draw.pick([0, 2, 100]),
+        trustedProxies: [], cors: { origins: [] }, drain: { delayMs: 0, timeoutMs: 5_000 }, tls: null, streamPingMs: 0, drainsMax: draw.pick([0, 2, 100]), workers: 1,
       },
       admin: { listen: { host: '127.0.0.1', port: 0 }, tokens: [], metrics: 'open' },
       store: { kind: 'memory' },
@@ -98,7 +98,7 @@ export function drawScenario(random: SeededRandom): Scenario {
         endUserFrom: { kind: 'body', field: 'user' }, where: 'scenario',
       })),
       sinks: sinks.map((name) => ({ name, type: 'simulated', settings: {} })),
-      events: { hotMs: dayMs },
+      events: { hotMs: dayMs, archive: null, keepMs: 90 * dayMs },
       instance: 'sim',
       version: '0',
       files: [],

@@ -38,7 +38,7 @@ export type Door = {
 export const plainSettings: ServerConfig = {
   listen: { host: '127.0.0.1', port: 0 }, bodyMaxBytes: 1_048_576,
   timeouts: { connectMs: 1_000, firstByteMs: 5_000, idleMs: 5_000, totalMs: 10_000 },
-  trustedProxies: [], cors: { origins: [] }, drain: { delayMs: 0, timeoutMs: 1_000 }, tls: null, streamPingMs: 0, drainsMax: 8,
+  trustedProxies: [], cors: { origins: [] }, drain: { delayMs: 0, timeoutMs: 1_000 }, tls: null, streamPingMs: 0, drainsMax: 8, workers: 1,
 }
 
 export async function openDoor(t: Test, options: DoorOptions = {}): Promise<Door> {
