@@ -87,18 +87,25 @@ export interface Holder {
  * so a dead process's lock is never in the way and a reused pid never is either. The file beside it only says who holds it.
  */
 export function lockDirectory(layout: Layout, holder: Holder): () => void {
-  const lock = new DatabaseSync(layout.lock, { timeout: 0 })
-  try {
-    lock.exec('BEGIN EXCLUSIVE')
-  } catch (cause) {
-    lock.close()
-    if (sqliteCode(cause) !== SQLITE_BUSY) throw new DirectoryRefused(`the data directory ${layout.dir} cannot be locked: ${errorText(cause)}`, { cause })
-    throw new DirectoryRefused(`the data directory ${layout.dir} is in use by ${holderText(layout)}: one embedded store is one gateway; stop that one, or use another directory`, { cause })
-  }
+  const unlock = tryLock(layout.lock)
+  if (unlock === null) throw new DirectoryRefused(`the data directory ${layout.dir} is in use by ${holderText(layout)}: one embedded store is one gateway; stop that one, or use another directory`)
   writeFileSync(layout.holder, `${JSON.stringify(holder)}\n`, { mode: 0o600 })
   return () => {
     rmSync(layout.holder, { force: true })
+    unlock()
+  }
+}
+
+/** Takes a lock file; null while another process, or this one, has it. */
+export function tryLock(path: string): (() => void) | null {
+  const lock = new DatabaseSync(path, { timeout: 0 })
+  try {
+    lock.exec('BEGIN EXCLUSIVE')
+    return () => lock.close()
+  } catch (cause) {
     lock.close()
+    if (sqliteCode(cause) === SQLITE_BUSY) return null
+    throw new DirectoryRefused(`the data directory ${dirname(path)} cannot be locked: ${errorText(cause)}`, { cause })
   }
 }
 

@@ -1,5 +1,6 @@
 import type { Change } from '../local/journal.ts'
 import type { DeadRow, Row, Synchronous } from './journal-file.ts'
+import type { ThreadReply, ThreadRequest } from '../thread-link.ts'
 
 /** What the main thread and the journal's worker say to each other. */
 
@@ -56,13 +57,8 @@ export interface Trimmed {
   readonly more: boolean
 }
 
-export interface Request {
-  readonly number: number
+export interface Request extends ThreadRequest {
   readonly name: AskName
-  readonly ask: unknown
 }
 
-export type Reply =
-  | { readonly number: number; readonly ok: true; readonly answer: unknown }
-  /** `fatal`: the connection is closed, nothing more is written through it. */
-  | { readonly number: number; readonly ok: false; readonly reason: string; readonly fatal: boolean }
+export type Reply = ThreadReply
