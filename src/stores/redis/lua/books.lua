@@ -1,0 +1,449 @@
+-- What both scripts share: the arithmetic of metering/ledger.ts and standing.ts, in the same order and words, and the writing down of what was decided.
+--
+-- KEYS     [1 .. plain]  string keys: counters (settled, and right behind it pending), reservations, epochs, ids of the last events
+--          [plain + n]   the others: due (sorted set), events (stream)
+-- ARGV[1]  the epoch that the caller knows      ARGV[2]  plain
+-- ARGV[3…] the moves: one JSON array each, `[name, …]`, followed by its texts, which are kept or compared as they are
+-- Result   one text per move, in their order: the outcome, and what belongs to it, in lines
+--
+-- Invariant: a move decides on what it sees and changes nothing until it has decided; the only calls that write are at the end of the script, and every key
+-- that they touch has been found to be of the right type by then. So nothing is ever half done, although Lua does not roll back.
+-- Numbers: counters are compared as numbers and changed by INCRBY with whole amounts as text; a counter is never written from a number.
+
+local FORMAT = '1'
+local epoch, plain = ARGV[1], tonumber(ARGV[2])
+local concat, floor, max, min, decode = table.concat, math.floor, math.max, math.min, cjson.decode
+local LARGEST = 9007199254740992
+
+-- === Reading ===
+
+local raw = {}
+for first = 1, plain, 1000 do
+  local part = redis.call('MGET', unpack(KEYS, first, min(plain, first + 999)))
+  for i = 1, #part do raw[first + i - 1] = part[i] end
+end
+
+-- MGET shows a key of another type as absent: INCRBY on it would fail when something else has been written already.
+local damaged = {}
+do
+  local absent, count = {}, 0
+  local function look()
+    if count > 0 and redis.call('EXISTS', unpack(absent)) > 0 then
+      for i = 1, plain do
+        if not raw[i] and redis.call('EXISTS', KEYS[i]) == 1 then damaged[i] = true end
+      end
+    end
+    absent, count = {}, 0
+  end
+  for i = 1, plain do
+    if not raw[i] then
+      count = count + 1
+      absent[count] = KEYS[i]
+      if count == 1000 then look() end
+    end
+  end
+  look()
+end
+
+local function typeIs(other, wanted)
+  local key = plain + other
+  if damaged[key] == nil then
+    local found = redis.call('TYPE', KEYS[key]).ok
+    damaged[key] = found ~= 'none' and found ~= wanted
+  end
+  if damaged[key] then error('broken') end
+end
+
+local values = {}
+
+-- A counter's value; absent is 0.
+local function get(key)
+  local value = values[key]
+  if value == nil then
+    if damaged[key] then error('broken') end
+    local text = raw[key]
+    value = text and tonumber(text) or 0
+    if text and tonumber(text) == nil then error('broken') end
+    values[key] = value
+  end
+  return value
+end
+
+-- A text; nil where there is none.
+local function read(key)
+  if damaged[key] then error('broken') end
+  return raw[key] or nil
+end
+
+local function whole(number)
+  if number > -1e14 and number < 1e14 then return number end
+  return string.format('%.0f', number)
+end
+
+local function numbersOf(text)
+  local numbers = {}
+  for one in string.gmatch(text, '[^,]+') do numbers[#numbers + 1] = tonumber(one) end
+  return numbers
+end
+
+-- 'requests=1,total_tokens=100'
+local function usageOf(text)
+  local usage, order = {}, {}
+  for name, value in string.gmatch(text, '([^=,]+)=([^,]+)') do
+    usage[name] = tonumber(value)
+    order[#order + 1] = name
+  end
+  return usage, order
+end
+
+local function csv(numbers)
+  local texts = {}
+  for i = 1, #numbers do texts[i] = whole(numbers[i]) end
+  return concat(texts, ',')
+end
+
+-- === Reservations ===
+-- A text in lines; moves.ts has the same list. 1S: settled, with its digest. 1V: voided. 1O: open, 1E: expired:
+-- home, u, deadline, checkpoint, held, counted amounts or '-', counted usage, booked amounts or '-', booked usage, corrections, slots, lines, skeleton
+
+local reservations = {}
+
+local function reservation(key)
+  local r = reservations[key]
+  if r ~= nil then return r end
+  local text = read(key)
+  if text == nil then
+    r = { state = 'none' }
+  else
+    local f, n = {}, 0
+    for line in string.gmatch(text .. '\n', '([^\n]*)\n') do
+      n = n + 1
+      f[n] = line
+    end
+    if string.sub(f[1], 1, 1) ~= FORMAT then error('broken') end
+    local state = string.sub(f[1], 2)
+    if state == 'S' and n >= 2 then
+      r = { state = 'S', digest = f[2] }
+    elseif state == 'V' then
+      r = { state = 'V' }
+    elseif (state == 'O' or state == 'E') and n >= 14 then
+      r = {
+        state = state, home = f[2], u = tonumber(f[3]), deadline = tonumber(f[4]), checkpoint = tonumber(f[5]), held = numbersOf(f[6]),
+        counted = f[7] ~= '-' and numbersOf(f[7]) or nil, countedUsage = f[8], booked = f[9] ~= '-' and numbersOf(f[9]) or nil, bookedUsage = f[10],
+        corrections = tonumber(f[11]), slots = f[12], lines = f[13], skeleton = f[14],
+      }
+      if not (r.u and r.deadline and r.checkpoint and r.corrections) then error('broken') end
+    else
+      error('broken')
+    end
+  end
+  reservations[key] = r
+  return r
+end
+
+local function textOf(r)
+  if r.state == 'S' then return FORMAT .. 'S\n' .. r.digest end
+  if r.state == 'V' then return FORMAT .. 'V' end
+  return concat({
+    FORMAT .. r.state, r.home, whole(r.u), whole(r.deadline), whole(r.checkpoint), csv(r.held), r.counted and csv(r.counted) or '-', r.countedUsage,
+    r.booked and csv(r.booked) or '-', r.bookedUsage, whole(r.corrections), r.slots, r.lines, r.skeleton,
+  }, '\n')
+end
+
+-- === Arithmetic ===
+-- check:   { slots, at, span, fixed, perUnit, clampable, ceilings, ttl }; a slot is the index of its settled key; at counts from 1
+-- ceiling: { refuses, buckets };  bucket: { ceiling or -1 for unlimited, key of its counter or 0, its name as JSON }
+
+-- Settled and pending over the fullest window of `span` slots that contains the admission's.
+local function useOf(check)
+  local slots = check[1]
+  local n = #slots
+  if n == 1 then return get(slots[1]), get(slots[1] + 1) end
+  local at, span = check[2], check[3]
+  local fullestSettled, fullestPending = 0, 0
+  for first = max(1, at - span + 1), min(at, max(1, n - span + 1)) do
+    local settled, pending = 0, 0
+    for i = first, min(n, first + span - 1) do
+      settled = settled + get(slots[i])
+      pending = pending + get(slots[i] + 1)
+    end
+    if settled + pending > fullestSettled + fullestPending then fullestSettled, fullestPending = settled, pending end
+  end
+  return fullestSettled, fullestPending
+end
+
+-- nil is unlimited.
+local function freeOf(ceiling, settled)
+  local buckets = ceiling[2]
+  local first = buckets[1]
+  if #buckets == 1 then
+    if first[1] < 0 then return nil end
+    return first[1] - settled
+  end
+  local later, free, total = 0, 0, 0
+  for i = 2, #buckets do
+    local bucket = buckets[i]
+    if bucket[1] < 0 then return nil end
+    local drawn = get(bucket[2])
+    later = later + drawn
+    total = total + bucket[1]
+    free = free + max(0, bucket[1] - drawn)
+  end
+  if first[1] < 0 then return nil end
+  return min(free + max(0, first[1] - (settled - later)), first[1] + total - settled)
+end
+
+-- The largest u in [uMin, uMax] that every refusing check admits, or who refuses. `fixed`: instead of the checks' own, then perUnit is 0.
+local function fit(checks, uMin, uMax, fixed)
+  local u, refusals, shadowed = uMax, {}, {}
+  for c = 1, #checks do
+    local check = checks[c]
+    local need, perUnit, clampable = check[4], check[5], check[6] == 1
+    if fixed then need, perUnit, clampable = fixed[c], 0, false end
+    local most = need + perUnit * uMax
+    -- A call that needs nothing of a meter is never refused for it.
+    if most ~= 0 then
+      local settled, pending = useOf(check)
+      clampable = clampable and perUnit > 0
+      local ceilings = check[7]
+      for k = 1, #ceilings do
+        local ceiling = ceilings[k]
+        local free = freeOf(ceiling, settled)
+        if free then
+          local room = free - pending
+          if ceiling[1] == 0 then
+            if most > room then shadowed[#shadowed + 1] = (c - 1) .. '.' .. (k - 1) end
+          else
+            local least = clampable and need + perUnit * uMin or most
+            if least > room then
+              refusals[#refusals + 1] = (c - 1) .. '.' .. (k - 1) .. '.' .. (least > free and 'u' or 'h')
+            elseif clampable then
+              u = min(u, floor((room - need) / perUnit))
+            end
+          end
+        end
+      end
+    end
+  end
+  return u, concat(refusals, ','), concat(shadowed, ',')
+end
+
+-- Where the checks stand: per check its slots' settled and pending, then the counters of later buckets. Balances are made of it by standing.ts.
+local function standingOf(checks)
+  local out, n = {}, 0
+  for c = 1, #checks do
+    local slots = checks[c][1]
+    for i = 1, #slots do
+      out[n + 1] = whole(get(slots[i]))
+      out[n + 2] = whole(get(slots[i] + 1))
+      n = n + 2
+    end
+    local ceilings = checks[c][7]
+    for k = 1, #ceilings do
+      local buckets = ceilings[k][2]
+      for b = 2, #buckets do
+        n = n + 1
+        out[n] = whole(get(buckets[b][2]))
+      end
+    end
+  end
+  return concat(out, ' ')
+end
+
+-- === Deciding and writing ===
+
+local deltas, lifetimes, pendings = {}, {}, {}
+local changed, writes = {}, {}
+
+-- May this counter be changed by this? Asked for every change of a move before the first one is made.
+local function mayAdd(key, amount)
+  local value = get(key)
+  local text = raw[key]
+  if text and not string.find(text, '^%-?%d+$') then error('broken') end
+  local sum = value + amount
+  if sum > 9.2e18 or sum < -9.2e18 then error('broken') end
+  local delta = (deltas[key] or 0) + amount
+  if delta > LARGEST or delta < -LARGEST then error('broken') end
+end
+
+local function add(key, amount, lifetime)
+  values[key] = get(key) + amount
+  deltas[key] = (deltas[key] or 0) + amount
+  lifetimes[key] = lifetime
+end
+
+-- Changes are gathered as { key, amount, ttl } and made together.
+local function mayAll(changes)
+  for i = 1, #changes do
+    local change = changes[i]
+    if change[2] ~= 0 then mayAdd(change[1], change[2]) end
+  end
+end
+
+local function make(changes)
+  for i = 1, #changes do
+    local change = changes[i]
+    if change[2] ~= 0 then add(change[1], change[2], change[3]) end
+  end
+end
+
+local function hold(changes, slot, amount, ttl)
+  pendings[slot + 1] = true
+  -- Nothing frees more than it held: else the pending counter was damaged.
+  if amount < 0 and get(slot + 1) + amount < 0 then error('broken') end
+  changes[#changes + 1] = { slot + 1, amount, ttl }
+end
+
+local function keep(key, r, ttl)
+  reservations[key] = r
+  changed[key] = ttl
+end
+
+local function onceWritten(...)
+  writes[#writes + 1] = { ... }
+end
+
+local function beyondOf(amount, free, pending, within)
+  return min(amount - free + max(0, pending - within), max(0, amount - within))
+end
+
+-- Spreads an amount over buckets in order by what is settled alone; see ledger.ts. Gives the changes of counters, and the JSON of draws and overruns.
+local function draw(changes, drawn, overruns, slot, settled, pending, buckets, ttl, amount, within)
+  if amount == 0 then return end
+  local function note(list, bucket, share)
+    list[#list + 1] = '{"bucket":' .. bucket[3] .. ',"amount":' .. whole(share) .. '}'
+  end
+  local function take(i, share)
+    if share == 0 then return end
+    local bucket = buckets[i]
+    if bucket[2] ~= 0 then changes[#changes + 1] = { bucket[2], share, ttl } end
+    note(drawn, bucket, share)
+  end
+  changes[#changes + 1] = { slot, amount, ttl }
+  local last = #buckets
+  if last == 1 then
+    note(drawn, buckets[1], amount)
+    local ceiling = buckets[1][1]
+    local beyond = ceiling < 0 and 0 or beyondOf(amount, max(0, ceiling - settled), pending, within)
+    if beyond > 0 then note(overruns, buckets[1], beyond) end
+    return
+  end
+  local laterDrawn, later = { 0 }, 0
+  for i = 2, last do
+    laterDrawn[i] = buckets[i][2] ~= 0 and get(buckets[i][2]) or 0
+    later = later + laterDrawn[i]
+  end
+  if amount < 0 then
+    local back = -amount
+    for i = last, 2, -1 do
+      local share = min(back, laterDrawn[i])
+      take(i, -share)
+      back = back - share
+    end
+    take(1, -back)
+    return
+  end
+  local rest, free, shares = amount, 0, {}
+  for i = 1, last do
+    local has = i == 1 and settled - later or laterDrawn[i]
+    local ceiling = buckets[i][1]
+    if ceiling < 0 then
+      free = nil
+      shares[i] = rest
+    else
+      local left = max(0, ceiling - has)
+      if free then free = free + left end
+      shares[i] = min(rest, left)
+    end
+    rest = rest - shares[i]
+  end
+  local beyond = free and beyondOf(amount, free, pending, within) or 0
+  shares[last] = shares[last] + rest
+  for i = 1, last do take(i, shares[i]) end
+  if beyond > 0 then note(overruns, buckets[last], beyond) end
+end
+
+-- The buckets that are drawn: of the first ceiling that refuses, else of the first.
+local function drawnBuckets(check)
+  local ceilings = check[7]
+  for k = 1, #ceilings do
+    if ceilings[k][1] == 1 then return ceilings[k][2] end
+  end
+  return ceilings[1][2]
+end
+
+-- The id of a partition's next event: instant and ordinal, both rising.
+local lastIds = {}
+local function nextEventId(key, nowMs)
+  local text = lastIds[key] or read(key)
+  local ms, ordinal = 0, 0
+  if text then
+    local m, o = string.match(text, '^(%d+)%-(%d+)$')
+    if not m then error('broken') end
+    ms, ordinal = tonumber(m), tonumber(o)
+  end
+  return whole(max(ms, nowMs)) .. '-' .. whole(ordinal + 1)
+end
+
+-- The keys of what a reservation holds: `own` where the caller's slots are the reservation's, else those that he was told of (`told`), else nil: he must ask again.
+local function heldSlots(r, slots, own, told)
+  if r.slots == slots then return own end
+  if told ~= nil and told ~= cjson.null then return told end
+  return nil
+end
+
+local function admissionSlots(checks)
+  local slots = {}
+  for c = 1, #checks do slots[c] = checks[c][1][checks[c][2]] end
+  return slots
+end
+
+local moves = {}
+
+local function run()
+  local answers, a = {}, 3
+  while a <= #ARGV do
+    local m = decode(ARGV[a])
+    local move = moves[m[1]]
+    local texts = {}
+    for i = 1, move.texts do texts[i] = ARGV[a + i] end
+    a = a + 1 + move.texts
+    local answer
+    if raw[m[2]] ~= epoch then
+      answer = 'epoch'
+    else
+      local ok, given = pcall(move.make, m, texts)
+      if ok then
+        answer = given
+      elseif string.find(tostring(given), 'broken', 1, true) then
+        answer = 'broken'
+      else
+        answer = 'broken\n' .. tostring(given)
+      end
+    end
+    answers[#answers + 1] = answer
+  end
+  -- What frees comes first: an older server lets a script that has written go on although memory is short.
+  for key, delta in pairs(deltas) do
+    if pendings[key] and values[key] == 0 then
+      if raw[key] then redis.call('DEL', KEYS[key]) end
+      deltas[key] = 0
+    end
+  end
+  for key, delta in pairs(deltas) do
+    if delta ~= 0 then
+      redis.call('INCRBY', KEYS[key], string.format('%.0f', delta))
+      if not raw[key] and lifetimes[key] > 0 then redis.call('PEXPIRE', KEYS[key], lifetimes[key]) end
+    end
+  end
+  for key, ttl in pairs(changed) do
+    if ttl > 0 then
+      redis.call('SET', KEYS[key], textOf(reservations[key]), 'PX', ttl)
+    else
+      redis.call('SET', KEYS[key], textOf(reservations[key]))
+    end
+  end
+  for i = 1, #writes do redis.call(unpack(writes[i])) end
+  for key, id in pairs(lastIds) do redis.call('SET', KEYS[key], id) end
+  return answers
+end

@@ -1,0 +1,290 @@
+import type { Clock } from '../../clock.ts'
+import type { Log } from '../../log.ts'
+import type { Balance, Check } from '../../metering/check.ts'
+import type {
+  DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
+} from '../../metering/moves.ts'
+import { StoreUnavailable, type Store, type StoreStatus } from '../store.ts'
+import { Batcher } from './batch.ts'
+import { readMeta, StoreRefused, type StoreMeta } from './epoch.ts'
+import type { Housekeeping } from './housekeeping.ts'
+import type { KeyNames } from './keys.ts'
+import type { Confirm, RedisLink } from './link.ts'
+import {
+  Again, EpochLost, slotsOf, standingKeys, toBalances, toExpireAnswer, toExtendAnswer, toReservation, toReserveAnswer, toSettleAnswer, toVoidAnswer,
+  type StoredReservation, type Unmade,
+} from './moves.ts'
+import type { RedisOutbox } from './outbox.ts'
+import { RecentMoves } from './recent-moves.ts'
+import type { RedisRecords } from './records.ts'
+import { admitScript, finishScript } from './scripts.ts'
+import type { ServerTime } from './server-time.ts'
+
+export interface RedisStoreParts {
+  readonly link: RedisLink
+  readonly keys: KeyNames
+  readonly meta: StoreMeta
+  readonly time: ServerTime
+  readonly outbox: RedisOutbox
+  readonly records: RedisRecords
+  readonly housekeeping: Housekeeping
+  readonly clock: Clock
+  readonly log: Log
+  readonly forgetAfterMs: number
+  readonly timeOf: (id: string) => number
+  /** Replicas and disks that must have a move before it is answered. */
+  readonly confirm: Confirm | null
+  /** Called when an operator has accepted a loss, with the new epoch. */
+  readonly onEpoch: (epoch: string) => void
+}
+
+/** How often the books' own mark is looked at. */
+const WATCH_MS = 1_000
+/** Acknowledged moves that are repeated when the server has changed. */
+const REPEAT_MS = 60_000
+const REPEATS_AT_ONCE = 256
+/** How often a move is sent again because the reservation was not what it was taken for. */
+const TRIES_MAX = 4
+/** Remembered reservations; one that is not is read when it is voided. */
+const OWN_MAX = 200_000
+/** Due reservations looked at per partition and sweep. */
+const DUE_MAX = 1_000
+
+/** The twin of the ledger: it decides in two scripts, inside Redis, for any number of gateways. */
+export class RedisStore implements Store {
+  readonly outbox: RedisOutbox
+  readonly records: RedisRecords
+  readonly #parts: RedisStoreParts
+  readonly #admit: Batcher
+  readonly #finish: Batcher
+  readonly #recent = new RecentMoves()
+  /** Counters that the reservations of this process hold, by id: what a void names. */
+  readonly #own = new Map<string, readonly string[]>()
+  readonly #stops: (() => void)[]
+  #epoch: string
+  /** In plain words; null: the counts are those that this process knows. */
+  #lost: string | null = null
+  #watching = false
+  /** How often the server has changed since the repeating began; 0: none is under way. */
+  #repeats = 0
+  #closed = false
+
+  constructor(parts: RedisStoreParts) {
+    const { link, keys, meta, clock, forgetAfterMs, timeOf, confirm } = parts
+    this.#parts = parts
+    this.outbox = parts.outbox
+    this.records = parts.records
+    this.#epoch = meta.epoch
+    const rules = { keys, epoch: () => this.#epoch, forgetAfterMs, timeOf }
+    const options = confirm === null ? {} : { confirm }
+    this.#admit = new Batcher(link, admitScript, rules, options)
+    this.#finish = new Batcher(link, finishScript, rules, options)
+    this.#stops = [
+      link.onServerChange(() => void this.#repeatRecent()),
+      clock.every(WATCH_MS, () => void this.#watchEpoch()),
+    ]
+  }
+
+  async reserve(move: Reserve): Promise<ReserveAnswer> {
+    const { admitting, reason } = this.status()
+    if (!admitting) throw new StoreUnavailable(reason ?? 'the store does not admit')
+    if (this.#own.size >= OWN_MAX) this.#own.clear()
+    this.#own.set(move.id, slotsOf(move.checks))
+    const answer = this.#made(toReserveAnswer(await this.#admit.send(this.#partition(move.home), (batch) => batch.reserve(move)), move))
+    if (answer.outcome !== 'admitted') this.#own.delete(move.id)
+    return answer
+  }
+
+  extend(move: Extend): Promise<ExtendAnswer> {
+    return this.#insist((told) => this.#admit.send(this.#partition(move.home), (batch) => batch.extend(move, told)), (text) => toExtendAnswer(text, move))
+  }
+
+  async settle(move: Settle): Promise<SettleAnswer> {
+    const answer = await this.#settle(move)
+    if (answer.outcome !== 'broken') this.#recent.note(move, this.#parts.clock.monotonicMs())
+    return answer
+  }
+
+  async void(move: Void): Promise<VoidAnswer> {
+    const answer = await this.#void(move)
+    if (answer.outcome !== 'broken') this.#recent.note(move, this.#parts.clock.monotonicMs())
+    return answer
+  }
+
+  async #settle(move: Settle): Promise<SettleAnswer> {
+    const partition = this.#partition(move.home)
+    const answer = await this.#insist((told) => this.#finish.send(partition, (batch) => batch.settle(move, told)), (text) => toSettleAnswer(text, move))
+    this.#own.delete(move.id)
+    if ('drawn' in answer) this.outbox.appended(partition)
+    return answer
+  }
+
+  async #void(move: Void): Promise<VoidAnswer> {
+    const own = this.#own.get(move.id) ?? null
+    const answer = await this.#insist((told) => this.#finish.send(this.#partition(move.home), (batch) => batch.void(move, own, told)), toVoidAnswer)
+    this.#own.delete(move.id)
+    return answer
+  }
+
+  async expire(move: Expire): Promise<ExpireAnswer> {
+    const partition = this.#partition(move.home)
+    for (let tries = 0; tries < TRIES_MAX; tries++) {
+      const stored = await this.#read(partition, move.id)
+      if (stored === 'broken') return { outcome: 'broken' }
+      const lines = stored?.state === 'open' ? stored.lines : null
+      const answer = toExpireAnswer(await this.#finish.send(partition, (batch) => batch.expire(move, lines)))
+      if (answer instanceof Again) continue
+      const made = this.#made(answer)
+      if (made.outcome === 'expired') this.outbox.appended(partition)
+      return made
+    }
+    throw new StoreUnavailable('the reservation changes faster than it can be read')
+  }
+
+  async due(nowMs: number): Promise<readonly DueReservation[]> {
+    const { link, keys, time } = this.#parts
+    // Before the replicas agree on the time, everything may look due.
+    if (!time.agreed) throw new StoreUnavailable('the time is not agreed on')
+    const partitions = Array.from({ length: keys.partitions }, (_, p) => p)
+    const lists = await link.commands(partitions.map((p) => ({ key: keys.due(p), name: 'ZRANGEBYSCORE', args: [keys.due(p), '-inf', nowMs, 'LIMIT', 0, DUE_MAX] })))
+    const due: DueReservation[] = []
+    for (const [p, ids] of lists.entries()) {
+      if (ids instanceof StoreUnavailable) throw ids
+      // A damaged list is one partition's trouble; its moves are answered with `broken`.
+      if (ids instanceof Error) continue
+      for (const id of ids as readonly string[]) {
+        const stored = await this.#read(p, id)
+        if (stored === 'broken') continue
+        if (stored?.state === 'open') due.push({ id, home: stored.home, checkpoint: stored.checkpoint, deadlineMs: stored.deadlineMs })
+        else await link.command(keys.due(p), 'ZREM', [keys.due(p), id])
+      }
+    }
+    return due
+  }
+
+  async balances(home: string, checks: readonly Check[]): Promise<readonly Balance[]> {
+    const { link, keys } = this.#parts
+    const wanted = standingKeys(keys, this.#partition(home), checks)
+    if (wanted.length === 0) return []
+    const values = await link.command(wanted[0]!, 'MGET', wanted) as readonly (string | null)[]
+    return toBalances(values.map((value) => value ?? '0').join(' '), checks)
+  }
+
+  status(): StoreStatus {
+    const reason = this.#closed ? 'the store is closed' : this.#lost ?? this.#parts.link.reason ?? this.#parts.time.reason ?? this.#parts.housekeeping.refusal
+    return { admitting: reason === null, reason }
+  }
+
+  /** The time that all replicas go by. */
+  nowMs(): number {
+    return this.#parts.time.nowMs()
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    for (const stop of this.#stops) stop()
+    await this.#parts.housekeeping.close()
+    this.records.close()
+    this.outbox.close()
+    this.#parts.time.close()
+    await this.#parts.link.close()
+  }
+
+  #partition(home: string): number {
+    return this.#parts.keys.partitionOf(home)
+  }
+
+  /** Sends a move, and once more with what the reservation really holds where that was not known. */
+  async #insist<Answer extends { readonly outcome: string }>(send: (told: readonly string[] | null) => Promise<string>, read: (text: string) => Answer | Unmade): Promise<Answer> {
+    let told: readonly string[] | null = null
+    for (let tries = 0; tries < TRIES_MAX; tries++) {
+      const answer = read(await send(told))
+      if (!(answer instanceof Again)) return this.#made(answer)
+      told = answer.slots
+    }
+    throw new StoreUnavailable('the reservation changes faster than it can be read')
+  }
+
+  #made<Answer>(answer: Answer | Unmade): Answer {
+    if (answer instanceof EpochLost) {
+      this.#lose('Redis has lost what was counted (it was emptied, or restarted without its data): restore it, or run `tallygate store accept-loss`')
+      throw new StoreUnavailable('the counts of this partition are lost')
+    }
+    if (answer instanceof Again) throw new StoreUnavailable('the reservation could not be read')
+    return answer
+  }
+
+  #lose(why: string): void {
+    if (this.#lost === null) this.#parts.log.error({ why }, 'nothing is admitted any more')
+    this.#lost = why
+    void this.#watchEpoch()
+  }
+
+  async #read(partition: number, id: string): Promise<StoredReservation | null | 'broken'> {
+    const key = this.#parts.keys.reservation(partition, id)
+    let text: unknown
+    try {
+      text = await this.#parts.link.command(key, 'GET', [key])
+    } catch (error) {
+      if (error instanceof StoreUnavailable) throw error
+      return 'broken'
+    }
+    if (typeof text !== 'string') return null
+    return toReservation(text) ?? 'broken'
+  }
+
+  /** Has somebody accepted a loss, or emptied the store while nobody called? */
+  async #watchEpoch(): Promise<void> {
+    if (this.#watching || this.#closed) return
+    this.#watching = true
+    const { link, keys, log } = this.#parts
+    try {
+      const meta = await readMeta(link, keys.meta())
+      if (meta === null) this.#lose('Redis has lost the books (it was emptied, or restarted without its data): restore it, or run `tallygate store accept-loss`')
+      else if (meta.state === 'ready' && meta.epoch === this.#epoch) {
+        // Restored from a backup: what it knows is what counts.
+        if (this.#lost !== null && await this.#wholeAgain()) {
+          this.#lost = null
+          log.warn({}, 'the books are there again; calls are admitted')
+          void this.#repeatRecent()
+        }
+      } else if (meta.state === 'ready' && meta.accepted) {
+        this.#epoch = meta.epoch
+        this.#lost = null
+        this.#parts.onEpoch(meta.epoch)
+        log.warn({}, 'an operator has accepted the loss; calls are admitted again')
+        void this.#repeatRecent()
+      } else if (meta.state === 'ready') this.#lose('the books in Redis were made anew by another gateway, without an operator\'s word: `tallygate store accept-loss` goes on with what is there')
+    } catch (error) {
+      // Not there: the link says so itself. Refused: a newer release has changed the format under us.
+      if (error instanceof StoreRefused) this.#lose(error.message)
+    } finally {
+      this.#watching = false
+    }
+  }
+
+  async #wholeAgain(): Promise<boolean> {
+    const { link, keys } = this.#parts
+    const marks = await link.commands(Array.from({ length: keys.partitions }, (_, p) => ({ key: keys.epoch(p), name: 'GET', args: [keys.epoch(p)] })))
+    return marks.every((mark) => mark === this.#epoch)
+  }
+
+  /** The server has changed: what the last one acknowledged the new one may never have seen. Moves may be repeated blindly. */
+  async #repeatRecent(): Promise<void> {
+    this.#repeats += 1
+    if (this.#repeats > 1 || this.#closed) return
+    const { log, clock } = this.#parts
+    for (let seen = 0; seen !== this.#repeats && !this.#closed;) {
+      seen = this.#repeats
+      const moves = this.#recent.since(clock.monotonicMs() - REPEAT_MS)
+      let anew = 0
+      for (let at = 0; at < moves.length; at += REPEATS_AT_ONCE) {
+        const answers = await Promise.allSettled(moves.slice(at, at + REPEATS_AT_ONCE).map((move) => ('amounts' in move ? this.#settle(move) : this.#void(move))))
+        anew += answers.filter((answer) => answer.status === 'fulfilled' && 'drawn' in answer.value).length
+      }
+      if (moves.length > 0) log.info({ repeated: moves.length, missing: anew }, 'the server has changed; the settlements of the last minute were repeated')
+    }
+    this.#repeats = 0
+  }
+}
