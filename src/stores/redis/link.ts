@@ -26,6 +26,9 @@ export interface RedisLink {
   onServerChange(listener: () => void): () => void
   /** The text of `INFO` of every primary, with its address. For durability, memory, and the server's version. */
   info(): Promise<readonly { readonly address: string; readonly info: ReadonlyMap<string, string> }[]>
+  /** What `CONFIG GET` says on every primary; null where it is denied, as hosted servers do. */
+  configuration(names: readonly string[]): Promise<readonly { readonly address: string; readonly configuration: ReadonlyMap<string, string> | null }[]>
+  /** Calls on their way end first, within their deadlines; later ones are refused. */
   close(): Promise<void>
 }
 
@@ -38,6 +41,19 @@ export interface LinkCommand {
 export interface LinkOptions {
   /** Instead of the link's own deadline, ms. */
   readonly deadlineMs?: number
+  /**
+   * Resolves only once so many copies of the write are there; else rejects with StoreUnavailable when the deadline ends: the write was made, and may be made
+   * again.
+   */
+  readonly confirm?: Confirm
+}
+
+/** Copies of a write beside the primary's memory. */
+export interface Confirm {
+  /** Replicas that have it in memory; with `fsync`, on disk. */
+  readonly replicas: number
+  /** The primary's append-only file is on disk (WAITAOF: Redis 7.2). */
+  readonly fsync: boolean
 }
 
 /** A script's name (for messages), source, and SHA-1. */
