@@ -18,15 +18,12 @@ import { ConfigReloader } from './config/reload.ts'
 import type { ReloadResult } from './config/reload.ts'
 import { isLoopback } from './config/scalars.ts'
 import type { RunningDemoModel } from './demo/demo-model.ts'
-import { Gateway } from './gateway/gateway.ts'
-import { Guard } from './gateway/guard.ts'
-import { startServer } from './gateway/server.ts'
-import type { RunningServer } from './gateway/server.ts'
+import { listening, openFront } from './front.ts'
+import type { Front } from './front.ts'
 import type { Log } from './log.ts'
 import { Metrics } from './metrics.ts'
-import { httpEndpoint, providers } from './providers/index.ts'
-import { tokenizer } from './providers/tokenizer.ts'
 import type { Random } from './random.ts'
+import { openWorkers } from './workers.ts'
 
 export interface AppOptions {
   /** What the process starts with. */
@@ -64,19 +61,15 @@ export class ConfigInvalid extends Error {
   }
 }
 
-/** An address cannot be listened on. */
-export class AddressUnavailable extends Error {
-  override name = 'AddressUnavailable'
-}
-
 /** How long a drain waits for sinks; what they have not taken by then waits in the outbox for the next start. */
 const flushMs = 5_000
 /** The file in the data folder by which commands find the gateway that runs. */
 export const doorPlateFile = 'gateway.json'
 
 /**
- * Builds and joins everything: config → store → keys → gateway → ports. Nothing listens before the books are open. Throws ConfigInvalid,
- * BooksUnavailable or AddressUnavailable; then nothing is left open.
+ * Builds and joins everything: config → store → keys → gateway → ports. Nothing listens before the books are open. With workers, they answer callers, and
+ * this process does what only one may do: the admin port, the sinks, watching the configuration. Throws ConfigInvalid, BooksUnavailable, AddressUnavailable or
+ * WorkerFailed; then nothing is left open.
  */
 export async function startApp(options: AppOptions): Promise<App> {
   const app = new RunningApp(options)
@@ -95,8 +88,7 @@ class RunningApp implements App {
   readonly #startedMs: number
   #config: Config
   #books: Books | null = null
-  #gateway: Gateway | null = null
-  #server: RunningServer | null = null
+  #front: Front | null = null
   #admin: { readonly address: Address; close(): Promise<void> } | null = null
   #demo: { readonly model: RunningDemoModel; readonly secret: string } | null = null
   #firstKey: BannerFacts['firstKey'] = null
@@ -122,28 +114,23 @@ class RunningApp implements App {
 
   async start(): Promise<void> {
     const { clock, random, log, stdout, acceptLoss } = this.#options
-    this.#books = await openBooks(this.#config, { clock, random, log, metrics: this.#metrics, stdout, acceptLoss, adminAddress: toUrl(this.#config.admin.listen) })
+    const { store, server, admin } = this.#config
+    const alone = server.workers === 1
+    // A process that answers no callers settles nothing, so it has nothing to keep in a spool.
+    const ownStore = alone || store.kind !== 'redis' ? store : { ...store, spool: null }
+    const metrics = this.#metrics
+    this.#books = await openBooks({ ...this.#config, store: ownStore }, { clock, random, log, metrics, stdout, acceptLoss, adminAddress: toUrl(admin.listen) })
     const books = this.#books
+    metrics.beforeReading.push(() => metrics.storeAdmitting.set(books.store.status().admitting ? 1 : 0))
     await this.#use(this.#config)
     await this.#makeFirstKey(books)
-    const config = this.#config
-    this.#gateway = new Gateway({
-      config: () => this.#config, keys: books.directory, store: books.store, providers, httpEndpoint, clock, random, log, metrics: this.#metrics,
-      guard: new Guard(), tokenizer,
-    })
-    const gateway = this.#gateway
-    this.#server = await listening(config.server.listen, startServer({
-      listen: config.server.listen, settings: () => this.#config.server, clock, log, metrics: this.#metrics,
-      handle: (d) => gateway.handle(d),
-      handleUpgrade: (d, request, socket, head) => gateway.handleUpgrade(d, request, socket, head),
-      ready: () => ({ ready: true, reason: '' }),
-    }))
+    this.#front = alone ? await openFront({ config: () => this.#config, books, clock, random, log, metrics }) : await openWorkers({ config: this.#config, clock, log, metrics })
     await this.#openAdmin(books)
     this.#reloader.start()
   }
 
   get gatewayUrl(): string {
-    return toUrl(this.#server?.address ?? this.#config.server.listen, this.#config.server.tls === null ? 'http' : 'https')
+    return toUrl(this.#front?.address ?? this.#config.server.listen, this.#config.server.tls === null ? 'http' : 'https')
   }
 
   get adminUrl(): string {
@@ -151,10 +138,11 @@ class RunningApp implements App {
   }
 
   get banner(): BannerFacts {
-    const { store, upstreams } = this.#config
+    const { store, server, upstreams } = this.#config
     return {
       gateway: this.gatewayUrl, admin: this.adminUrl, adminToken: this.#adminToken, firstKey: this.#firstKey,
       store: store.kind === 'embedded' ? `${store.dir} (one gateway per folder)` : store.kind === 'memory' ? 'in memory, gone with this process' : store.kind,
+      workers: server.workers,
       upstreams: [...upstreams.values()].map(({ origin, pathPrefix }) => `${origin}${pathPrefix}`),
       demo: this.#demo === null ? null : { secret: this.#demo.secret, file: store.kind === 'embedded' ? join(store.dir, 'demo-key') : null },
     }
@@ -168,15 +156,14 @@ class RunningApp implements App {
   stop(): Promise<void> {
     if (this.#stopping === null) this.#stopping = this.#stop()
     // Impatience: what runs is cut, and settled with what it had.
-    else void this.#server?.drain(() => this.#gateway?.cutAll())
+    else void this.#front?.drain()
     return this.#stopping
   }
 
   /** After a failed start: closes whatever is open. */
   async abandon(): Promise<void> {
     await this.#admin?.close()
-    await this.#server?.close()
-    await this.#gateway?.close()
+    await this.#front?.close()
     await this.#books?.close()
     await this.#demo?.model.close()
   }
@@ -185,14 +172,13 @@ class RunningApp implements App {
     const { clock, log } = this.#options
     log.info({}, 'draining')
     this.#reloader.close()
-    await this.#server?.drain(() => this.#gateway?.cutAll())
-    await this.#gateway?.idle()
+    await this.#front?.drain()
     if (this.#books !== null && !(await this.#books.deliveries.flush(clock.nowMs() + flushMs))) {
       log.warn({}, 'some events were not taken by their sinks; they wait in the outbox for the next start')
     }
     await this.#admin?.close()
     if (this.#config.store.kind === 'embedded') await rm(join(this.#config.store.dir, doorPlateFile), { force: true })
-    await this.#gateway?.close()
+    await this.#front?.close()
     await this.#books?.close()
     await this.#demo?.model.close()
     log.info({}, 'stopped; everything is settled')
@@ -213,7 +199,7 @@ class RunningApp implements App {
     log.info({ version, outcome }, 'the configuration was read again')
   }
 
-  /** Swaps config and keys in one step, so that no call sees a key of one and a plan of the other; then the delivery loops follow. */
+  /** Swaps config and keys in one step, so that no call sees a key of one and a plan of the other; then workers and the delivery loops follow. */
   async #use(read: Config): Promise<void> {
     if (this.#books === null) return
     const { clock } = this.#options
@@ -223,6 +209,7 @@ class RunningApp implements App {
     const index = await this.#books.directory.prepare(config, clock)
     this.#config = config
     this.#books.directory.use(index)
+    await this.#front?.use(config)
     await this.#books.deliveries.use(config)
   }
 
@@ -263,23 +250,12 @@ class RunningApp implements App {
       startedMs: this.#startedMs, draining: () => this.#stopping !== null, reloads: () => this.#reloads, reload: () => this.reload(),
     })
     this.#admin = await listening(admin.listen, startAdminServer({
-      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, metrics: this.#metrics, log,
+      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, log,
+      metrics: { text: async () => await this.#metrics.text(await this.#front?.snapshots() ?? []) },
     }))
     if (store.kind !== 'embedded' || local === null) return
     const path = join(store.dir, doorPlateFile)
     await writeFile(`${path}.new`, `${JSON.stringify({ pid: process.pid, address: this.adminUrl, token: local })}\n`, { mode: 0o600 })
     await rename(`${path}.new`, path)
-  }
-}
-
-/** Says which address it was that could not be had. */
-async function listening<T>({ host, port }: Address, started: Promise<T>): Promise<T> {
-  try {
-    return await started
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : ''
-    const why = { EADDRINUSE: 'something else listens there', EACCES: 'this user may not', EADDRNOTAVAIL: 'this machine has no such address' }[code]
-    if (why === undefined) throw error
-    throw new AddressUnavailable(`cannot listen on ${host}:${port}: ${why} (${code})`, { cause: error })
   }
 }

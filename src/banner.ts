@@ -6,6 +6,8 @@ export interface BannerFacts {
   readonly gateway: string
   readonly admin: string
   readonly store: string
+  /** Processes that share the callers' port. */
+  readonly workers: number
   readonly upstreams: readonly string[]
   /** The demo key, and where it is kept. */
   readonly demo: { readonly secret: string; readonly file: string | null } | null
@@ -22,6 +24,7 @@ export function toBanner(facts: BannerFacts): string {
     ['admin', facts.admin],
     ...(adminToken === null ? [] : [['admin token', `${adminToken}   (made for this run; set TALLYGATE_ADMIN_TOKEN to choose one)`] as const]),
     ['books', facts.store],
+    ...(facts.workers === 1 ? [] : [['workers', `${facts.workers} processes share the callers' port`] as const]),
     ['upstream', demo === null ? facts.upstreams.join(', ') : 'the demo model, a stand-in (set UPSTREAM_URL to meter a real one)'],
     ...(demo === null ? [] : [['demo key', `${demo.secret}   (for the demo model only${demo.file === null ? '' : `; kept in ${demo.file}`})`] as const]),
     ...(firstKey === null ? [] : [['first key', `${firstKey.secret}   ("${firstKey.id}" on plan ${firstKey.plan}; shown this once, only its hash is kept)`] as const]),

@@ -8,9 +8,9 @@ export interface Log {
   error(fields: object, message: string): void
 }
 
-/** `level`: trace, debug, info, warn, error, silent. */
-export function openLog(level: string): Log {
-  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime })
+/** `level`: trace, debug, info, warn, error, silent. `worker`: the number of a process that shares its output with others. */
+export function openLog(level: string, worker?: number): Log {
+  return pino({ level, base: worker === undefined ? null : { worker }, timestamp: pino.stdTimeFunctions.isoTime })
 }
 
 export const silentLog: Log = { debug() {}, info() {}, warn() {}, error() {} }

@@ -1,8 +1,14 @@
-import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { AggregatorRegistry, Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { MetricObjectWithValues, MetricValue } from 'prom-client'
+
+/** What one process has measured: plain data that can be sent to another. */
+export type MetricsSnapshot = readonly MetricObjectWithValues<MetricValue<string>>[]
 
 /** Everything measured, in one place. Label values come from closed sets only: nothing that a caller sends becomes a label. */
 export class Metrics {
   readonly registry = new Registry()
+  /** Run before anything is read: what is only worth knowing then. */
+  readonly beforeReading: (() => void)[] = []
   readonly requests = this.#counter('tallygate_requests_total', 'Requests by outcome.', ['provider', 'endpoint', 'outcome'])
   readonly refusals = this.#counter('tallygate_refusals_total', 'Refused requests by reason.', ['reason'])
   readonly tokens = this.#counter('tallygate_tokens_total', 'Settled tokens by type.', ['provider', 'type'])
@@ -18,26 +24,47 @@ export class Metrics {
     [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60])
   readonly storeLatency = this.#histogram('tallygate_store_seconds', 'Store moves.', ['move'], [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1])
   readonly open = this.#gauge('tallygate_exchanges_open', 'Exchanges in flight.', [])
-  readonly storeAdmitting = this.#gauge('tallygate_store_admitting', '1 while the store admits.', [])
+  readonly storeAdmitting = this.#gauge('tallygate_store_admitting', '1 while the store admits.', [], 'min')
   readonly unsettled = this.#gauge('tallygate_settlements_waiting', 'Settlements not yet durable.', [])
-  readonly outboxLag = this.#gauge('tallygate_outbox_events', 'Events not yet delivered, by sink.', ['sink'])
-  readonly outboxAge = this.#gauge('tallygate_outbox_oldest_seconds', 'Age of the oldest undelivered event, by sink.', ['sink'])
-  readonly dead = this.#gauge('tallygate_dead_events', 'Buried events, by sink.', ['sink'])
+  readonly spoolEntries = this.#gauge('tallygate_spool_settlements', 'Settlements that wait in the spool for the store.', [])
+  readonly spoolBytes = this.#gauge('tallygate_spool_bytes', 'Bytes of them.', [])
+  readonly spoolAge = this.#gauge('tallygate_spool_oldest_seconds', 'Age of the oldest of them.', [], 'max')
+  readonly spoolEntries = this.#gauge('tallygate_spool_settlements', 'Settlements on this gateway\'s disk that the store has not taken yet.', [])
+  readonly spoolBytes = this.#gauge('tallygate_spool_bytes', 'Size of what is in the spool.', [])
+  readonly spoolAge = this.#gauge('tallygate_spool_oldest_seconds', 'Age of the oldest settlement in the spool.', [])
+  readonly outboxLag = this.#gauge('tallygate_outbox_events', 'Events not yet delivered, by sink.', ['sink'], 'max')
+  readonly outboxAge = this.#gauge('tallygate_outbox_oldest_seconds', 'Age of the oldest undelivered event, by sink.', ['sink'], 'max')
+  readonly dead = this.#gauge('tallygate_dead_events', 'Buried events, by sink.', ['sink'], 'max')
   readonly delivered = this.#counter('tallygate_delivered_total', 'Events delivered, by sink.', ['sink'])
   readonly deliveryRetries = this.#counter('tallygate_delivery_retries_total', 'Failed delivery attempts, by sink.', ['sink'])
   readonly reloads = this.#counter('tallygate_config_reloads_total', 'Config reloads by result.', ['result'])
+  readonly workers = this.#gauge('tallygate_workers', 'Worker processes that answer calls.', [])
+  readonly workerRestarts = this.#counter('tallygate_worker_restarts_total', 'Worker processes that ended and were started again.', [])
 
   #counter<L extends string>(name: string, help: string, labelNames: L[]): Counter<L> {
     return new Counter({ name, help, labelNames, registers: [this.registry] })
   }
-  #gauge<L extends string>(name: string, help: string, labelNames: L[]): Gauge<L> {
-    return new Gauge({ name, help, labelNames, registers: [this.registry] })
+  /** `over`: how the values of several processes become one. */
+  #gauge<L extends string>(name: string, help: string, labelNames: L[], over: 'sum' | 'min' | 'max' = 'sum'): Gauge<L> {
+    return new Gauge({ name, help, labelNames, registers: [this.registry], aggregator: over })
   }
   #histogram<L extends string>(name: string, help: string, labelNames: L[], buckets: number[]): Histogram<L> {
     return new Histogram({ name, help, labelNames, buckets, registers: [this.registry] })
   }
-  /** Prometheus text. */
-  text(): Promise<string> {
-    return this.registry.metrics()
+  async snapshot(): Promise<MetricsSnapshot> {
+    for (const task of this.beforeReading) task()
+    return await this.registry.getMetricsAsJSON()
   }
+  /** Prometheus text: of this process alone, or together with what others have measured. */
+  async text(others: readonly MetricsSnapshot[] = []): Promise<string> {
+    const own = await this.snapshot()
+    if (others.length === 0) return await this.registry.metrics()
+    return await AggregatorRegistry.aggregate([own, ...others].map((each) => [...each])).metrics()
+  }
+}
+
+/** What only ever grows, of several snapshots in one, for processes that are gone: a sum must not fall when one of them ends. */
+export async function grown(snapshots: readonly MetricsSnapshot[]): Promise<MetricsSnapshot> {
+  const lasting = snapshots.map((snapshot) => snapshot.filter(({ type }) => String(type) !== 'gauge'))
+  return await AggregatorRegistry.aggregate(lasting).getMetricsAsJSON()
 }

@@ -19,7 +19,8 @@ export interface AdminServerParts {
   readonly extraTokens: readonly AdminToken[]
   /** The token left for commands on this machine. */
   readonly localToken: AdminToken | null
-  readonly metrics: Metrics
+  /** Of all processes of this gateway. */
+  readonly metrics: Pick<Metrics, 'text'>
   readonly log: Log
 }
 

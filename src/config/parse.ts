@@ -196,7 +196,7 @@ class Parser {
     const node = typeof raw === 'string' ? this.#raw.node.entries.get('store')?.value : this.#at(raw, 'url')
     if (node?.kind === 'scalar' && /:\/\/.*@/.test(node.text)) this.#warnOfReadable(node, more === null ? pathOf(null, 'store') : pathOf(more.trail, 'url'))
     return {
-      kind: 'redis', url, spool: more?.spool === 'none' ? null : (more?.spool ?? './data/spool'), spoolMaxBytes: more?.spool_max ?? 1_073_741_824,
+      kind: 'redis', url, spool: more?.spool === 'none' ? null : (more?.spool ?? './data/spool'), spoolMaxBytes: more?.spool_max ?? 256 * 1_048_576,
       prefix: more?.prefix ?? 'tallygate', partitions: more?.partitions ?? 256, deadlineMs: more?.deadline ?? 250,
       durability: more?.durability ?? 'everysec', confirm: more?.confirm ?? { replicas: 0, fsync: false }, eventsMax: more?.events_max ?? 1_000_000,
     }

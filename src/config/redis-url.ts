@@ -19,7 +19,7 @@ function whyNot(text: string): string | undefined {
   const match = /^(rediss?)(\+cluster|\+sentinel)?:\/\/(.*)$/s.exec(text)
   if (match === null) return `has no scheme that is known; they are ${REDIS_SCHEMES.map((scheme) => `${scheme}://`).join(', ')}`
   const [, , kind = '', rest = ''] = match
-  if (/[\s\x00-\x1f\x7f]/.test(rest)) return 'holds a space or a line break; in a password a space is %20'
+  if (!/^[!-~]*$/.test(rest)) return 'holds a space, a line break or a letter beyond ASCII; percent-encode it, such as %20 for a space'
   const at = rest.lastIndexOf('@')
   const why = whyNotUser(rest.slice(0, Math.max(at, 0)), at >= 0)
   if (why !== undefined) return why

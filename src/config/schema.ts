@@ -169,7 +169,7 @@ const confirm = scalar<Confirm>('confirm', confirmWanted, [{ type: 'string', pat
 
 const redisOnly = {
   spool: optional(path, null, 'Redis: the folder that keeps settlements while it is away, or none. Default ./data/spool.'),
-  spool_max: optional(size, null, 'Redis: a spool that is this full stops admission. Default 1GiB.'),
+  spool_max: optional(size, null, 'Redis: a spool that is this full stops admission. Default 256MiB.'),
   prefix: optional(named('a prefix (letters, digits and . _ : / -, 64 at most, no braces or spaces)', /^[A-Za-z0-9._:/-]{1,64}$/), null, 'Redis: begins every key, so that two products may share a server. Default tallygate.'),
   partitions: optional(integer('partitions', 1, 4_096), null, 'Redis: in how many parts the accounts are kept; fixed at the first start. Default 256.'),
   deadline: optional(duration('deadline', 10, 60_000), null, 'Redis: longest wait for one answer of the server. Default 250ms.'),

@@ -1,0 +1,85 @@
+import type { Books } from './books.ts'
+import type { Clock } from './clock.ts'
+import type { Address, Config } from './config/config.ts'
+import { Gateway } from './gateway/gateway.ts'
+import { Guard } from './gateway/guard.ts'
+import { startServer } from './gateway/server.ts'
+import type { Log } from './log.ts'
+import type { Metrics, MetricsSnapshot } from './metrics.ts'
+import { httpEndpoint, providers } from './providers/index.ts'
+import { tokenizer } from './providers/tokenizer.ts'
+import type { Random } from './random.ts'
+
+/** What answers callers: in this process, or in workers that share the port. */
+export interface Front {
+  readonly address: Address
+  /** Uses another configuration. Resolves when it is in force for new calls, as far as it could be. */
+  use(config: Config): Promise<void>
+  /** Accepts a little longer, finishes what runs, settles all. Called again it cuts what runs. Resolves when nothing is left. */
+  drain(): Promise<void>
+  /** What other processes have measured. */
+  snapshots(): Promise<readonly MetricsSnapshot[]>
+  /** Cuts what is left. */
+  close(): Promise<void>
+}
+
+export interface FrontParts {
+  /** The configuration of this moment. */
+  config(): Config
+  readonly books: Books
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly metrics: Metrics
+}
+
+/** An address cannot be listened on. */
+export class AddressUnavailable extends Error {
+  override name = 'AddressUnavailable'
+}
+
+/** Callers are answered by this process. */
+export async function openFront({ config, books, clock, random, log, metrics }: FrontParts): Promise<Front> {
+  const gateway = new Gateway({
+    config, keys: books.directory, store: books.store, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
+  })
+  const cutAll = (): void => gateway.cutAll()
+  const { listen } = config().server
+  try {
+    const server = await listening(listen, startServer({
+      listen, settings: () => config().server, clock, log, metrics,
+      handle: (d) => gateway.handle(d),
+      handleUpgrade: (d, request, socket, head) => gateway.handleUpgrade(d, request, socket, head),
+      ready: () => ({ ready: true, reason: '' }),
+    }))
+    return {
+      address: server.address,
+      // It asks for the configuration with every call.
+      use: async () => undefined,
+      async drain() {
+        await server.drain(cutAll)
+        await gateway.idle()
+      },
+      snapshots: async () => [],
+      async close() {
+        await server.close()
+        await gateway.close()
+      },
+    }
+  } catch (error) {
+    await gateway.close()
+    throw error
+  }
+}
+
+/** Says which address it was that could not be had. */
+export async function listening<T>({ host, port }: Address, started: Promise<T>): Promise<T> {
+  try {
+    return await started
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+    const why = { EADDRINUSE: 'something else listens there', EACCES: 'this user may not', EADDRNOTAVAIL: 'this machine has no such address' }[code]
+    if (why === undefined) throw error
+    throw new AddressUnavailable(`cannot listen on ${host}:${port}: ${why} (${code})`, { cause: error })
+  }
+}
