@@ -11,7 +11,7 @@ export class Cluster {
   readonly #parts: ServerParts
   readonly #events: ServerEvents
   readonly #servers = new Map<string, Server>()
-  readonly #slots: (Server | null)[] = new Array<Server | null>(SLOTS).fill(null)
+  readonly #slots: (Server | null)[] = Array.from({ length: SLOTS }, () => null)
   readonly #slotOfTag = new Map<string, number>()
   #reason = 'not connected yet'
   #told: string | null = null
