@@ -114,17 +114,15 @@ class RunningApp implements App {
 
   async start(): Promise<void> {
     const { clock, random, log, stdout, acceptLoss } = this.#options
-    const { store, server, admin } = this.#config
-    const alone = server.workers === 1
-    // A process that answers no callers settles nothing, so it has nothing to keep in a spool.
-    const ownStore = alone || store.kind !== 'redis' ? store : { ...store, spool: null }
     const metrics = this.#metrics
-    this.#books = await openBooks({ ...this.#config, store: ownStore }, { clock, random, log, metrics, stdout, acceptLoss, adminAddress: toUrl(admin.listen) })
+    this.#books = await openBooks(this.#config, { clock, random, log, metrics, stdout, acceptLoss, adminAddress: toUrl(this.#config.admin.listen) })
     const books = this.#books
     metrics.beforeReading.push(() => metrics.storeAdmitting.set(books.store.status().admitting ? 1 : 0))
     await this.#use(this.#config)
     await this.#makeFirstKey(books)
-    this.#front = alone ? await openFront({ config: () => this.#config, books, clock, random, log, metrics }) : await openWorkers({ config: this.#config, clock, log, metrics })
+    this.#front = this.#config.server.workers === 1
+      ? await openFront({ config: () => this.#config, books, clock, random, log, metrics })
+      : await openWorkers({ config: this.#config, clock, log, metrics })
     await this.#openAdmin(books)
     this.#reloader.start()
   }

@@ -1,3 +1,4 @@
+import { BooksUnavailable } from './books.ts'
 import type { Books } from './books.ts'
 import type { Clock } from './clock.ts'
 import type { Address, Config } from './config/config.ts'
@@ -9,6 +10,9 @@ import type { Metrics, MetricsSnapshot } from './metrics.ts'
 import { httpEndpoint, providers } from './providers/index.ts'
 import { tokenizer } from './providers/tokenizer.ts'
 import type { Random } from './random.ts'
+import { openSpool } from './spool/spool.ts'
+import type { Spool } from './spool/spool.ts'
+import { StoreUnavailable } from './stores/store.ts'
 
 /** What answers callers: in this process, or in workers that share the port. */
 export interface Front {
@@ -38,10 +42,12 @@ export class AddressUnavailable extends Error {
   override name = 'AddressUnavailable'
 }
 
-/** Callers are answered by this process. */
-export async function openFront({ config, books, clock, random, log, metrics }: FrontParts): Promise<Front> {
+/** Callers are answered by this process. Throws AddressUnavailable, or BooksUnavailable when its spool cannot be had. */
+export async function openFront(parts: FrontParts): Promise<Front> {
+  const { config, books, clock, random, log, metrics } = parts
+  const spool = await spoolOf(parts)
   const gateway = new Gateway({
-    config, keys: books.directory, store: books.store, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
+    config, keys: books.directory, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
   })
   const cutAll = (): void => gateway.cutAll()
   const { listen } = config().server
@@ -64,10 +70,24 @@ export async function openFront({ config, books, clock, random, log, metrics }: 
       async close() {
         await server.close()
         await gateway.close()
+        await spool?.close()
       },
     }
   } catch (error) {
     await gateway.close()
+    await spool?.close()
+    throw error
+  }
+}
+
+/** Settlements that the store did not take: only one that is elsewhere can be away while this process runs. */
+async function spoolOf({ config, clock, log }: FrontParts): Promise<Spool | null> {
+  const { store } = config()
+  if (store.kind !== 'redis' || store.spool === null) return null
+  try {
+    return await openSpool({ dir: store.spool, maxBytes: store.spoolMaxBytes, clock, log })
+  } catch (error) {
+    if (error instanceof StoreUnavailable || (error instanceof Error && error.name === 'DirectoryRefused')) throw new BooksUnavailable(error.message, { cause: error })
     throw error
   }
 }
