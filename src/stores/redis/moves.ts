@@ -153,10 +153,17 @@ export class MoveBatch {
   }
 
   #checks(p: number, checks: readonly Check[], nowMs: number, named: boolean): unknown[] {
-    return checks.map((check) => [
-      check.slots.map((slot) => this.#counter(p, slot)), check.at + 1, check.span, check.fixed, check.perUnit, check.clampable ? 1 : 0,
-      check.ceilings.map((ceiling) => [ceiling.refuses ? 1 : 0, this.#buckets(p, ceiling.buckets, named)]), this.#lifeMs(check.endsMs, nowMs),
-    ])
+    return checks.map((check) => {
+      const slots = check.slots.map((slot) => this.#counter(p, slot))
+      const first = slots[0]!
+      const sideBySide = slots.every((slot, i) => slot === first + 2 * i)
+      const line = [
+        first, slots.length, check.at + 1, check.span, check.fixed, check.perUnit, check.clampable ? 1 : 0,
+        check.ceilings.map((ceiling) => [ceiling.refuses ? 1 : 0, this.#buckets(p, ceiling.buckets, named)]), this.#lifeMs(check.endsMs, nowMs),
+      ]
+      if (!sideBySide) line.push(slots)
+      return line
+    })
   }
 
   #buckets(p: number, buckets: readonly Bucket[], named: boolean): unknown[] {

@@ -15,8 +15,8 @@ moves.reserve = { texts = 4, make = function(m, texts)
   local held, changes = {}, {}
   for c = 1, #checks do
     local check = checks[c]
-    held[c] = check[4] + check[5] * u
-    hold(changes, check[1][check[2]], held[c], check[8])
+    held[c] = check[5] + check[6] * u
+    hold(changes, slotOf(check, check[3]), held[c])
   end
   mayAll(changes)
   typeIs(due, 'zset')
@@ -67,10 +67,10 @@ moves.extend = { texts = 2, make = function(m, texts)
     local slots = heldSlots(r, texts[1], admissionSlots(checks), m[10])
     if not slots then return 'again\n' .. r.slots end
     local rest, changes = {}, {}
-    for c = 1, #checks do rest[c] = max(0, checks[c][4] - r.booked[c]) end
+    for c = 1, #checks do rest[c] = max(0, checks[c][5] - r.booked[c]) end
     local _, refusals = fit(checks, 0, 0, rest)
     if refusals ~= '' then return 'expired' end
-    for c = 1, #checks do hold(changes, slots[c], rest[c], checks[c][8]) end
+    for c = 1, #checks do hold(changes, slots[c], rest[c]) end
     mayAll(changes)
     typeIs(due, 'zset')
     make(changes)
@@ -88,7 +88,7 @@ moves.extend = { texts = 2, make = function(m, texts)
     local wanted, raises, rises = {}, {}, false
     for c = 1, #checks do
       -- A revived reservation has already booked a part; only the rest is held.
-      wanted[c] = max(r.held[c], checks[c][4] - (r.booked and r.booked[c] or 0))
+      wanted[c] = max(r.held[c], checks[c][5] - (r.booked and r.booked[c] or 0))
       raises[c] = wanted[c] - r.held[c]
       rises = rises or raises[c] > 0
     end
@@ -99,7 +99,7 @@ moves.extend = { texts = 2, make = function(m, texts)
         local slots = heldSlots(r, texts[1], admissionSlots(checks), m[10])
         if not slots then return 'again\n' .. r.slots end
         held = wanted
-        for c = 1, #checks do hold(changes, slots[c], raises[c], checks[c][8]) end
+        for c = 1, #checks do hold(changes, slots[c], raises[c]) end
       end
     end
   end

@@ -12,38 +12,28 @@
 
 local FORMAT = '1'
 local epoch, plain = ARGV[1], tonumber(ARGV[2])
-local concat, floor, max, min, decode = table.concat, math.floor, math.max, math.min, cjson.decode
+local concat, floor, max, min, match, decode = table.concat, math.floor, math.max, math.min, string.match, cjson.decode
 local LARGEST = 9007199254740992
 
 -- === Reading ===
 
-local raw = {}
-for first = 1, plain, 1000 do
-  local part = redis.call('MGET', unpack(KEYS, first, min(plain, first + 999)))
-  for i = 1, #part do raw[first + i - 1] = part[i] end
-end
+-- One look at everything: false is absent. The caller sends no more than one call may have.
+local raw = plain > 0 and redis.call('MGET', unpack(KEYS, 1, plain)) or {}
 
 -- MGET shows a key of another type as absent: INCRBY on it would fail when something else has been written already.
 local damaged = {}
 do
-  local absent, count = {}, 0
-  local function look()
-    if count > 0 and redis.call('EXISTS', unpack(absent)) > 0 then
-      for i = 1, plain do
-        if not raw[i] and redis.call('EXISTS', KEYS[i]) == 1 then damaged[i] = true end
-      end
-    end
-    absent, count = {}, 0
-  end
+  local present = 0
   for i = 1, plain do
-    if not raw[i] then
-      count = count + 1
-      absent[count] = KEYS[i]
-      if count == 1000 then look() end
+    if raw[i] then present = present + 1 end
+  end
+  if plain > 0 and redis.call('EXISTS', unpack(KEYS, 1, plain)) ~= present then
+    for i = 1, plain do
+      if not raw[i] and redis.call('EXISTS', KEYS[i]) == 1 then damaged[i] = true end
     end
   end
-  look()
 end
+local anyDamaged = next(damaged) ~= nil
 
 local function typeIs(other, wanted)
   local key = plain + other
@@ -54,7 +44,8 @@ local function typeIs(other, wanted)
   if damaged[key] then error('broken') end
 end
 
-local values = {}
+-- Counters that this script has looked at or changed; by how much; how long they are kept; which are pending.
+local values, deltas, lifetimes, pendings = {}, {}, {}, {}
 
 -- A counter's value; absent is 0.
 local function get(key)
@@ -62,8 +53,9 @@ local function get(key)
   if value == nil then
     if damaged[key] then error('broken') end
     local text = raw[key]
-    value = text and tonumber(text) or 0
-    if text and tonumber(text) == nil then error('broken') end
+    if not text then return 0 end
+    value = tonumber(text)
+    if value == nil then error('broken') end
     values[key] = value
   end
   return value
@@ -107,6 +99,7 @@ end
 -- home, u, deadline, checkpoint, held, counted amounts or '-', counted usage, booked amounts or '-', booked usage, corrections, slots, lines, skeleton
 
 local reservations = {}
+local OPEN = '^([^\n]*)\n(%d+)\n(%d+)\n(%d+)\n([%d,]*)\n([%d,%-]*)\n([^\n]*)\n([%d,%-]*)\n([^\n]*)\n(%d+)\n([^\n]*)\n([^\n]*)\n([^\n]*)'
 
 local function reservation(key)
   local r = reservations[key]
@@ -115,24 +108,19 @@ local function reservation(key)
   if text == nil then
     r = { state = 'none' }
   else
-    local f, n = {}, 0
-    for line in string.gmatch(text .. '\n', '([^\n]*)\n') do
-      n = n + 1
-      f[n] = line
-    end
-    if string.sub(f[1], 1, 1) ~= FORMAT then error('broken') end
-    local state = string.sub(f[1], 2)
-    if state == 'S' and n >= 2 then
-      r = { state = 'S', digest = f[2] }
+    local state, rest = match(text, '^' .. FORMAT .. '(%u)\n?(.*)')
+    if state == 'S' and rest ~= '' then
+      r = { state = 'S', digest = rest }
     elseif state == 'V' then
       r = { state = 'V' }
-    elseif (state == 'O' or state == 'E') and n >= 14 then
+    elseif state == 'O' or state == 'E' then
+      local home, u, deadline, checkpoint, held, counted, countedUsage, booked, bookedUsage, corrections, slots, lines, skeleton = match(rest, OPEN)
+      if not home then error('broken') end
       r = {
-        state = state, home = f[2], u = tonumber(f[3]), deadline = tonumber(f[4]), checkpoint = tonumber(f[5]), held = numbersOf(f[6]),
-        counted = f[7] ~= '-' and numbersOf(f[7]) or nil, countedUsage = f[8], booked = f[9] ~= '-' and numbersOf(f[9]) or nil, bookedUsage = f[10],
-        corrections = tonumber(f[11]), slots = f[12], lines = f[13], skeleton = f[14],
+        state = state, home = home, u = tonumber(u), deadline = tonumber(deadline), checkpoint = tonumber(checkpoint), held = numbersOf(held),
+        counted = counted ~= '-' and numbersOf(counted) or nil, countedUsage = countedUsage, booked = booked ~= '-' and numbersOf(booked) or nil, bookedUsage = bookedUsage,
+        corrections = tonumber(corrections), slots = slots, lines = lines, skeleton = skeleton,
       }
-      if not (r.u and r.deadline and r.checkpoint and r.corrections) then error('broken') end
     else
       error('broken')
     end
@@ -151,21 +139,27 @@ local function textOf(r)
 end
 
 -- === Arithmetic ===
--- check:   { slots, at, span, fixed, perUnit, clampable, ceilings, ttl }; a slot is the index of its settled key; at counts from 1
+-- check:   { first, count, at, span, fixed, perUnit, clampable, ceilings, ttl, slots? }. Slots are settled keys, each with pending right behind it: `count` pairs from
+--          `first` on, or, where they do not lie side by side, the list `slots`; at counts from 1
 -- ceiling: { refuses, buckets };  bucket: { ceiling or -1 for unlimited, key of its counter or 0, its name as JSON }
 
--- Settled and pending over the fullest window of `span` slots that contains the admission's.
+local function slotOf(check, i)
+  return check[10] and check[10][i] or check[1] + 2 * (i - 1)
+end
+
+-- Settled and pending over the fullest window of `span` slots that contains the admission's. Most slots are empty, so the loop looks only.
 local function useOf(check)
-  local slots = check[1]
-  local n = #slots
-  if n == 1 then return get(slots[1]), get(slots[1] + 1) end
-  local at, span = check[2], check[3]
+  local first, n, list = check[1], check[2], check[10]
+  if n == 1 then return get(first), get(first + 1) end
+  local at, span = check[3], check[4]
   local fullestSettled, fullestPending = 0, 0
-  for first = max(1, at - span + 1), min(at, max(1, n - span + 1)) do
+  for from = max(1, at - span + 1), min(at, max(1, n - span + 1)) do
     local settled, pending = 0, 0
-    for i = first, min(n, first + span - 1) do
-      settled = settled + get(slots[i])
-      pending = pending + get(slots[i] + 1)
+    for i = from, min(n, from + span - 1) do
+      local key = list and list[i] or first + 2 * (i - 1)
+      if raw[key] or values[key] or anyDamaged then settled = settled + get(key) end
+      key = key + 1
+      if raw[key] or values[key] or anyDamaged then pending = pending + get(key) end
     end
     if settled + pending > fullestSettled + fullestPending then fullestSettled, fullestPending = settled, pending end
   end
@@ -198,14 +192,14 @@ local function fit(checks, uMin, uMax, fixed)
   local u, refusals, shadowed = uMax, {}, {}
   for c = 1, #checks do
     local check = checks[c]
-    local need, perUnit, clampable = check[4], check[5], check[6] == 1
+    local need, perUnit, clampable = check[5], check[6], check[7] == 1
     if fixed then need, perUnit, clampable = fixed[c], 0, false end
     local most = need + perUnit * uMax
     -- A call that needs nothing of a meter is never refused for it.
     if most ~= 0 then
       local settled, pending = useOf(check)
       clampable = clampable and perUnit > 0
-      local ceilings = check[7]
+      local ceilings = check[8]
       for k = 1, #ceilings do
         local ceiling = ceilings[k]
         local free = freeOf(ceiling, settled)
@@ -228,17 +222,23 @@ local function fit(checks, uMin, uMax, fixed)
   return u, concat(refusals, ','), concat(shadowed, ',')
 end
 
--- Where the checks stand: per check its slots' settled and pending, then the counters of later buckets. Balances are made of it by standing.ts.
+-- Where the checks stand: per check its slots' settled and pending, then the counters of later buckets; nothing for 0. Balances are made of it by standing.ts.
+-- What has not been changed goes out as the text that it is.
 local function standingOf(checks)
   local out, n = {}, 0
   for c = 1, #checks do
-    local slots = checks[c][1]
-    for i = 1, #slots do
-      out[n + 1] = whole(get(slots[i]))
-      out[n + 2] = whole(get(slots[i] + 1))
+    local check = checks[c]
+    local first, list = check[1], check[10]
+    for i = 1, check[2] do
+      local key = list and list[i] or first + 2 * (i - 1)
+      local value = deltas[key] and whole(values[key]) or raw[key] or ''
+      out[n + 1] = value == 0 and '' or value
+      key = key + 1
+      value = deltas[key] and whole(values[key]) or raw[key] or ''
+      out[n + 2] = value == 0 and '' or value
       n = n + 2
     end
-    local ceilings = checks[c][7]
+    local ceilings = check[8]
     for k = 1, #ceilings do
       local buckets = ceilings[k][2]
       for b = 2, #buckets do
@@ -252,7 +252,6 @@ end
 
 -- === Deciding and writing ===
 
-local deltas, lifetimes, pendings = {}, {}, {}
 local changed, writes = {}, {}
 
 -- May this counter be changed by this? Asked for every change of a move before the first one is made.
@@ -287,11 +286,12 @@ local function make(changes)
   end
 end
 
-local function hold(changes, slot, amount, ttl)
+-- What is pending needs no end of its own: it is deleted when nothing is.
+local function hold(changes, slot, amount)
   pendings[slot + 1] = true
   -- Nothing frees more than it held: else the pending counter was damaged.
   if amount < 0 and get(slot + 1) + amount < 0 then error('broken') end
-  changes[#changes + 1] = { slot + 1, amount, ttl }
+  changes[#changes + 1] = { slot + 1, amount, 0 }
 end
 
 local function keep(key, r, ttl)
@@ -365,7 +365,7 @@ end
 
 -- The buckets that are drawn: of the first ceiling that refuses, else of the first.
 local function drawnBuckets(check)
-  local ceilings = check[7]
+  local ceilings = check[8]
   for k = 1, #ceilings do
     if ceilings[k][1] == 1 then return ceilings[k][2] end
   end
@@ -394,7 +394,7 @@ end
 
 local function admissionSlots(checks)
   local slots = {}
-  for c = 1, #checks do slots[c] = checks[c][1][checks[c][2]] end
+  for c = 1, #checks do slots[c] = slotOf(checks[c], checks[c][3]) end
   return slots
 end
 

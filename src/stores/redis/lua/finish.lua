@@ -15,8 +15,8 @@ local function append(last, events, nowMs, record)
   writes[#writes + 1] = fields
 end
 
-local function freed(changes, r, slots, ttl)
-  for i = 1, #slots do hold(changes, slots[i], -r.held[i], ttl) end
+local function freed(changes, r, slots)
+  for i = 1, #slots do hold(changes, slots[i], -r.held[i]) end
 end
 
 -- ['settle', epoch, reservation, due, last, events, id, now, forgotten, checks, amounts, told or null, ttl], slots, digest, usage, body
@@ -37,10 +37,10 @@ moves.settle = { texts = 4, make = function(m, texts)
   for c = 1, #checks do
     local check = checks[c]
     local settled, pending = useOf(check)
-    draw(changes, drawn, overruns, check[1][check[2]], settled, pending, drawnBuckets(check), check[8],
+    draw(changes, drawn, overruns, slotOf(check, check[3]), settled, pending, drawnBuckets(check), check[9],
       amounts[c] - (booked and booked[c] or 0), open and r.held[c] or 0)
   end
-  if open then freed(changes, r, slots, 0) end
+  if open then freed(changes, r, slots) end
   mayAll(changes)
   typeIs(due, 'zset')
   typeIs(events, 'stream')
@@ -70,7 +70,7 @@ moves.void = { texts = 1, make = function(m, texts)
   if r.state == 'O' then
     local slots = heldSlots(r, texts[1], m[7], m[8])
     if not slots then return 'again\n' .. r.slots end
-    freed(changes, r, slots, 0)
+    freed(changes, r, slots)
     mayAll(changes)
     typeIs(due, 'zset')
     make(changes)
@@ -100,7 +100,7 @@ moves.expire = { texts = 1, make = function(m, texts)
     slots[i] = line[1]
     draw(changes, drawn, overruns, line[1], get(line[1]), get(line[1] + 1), line[2], line[3], amounts[i] - (r.booked and r.booked[i] or 0), r.held[i])
   end
-  freed(changes, r, slots, 0)
+  freed(changes, r, slots)
   mayAll(changes)
   typeIs(due, 'zset')
   typeIs(events, 'stream')
