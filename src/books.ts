@@ -1,8 +1,9 @@
 import { AccountChanges } from './accounts/account-changes.ts'
 import { StoredKeyDirectory } from './accounts/key-directory.ts'
 import type { AdminParts, RunningGateway } from './admin/route.ts'
+import { withTime } from './clock.ts'
 import type { Clock } from './clock.ts'
-import type { Config, StoreConfig } from './config/config.ts'
+import type { Config } from './config/config.ts'
 import { Deliveries } from './deliveries.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
@@ -14,6 +15,8 @@ import type { Writable } from 'node:stream'
 /** The store with everything that reads and changes it, apart from calls: what a gateway and a command without a gateway have in common. */
 export interface Books {
   readonly store: Store
+  /** The time that everybody who shares the store goes by. */
+  readonly clock: Clock
   readonly directory: StoredKeyDirectory
   readonly changes: AccountChanges
   readonly deliveries: Deliveries
@@ -43,14 +46,15 @@ export class BooksUnavailable extends Error {
 const rememberMs = 3_600_000
 
 export async function openBooks(config: Config, parts: BooksParts): Promise<Books> {
-  const { clock, random, log, metrics, stdout } = parts
-  const store = await openStore(config, parts)
+  const { random, log, metrics, stdout } = parts
+  const store = await openStoreOf(config, parts)
+  const clock = store.nowMs === undefined ? parts.clock : withTime(parts.clock, () => store.nowMs?.() ?? parts.clock.nowMs())
   try {
     const directory = await StoredKeyDirectory.open(store.records, config, clock)
     const changes = new AccountChanges(store.records, directory, clock, random)
     const deliveries = new Deliveries({ outbox: store.outbox, clock, random, log, metrics, stdout })
     return {
-      store, directory, changes, deliveries,
+      store, clock, directory, changes, deliveries,
       adminParts: (current, gateway) => ({
         config: current, directory, changes, outbox: store.outbox, clock, gateway,
         storeStatus: () => store.status(),
@@ -69,23 +73,17 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
   }
 }
 
-async function openStore({ store, server, upstreams, events }: Config, { clock, log, adminAddress, acceptLoss }: BooksParts): Promise<Store> {
+async function openStoreOf({ store, server, upstreams, events }: Config, { clock, random, log, adminAddress, acceptLoss }: BooksParts): Promise<Store> {
   const longestMs = Math.max(server.timeouts.totalMs, ...[...upstreams.values()].map(({ timeouts }) => timeouts?.totalMs ?? 0))
-  const common = { clock, forgetAfterMs: longestMs + rememberMs, hotMs: events.hotMs, acceptLoss: acceptLoss ?? false }
   try {
-    return await openKind(store, common, log, adminAddress)
+    const { openStore } = await import('./stores/index.ts')
+    return await openStore(store, {
+      clock, random, log, forgetAfterMs: longestMs + rememberMs, hotMs: events.hotMs, acceptLoss: acceptLoss ?? false, ...(adminAddress === undefined ? {} : { adminAddress }),
+    })
   } catch (error) {
-    const known = error instanceof StoreUnavailable || (error instanceof Error && ['DirectoryRefused', 'JournalDamaged'].includes(error.name))
+    const known = error instanceof StoreUnavailable || (error instanceof Error && ['DirectoryRefused', 'JournalDamaged', 'StoreRefused'].includes(error.name))
     const advice = error instanceof Error && error.name === 'JournalDamaged' ? '; `tallygate store repair` writes what can be read to a copy, with a report' : ''
     if (known) throw new BooksUnavailable(`${error.message}${advice}`, { cause: error })
     throw error
   }
-}
-
-async function openKind(store: StoreConfig, common: { clock: Clock; forgetAfterMs: number; hotMs: number; acceptLoss: boolean }, log: Log, adminAddress: string | undefined): Promise<Store> {
-  const { STORES } = await import('./stores/index.ts')
-  const found = STORES.find(({ name }) => name === store.kind)
-  if (found === undefined) throw new BooksUnavailable(`the ${store.kind} store is not in this release; use embedded:DIR or memory:`)
-  const place = store.kind === 'embedded' ? { dir: store.dir, synchronous: store.synchronous } : { dir: '', synchronous: 'full' as const }
-  return found.open({ ...common, ...place, log, ...(adminAddress === undefined ? {} : { adminAddress }) })
 }

@@ -45,3 +45,15 @@ class SystemClock implements Clock {
 }
 
 export const systemClock: Clock = new SystemClock()
+
+/** `clock`, but for what time it is: where several gateways share a store, they go by one. */
+export function withTime(clock: Clock, nowMs: () => number): Clock {
+  return {
+    nowMs,
+    monotonicMs: () => clock.monotonicMs(),
+    after: (delayMs, task, options) => clock.after(delayMs, task, options),
+    every: (periodMs, task) => clock.every(periodMs, task),
+    sleep: (delayMs) => clock.sleep(delayMs),
+    ...(clock.afterTurn === undefined ? {} : { afterTurn: (task: () => void) => clock.afterTurn?.(task) }),
+  }
+}

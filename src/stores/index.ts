@@ -1,10 +1,39 @@
+import type { Clock } from '../clock.ts'
+import type { StoreConfig } from '../config/config.ts'
+import type { Log } from '../log.ts'
+import type { Random } from '../random.ts'
 import { openEmbedded } from './embedded/embedded.ts'
 import { openMemory } from './memory/memory.ts'
+import type { Store } from './store.ts'
 
 export { repair } from './embedded/repair.ts'
 
-/** Every store, by the name that the configuration uses. */
-export const STORES = [
-  { name: 'embedded', open: openEmbedded },
-  { name: 'memory', open: openMemory },
-] as const
+/** What every store is opened with. */
+export interface Opening {
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  /** How long a closed reservation is remembered: the longest exchange and an hour. */
+  readonly forgetAfterMs: number
+  /** How long delivered events stay readable. */
+  readonly hotMs: number
+  /** The operator has said that acknowledged moves may be missing. */
+  readonly acceptLoss: boolean
+  /** Told to whoever finds the store taken. */
+  readonly adminAddress?: string
+}
+
+/** Every store, by the name that the configuration uses. A package that only one of them needs is loaded with it. */
+const stores: { readonly [Kind in StoreConfig['kind']]: (config: Extract<StoreConfig, { kind: Kind }>, opening: Opening) => Promise<Store> } = {
+  embedded: ({ dir, synchronous }, opening) => openEmbedded({ ...opening, dir, synchronous }),
+  memory: (_config, opening) => openMemory(opening),
+  redis: async ({ url, spool, prefix, partitions, deadlineMs, durability, confirm, eventsMax }, opening) => {
+    const { openRedis } = await import('./redis/redis.ts')
+    return openRedis({ ...opening, url, prefix, partitions, deadlineMs, durability, confirm, eventsMax, memoryDir: spool })
+  },
+}
+
+/** Throws StoreUnavailable, or an error of the store's own whose message is a sentence for the operator. */
+export function openStore(config: StoreConfig, opening: Opening): Promise<Store> {
+  return (stores[config.kind] as (config: StoreConfig, opening: Opening) => Promise<Store>)(config, opening)
+}

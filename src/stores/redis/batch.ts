@@ -1,3 +1,4 @@
+import type { Clock } from '../../clock.ts'
 import { StoreUnavailable } from '../store.ts'
 import type { LinkOptions, RedisLink, Script } from './link.ts'
 import { MoveBatch, type MoveRules } from './moves.ts'
@@ -22,11 +23,13 @@ class Lane {
   readonly #script: Script
   readonly #rules: MoveRules
   readonly #options: LinkOptions
+  readonly #afterTurn: (task: () => void) => void
   #waiting: Waiting[] = []
   #calls = 0
   #scheduled = false
 
-  constructor(link: RedisLink, script: Script, rules: MoveRules, options: LinkOptions) {
+  constructor(link: RedisLink, script: Script, rules: MoveRules, options: LinkOptions, clock: Clock) {
+    this.#afterTurn = (task) => (clock.afterTurn === undefined ? queueMicrotask(task) : clock.afterTurn(task))
     this.#link = link
     this.#script = script
     this.#rules = rules
@@ -39,7 +42,7 @@ class Lane {
     if (this.#scheduled || this.#calls >= CALLS_MAX) return
     this.#scheduled = true
     // At the end of this turn of the event loop: everything that it brings travels together.
-    setImmediate(() => {
+    this.#afterTurn(() => {
       this.#scheduled = false
       this.#flush()
     })
@@ -86,9 +89,9 @@ export class Batcher {
   readonly #lanes = new Map<number, Lane>()
   readonly #clustered: boolean
 
-  constructor(link: RedisLink, script: Script, rules: MoveRules, options: LinkOptions = {}) {
+  constructor(link: RedisLink, script: Script, rules: MoveRules, options: LinkOptions, clock: Clock) {
     this.#clustered = link.clustered
-    this.#make = () => new Lane(link, script, rules, options)
+    this.#make = () => new Lane(link, script, rules, options, clock)
   }
 
   /** `write` puts the move into a batch. Gives the script's answer to it; rejects as RedisLink does. */

@@ -157,7 +157,7 @@ export class MoveBatch {
       const slots = check.slots.map((slot) => this.#counter(p, slot))
       const first = slots[0]!
       const sideBySide = slots.every((slot, i) => slot === first + 2 * i)
-      const line = [
+      const line: unknown[] = [
         first, slots.length, check.at + 1, check.span, check.fixed, check.perUnit, check.clampable ? 1 : 0,
         check.ceilings.map((ceiling) => [ceiling.refuses ? 1 : 0, this.#buckets(p, ceiling.buckets, named)]), this.#lifeMs(check.endsMs, nowMs),
       ]

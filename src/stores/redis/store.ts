@@ -77,8 +77,8 @@ export class RedisStore implements Store {
     this.#epoch = meta.epoch
     const rules = { keys, epoch: () => this.#epoch, forgetAfterMs, timeOf }
     const options = confirm === null ? {} : { confirm }
-    this.#admit = new Batcher(link, admitScript, rules, options)
-    this.#finish = new Batcher(link, finishScript, rules, options)
+    this.#admit = new Batcher(link, admitScript, rules, options, clock)
+    this.#finish = new Batcher(link, finishScript, rules, options, clock)
     this.#stops = [
       link.onServerChange(() => void this.#repeatRecent()),
       clock.every(WATCH_MS, () => void this.#watchEpoch()),
