@@ -44,7 +44,8 @@ export class AddressUnavailable extends Error {
 
 /** Callers are answered by this process. Throws AddressUnavailable, or BooksUnavailable when its spool cannot be had. */
 export async function openFront(parts: FrontParts): Promise<Front> {
-  const { config, books, clock, random, log, metrics } = parts
+  const { config, books, random, log, metrics } = parts
+  const { clock } = books
   const spool = await spoolOf(parts)
   const gateway = new Gateway({
     config, keys: books.directory, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
