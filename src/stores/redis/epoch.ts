@@ -57,8 +57,8 @@ export async function openMeta({ link, prefix, partitions, newEpoch, nowMs, know
   }
   if (meta.state === 'ready' && acceptLoss) {
     if (await isDamaged(link, prefix, meta)) meta = { ...meta, epoch: newEpoch(), state: 'making', accepted: true }
-    // Other gateways that still know the old epoch may go on as well.
-    else if (knownEpoch !== null && knownEpoch !== meta.epoch) meta = { ...meta, accepted: true }
+    // Other gateways that still know an older epoch may go on as well.
+    else meta = { ...meta, accepted: true }
     await link.command(key, 'SET', [key, JSON.stringify(meta)])
   }
   if (meta.state === 'making') meta = await finishMaking(link, key, prefix, meta)
