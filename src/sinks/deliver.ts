@@ -82,7 +82,7 @@ export class Delivery {
     const lag = await outbox.lag(sink.name)
     metrics.outboxLag.set({ sink: sink.name }, lag.count)
     metrics.outboxAge.set({ sink: sink.name }, lag.oldestMs === null ? 0 : Math.max(0, clock.nowMs() - lag.oldestMs) / 1000)
-    metrics.dead.set({ sink: sink.name }, (await outbox.dead(sink.name)).length)
+    metrics.dead.set({ sink: sink.name }, await outbox.deadCount(sink.name))
   }
 
   async #run(): Promise<void> {

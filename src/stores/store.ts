@@ -57,13 +57,15 @@ export interface Outbox {
   /** Keeps the record with its reason in the list of the dead; the cursor is moved by `advance`. */
   bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void>
   dead(consumer?: string): Promise<readonly DeadEntry[]>
+  /** How many of the consumer's are dead: asked all the time, where the list is for people. */
+  deadCount(consumer: string): Promise<number>
   /** Forgets dead records, once delivered again. */
   exhume(ids: readonly { readonly consumer: string; readonly position: Position }[]): Promise<void>
   /** Any records after `from` (null: the oldest kept), for tail, replay, reports. Needs no lease. */
   scan(from: Position | null, count: number): Promise<readonly OutboxEntry[]>
   /** The position just before the first record written at or after `atMs`. */
   positionAt(atMs: number): Promise<Position | null>
-  /** Moves a consumer's cursor back, so that it delivers again. */
+  /** Moves a consumer's cursor back, so that it delivers again; never forward, over what it has not delivered. Whoever holds its lease has lost it. */
   rewind(consumer: string, to: Position | null): Promise<void>
   /** Records not yet delivered, and the instant of the oldest. */
   lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }>

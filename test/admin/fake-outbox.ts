@@ -32,6 +32,9 @@ export class FakeOutbox implements Outbox {
   dead(): Promise<DeadEntry[]> {
     return Promise.resolve([])
   }
+  deadCount(): Promise<number> {
+    return Promise.resolve(0)
+  }
   lease(): Promise<undefined> {
     return Promise.resolve(undefined)
   }

@@ -464,6 +464,9 @@ class OutboxLink implements Outbox {
   dead(consumer?: string): Promise<readonly DeadEntry[]> {
     return this.#link.carry('dead', () => this.#server.dead(consumer))
   }
+  deadCount(consumer: string): Promise<number> {
+    return this.#link.carry('deadCount', () => this.#server.deadCount(consumer))
+  }
   exhume(ids: readonly { readonly consumer: string; readonly position: Position }[]): Promise<void> {
     return this.#link.carry('exhume', () => this.#server.exhume(ids))
   }

@@ -116,3 +116,47 @@ t.test('stopping in the middle loses nothing: another one goes on from the curso
   t.ok(await next.flush(systemClock.nowMs() + 5_000), 'flush tells when nothing is left')
   t.same(got, ids)
 })
+
+t.test('while another delivers the lease is asked for once a second, however much is appended, and nothing is waited for; it is handed over at the end', async (t) => {
+  const store = await openMemory({ clock: systemClock, forgetAfterMs: 3_600_000, hotMs: 3_600_000 })
+  t.teardown(() => store.close())
+  const got: Record<string, string[]> = { a: [], b: [] }
+  let asked = 0
+  const lease = store.outbox.lease.bind(store.outbox)
+  store.outbox.lease = (consumer, holder, ...rest) => {
+    if (holder === 'b') asked += 1
+    return lease(consumer, holder, ...rest)
+  }
+  const deliveryOf = (holder: string, deliver: Deliver): Delivery => new Delivery({
+    sink: { name: 'one', batchMax: 10, deliver, close: async () => undefined },
+    outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), holder,
+  })
+  const take = (holder: string): Deliver => async (batch) => {
+    got[holder]!.push(...batch.map((event) => event.id))
+    return all(batch)
+  }
+  const a = deliveryOf('a', take('a'))
+  const b = deliveryOf('b', take('b'))
+  a.start()
+  const add = async (count: number): Promise<void> => {
+    for (let i = 0; i < count; i++) {
+      const nowMs = systemClock.nowMs()
+      const checks = [check('tokens', null, 10)]
+      await store.settle(settleOf(newId(nowMs), nowMs, 'acme', checks, [7]))
+    }
+  }
+  await add(1)
+  await waitFor('the first holder', () => got['a']!.length === 1)
+  b.start()
+  await waitFor('the second to ask', () => asked === 1)
+  await add(100)
+  t.equal(await b.flush(systemClock.nowMs() + 5_000), true, 'what another delivers is not waited for')
+  await waitFor('all of it', () => got['a']!.length === 101)
+  t.ok(asked <= 2, `asked ${asked} times`)
+  await a.stop()
+  const startMs = performance.now()
+  await add(1)
+  await waitFor('the second to take over', () => got['b']!.length === 1)
+  t.ok(performance.now() - startMs < 2_000, 'although the lease would have lasted for half a minute')
+  await b.stop()
+})

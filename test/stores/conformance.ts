@@ -299,6 +299,7 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     c.t.match(await outbox.dead('sink'), [{ consumer: 'sink', position: entry!.position, reason: 'the receiver says 422', buriedMs: c.now + 5, record: { id } }])
     c.t.equal((await outbox.dead()).length, 1)
     c.t.same(await outbox.dead('other'), [])
+    c.t.same([await outbox.deadCount('sink'), await outbox.deadCount('other')], [1, 0])
     await outbox.exhume([{ consumer: 'sink', position: entry!.position }])
     c.t.same(await outbox.dead(), [])
   })
@@ -318,6 +319,7 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     const fence = (await outbox.lease('sink', 'me', c.now, c.now + 60_000))!
     await outbox.advance(fence, all)
     await outbox.rewind('sink', all[3]!.position)
+    await outbox.rewind('sink', all[5]!.position)
     const again = (await outbox.lease('sink', 'me', c.now, c.now + 60_000))!
     c.t.same((await outbox.read(again, 10)).map((entry) => entry.record.usage.total_tokens), [4, 5])
     await outbox.rewind('sink', null)

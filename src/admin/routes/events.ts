@@ -119,8 +119,8 @@ export const eventRoutes: readonly Route[] = [
       const sinks = []
       for (const { name, type } of config().sinks) {
         const lag = await outbox.lag(name)
-        const dead = await outbox.dead(name)
-        sinks.push({ name, type, waiting: lag.count, oldest_at: lag.oldestMs === null ? null : new Date(lag.oldestMs).toISOString(), dead: dead.length })
+        const dead = await outbox.deadCount(name)
+        sinks.push({ name, type, waiting: lag.count, oldest_at: lag.oldestMs === null ? null : new Date(lag.oldestMs).toISOString(), dead })
       }
       return { sinks }
     },

@@ -68,6 +68,10 @@ export class LocalOutbox implements Outbox {
     return dead.map((one) => ({ ...entryOf(one), consumer: one.consumer, reason: one.reason, buriedMs: one.buriedMs }))
   }
 
+  async deadCount(consumer: string): Promise<number> {
+    return (await this.#journal.dead(consumer)).length
+  }
+
   async exhume(ids: readonly { readonly consumer: string; readonly position: Position }[]): Promise<void> {
     await this.#journal.change(ids.map(({ consumer, position }) => ({ kind: 'exhume', consumer, ordinal: ordinalOf(position) })))
   }
@@ -84,7 +88,8 @@ export class LocalOutbox implements Outbox {
   async rewind(consumer: string, to: Position | null): Promise<void> {
     // Whoever is delivering now would move the cursor forward again over what is to be repeated: his fence ends here.
     this.#leases.delete(consumer)
-    await this.#move(consumer, to === null ? this.#journal.trimmedThrough : Math.min(ordinalOf(to), this.#journal.lastOrdinal))
+    const ordinal = to === null ? this.#journal.trimmedThrough : ordinalOf(to)
+    if (ordinal < this.#cursor(consumer)) await this.#move(consumer, ordinal)
   }
 
   async lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }> {

@@ -8,8 +8,8 @@ import { crc32 } from 'node:zlib'
  * | `P:{books}:meta` | string | JSON: format, partitions, epoch | never |
  * | `P:{books}:records:KIND` | hash | id → JSON document | never |
  * | `P:{books}:changes` | stream | kind and id of each changed document | the last 10,000 |
- * | `P:{books}:lease:NAME` | hash | holder, token, until: who does a thing that only one may do | never |
- * | `P:{books}:consumers` | hash | consumer → what is known of it over all partitions | never |
+ * | `P:{books}:lease:NAME` | hash | holder, token, until: who does a thing that only one may do: `consumer:SINK`, `housekeeping` (which adds `undelivered`, events that wait) | never |
+ * | `P:{books}:consumers` | hash | consumer → when a replica last had it configured, JSON | never |
  * | `P:{books}:dead` | hash | consumer and position → a record that was refused for good, with the reason | once delivered |
  * | `P:{pN}:epoch` | string | the epoch in which this partition was made: absent or another, its counts are lost | never |
  * | `P:{pN}:s:COUNTER` | string | settled, an integer | window's end + forget_after + margin |

@@ -30,6 +30,8 @@ const rewindScript = loadScript('outbox-rewind', ['outbox.lua', 'outbox-rewind.l
 const buryScript = loadScript('outbox-bury', ['outbox-bury.lua'], always)
 
 const READ_MAX = 1_000
+/** Asked of a partition at least, if it has that many: every partition of a batch costs a command and a script. */
+const SHARE_LEAST = 8
 /** How often other replicas' events are looked for. */
 const POLL_MS = 1_000
 /** Dead events handed out at once, at most: their list is for people. */
@@ -111,7 +113,7 @@ export class RedisOutbox implements Outbox {
       return cursor === undefined || last.ordinal < cursor.ordinal || (last.ordinal === cursor.ordinal && last.ms !== cursor.ms)
     })
     await this.#claim(fence, claim, fresh.map(({ partition }) => partition), failures)
-    const behind = known.filter(({ partition, last }) => (claim.cursors.get(partition)?.ordinal ?? Infinity) < last.ordinal).map(({ partition }) => partition)
+    const behind = new Map(known.filter(({ partition, last }) => (claim.cursors.get(partition)?.ordinal ?? Infinity) < last.ordinal).map(({ partition, last }) => [partition, last.ordinal]))
     const entries = await this.#readBehind(fence, claim, behind, Math.min(count, READ_MAX), failures)
     // What some partitions do not give must not look like the end of it.
     if (entries.length === 0 && failures.length > 0) throw failures[0]!
@@ -172,6 +174,12 @@ export class RedisOutbox implements Outbox {
       cursor = next
     } while (cursor !== '0' && found.size < DEAD_MAX)
     return [...found.values()].sort((a, b) => (a.position < b.position ? -1 : a.position > b.position ? 1 : 0))
+  }
+
+  async deadCount(consumer: string): Promise<number> {
+    const key = this.#keys.dead()
+    const fields = await this.#link.command(key, 'HKEYS', [key]) as readonly string[]
+    return fields.filter((field) => field.slice(field.indexOf(' ') + 1) === consumer).length
   }
 
   async exhume(ids: readonly { readonly consumer: string; readonly position: Position }[]): Promise<void> {
@@ -307,33 +315,24 @@ export class RedisOutbox implements Outbox {
 
   // === Reading ===
 
-  /** From partitions with news, the same share of each, until enough is found. */
-  async #readBehind(fence: Fence, claim: Claim, behind: readonly number[], wanted: number, failures: Error[]): Promise<OutboxEntry[]> {
+  /** From partitions with news, given with their last ordinals, until enough is found. */
+  async #readBehind(fence: Fence, claim: Claim, behind: ReadonlyMap<number, number>, wanted: number, failures: Error[]): Promise<OutboxEntry[]> {
     const found: OutboxEntry[] = []
-    const from = new Map<number, EventId>()
     const gapped = new Set<number>()
-    let open = [...behind.filter((partition) => partition >= claim.turn), ...behind.filter((partition) => partition < claim.turn)]
-    claim.turn = (open[Math.min(wanted, open.length) - 1] ?? -1) + 1
-    while (found.length < wanted && open.length > 0) {
-      const asked = open.slice(0, wanted - found.length)
-      const later = open.slice(asked.length)
-      const share = Math.floor((wanted - found.length) / asked.length)
-      const pages = await this.#link.commands(asked.map((partition) => {
-        return this.#range(partition, `(${eventIdText(from.get(partition) ?? claim.cursors.get(partition)!)}`, share)
-      }))
+    for (let open = behind; open.size > 0 && found.length < wanted;) {
+      const shares = this.#shares(claim, open, wanted - found.length)
+      const asked = [...shares].map(([partition, count]) => ({ partition, count, cursor: claim.cursors.get(partition)! }))
+      const pages = await this.#link.commands(asked.map(({ partition, count, cursor }) => this.#range(partition, `(${eventIdText(cursor)}`, count)))
       const missing: number[] = []
-      const more: number[] = []
-      for (const [i, partition] of asked.entries()) {
+      for (const [i, { partition, cursor }] of asked.entries()) {
         const page = pages[i]
         if (page instanceof Error) {
           failures.push(page)
           continue
         }
         const entries = page as readonly StreamEntry[]
-        const before = from.get(partition) ?? claim.cursors.get(partition)!
-        const next = entries[0] === undefined ? null : toEventId(entries[0][0])
         // Removed in the meantime: the cursor is to be moved and the gap told. Once is enough: a hole that stays is one that somebody made by hand.
-        if ((next === null || next.ordinal !== before.ordinal + 1) && !from.has(partition) && !gapped.has(partition)) {
+        if ((entries[0] === undefined || toEventId(entries[0][0]).ordinal !== cursor.ordinal + 1) && !gapped.has(partition)) {
           gapped.add(partition)
           missing.push(partition)
           continue
@@ -345,14 +344,33 @@ export class RedisOutbox implements Outbox {
             break
           }
           found.push(read)
-          from.set(partition, toEventId(entry[0]))
         }
-        if (entries.length === share && from.get(partition)?.ordinal === toEventId(entries.at(-1)![0]).ordinal) more.push(partition)
       }
       await this.#claim(fence, claim, missing, failures)
-      open = [...later, ...missing.filter((partition) => claim.cursors.has(partition)), ...more]
+      open = new Map(missing.filter((partition) => claim.cursors.has(partition)).map((partition) => [partition, behind.get(partition)!]))
     }
     return found.sort((a, b) => (a.position < b.position ? -1 : 1))
+  }
+
+  /** How many events to ask of each partition: as many as it has, but of each the same share before any gives more; and who got none comes first the next time. */
+  #shares(claim: Claim, behind: ReadonlyMap<number, number>, wanted: number): Map<number, number> {
+    const shares = new Map<number, number>()
+    let left = wanted
+    let open = [...behind].map(([partition, last]) => ({ partition, waiting: last - claim.cursors.get(partition)!.ordinal }))
+    open = [...open.filter(({ partition }) => partition >= claim.turn), ...open.filter(({ partition }) => partition < claim.turn)]
+    while (left > 0 && open.some(({ waiting }) => waiting > 0)) {
+      open = open.filter(({ waiting }) => waiting > 0)
+      const share = Math.max(SHARE_LEAST, Math.floor(left / open.length))
+      for (const one of open) {
+        const count = Math.min(share, one.waiting, left)
+        if (count === 0) break
+        shares.set(one.partition, (shares.get(one.partition) ?? 0) + count)
+        one.waiting -= count
+        left -= count
+        claim.turn = one.partition + 1
+      }
+    }
+    return shares
   }
 
   /** Makes cursors obey the fence and learns where they stand; what fails is added to `failures`. */
