@@ -45,6 +45,8 @@ class WorkerProcess {
   /** One configuration after the other, in the order in which they came. */
   #last: Promise<void> = Promise.resolve()
   #stopping: Promise<void> | null = null
+  /** The primary has said once that this is the end. */
+  #told = false
   #finish: (code: number) => void = () => undefined
 
   constructor(parts: WorkerParts) {
@@ -77,8 +79,9 @@ class WorkerProcess {
         void this.#metrics.snapshot().then((snapshot) => tell({ kind: 'metrics', question: message.question, snapshot }))
         break
       case 'stop':
-        if (this.#stopping === null) this.#stop()
-        else void this.#front?.drain()
+        if (this.#told) void this.#front?.drain()
+        this.#told = true
+        this.#stop()
     }
   }
 

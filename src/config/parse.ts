@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto'
+import { join } from 'node:path'
 import { METERS, meterName } from '../metering/meter.ts'
 import type { BuiltinMeter, WeightedMeter } from '../metering/meter.ts'
 import type { Limit } from '../metering/limits/limit.ts'
@@ -29,6 +30,7 @@ const defaultPolicy: Policy = {
   reserve: 'worst_case', outputDefault: 4_096, onInsufficient: 'clamp', clampFloor: 1_024, onDisconnect: 'cancel', countFailed: false, storeDown: { kind: 'deny' }, waitMs: 0,
 }
 const levelsMax = 4
+const archiveFileBytes = 256 * 1_048_576
 const nothing: readonly never[] = Object.freeze([])
 const noEntitlements: Partial<Entitlements> = Object.freeze({})
 const noLabels: Readonly<Record<string, string>> = Object.freeze({})
@@ -81,13 +83,14 @@ class Parser {
     }
     const store = this.#store()
     this.#checkWorkers(server, store)
+    this.#checkKeep()
     for (const [name, plan] of plans) {
       const rawPlan = raw.plans.get(name)
       if (rawPlan !== undefined) warnOfOutages(plan, rawPlan, store, this.#report)
     }
     const content = {
       server, admin: this.#admin(server.listen), store, upstreams, models, plans, accounts: this.#accounts, keys,
-      sinks: this.#sinks(), events: this.#events(), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
     return freeze({ ...content, version, files: this.#files })
@@ -204,8 +207,12 @@ class Parser {
 
   #events(): EventsConfig {
     const raw = this.#raw.events
-    if (raw !== null && raw.keep !== null && raw.archive === null) this.#report.problem(this.#at(raw, 'keep'), pathOf(raw.trail, 'keep'), 'says how long the files of the archive are kept, and there is no archive; give archive too, or did you mean "hot"?')
     return { hotMs: raw?.hot ?? 86_400_000, archive: raw?.archive ?? null, keepMs: raw?.keep ?? 90 * 86_400_000 }
+  }
+
+  #checkKeep(): void {
+    const raw = this.#raw.events
+    if (raw !== null && raw.keep !== null && raw.archive === null) this.#report.problem(this.#at(raw, 'keep'), pathOf(raw.trail, 'keep'), 'says how long the files of the archive are kept, and there is no archive; give archive too, or did you mean "hot"?')
   }
 
   /** An embedded store and one in memory belong to one process: others would each admit the whole limit. */
@@ -511,6 +518,20 @@ class Parser {
       const raw = this.#raw.plans.get(name)
       if (limit !== undefined && raw !== undefined) this.#report.warn(raw.node, raw.trail, `${limit.name} is per end user, but the key ${key} has no end_user_from: its callers all count as one`)
     }
+  }
+
+  /** The archive is a file sink like any other, with a name and a lifetime of its own. */
+  #archive(): readonly SinkConfig[] {
+    const raw = this.#raw.events
+    const { archive, keepMs } = this.#events()
+    if (raw === null || archive === null) return []
+    const name = 'archive'
+    const path = join(archive, 'events.ndjson')
+    for (const sink of this.#raw.sinks) {
+      if (sink.name === name) this.#report.problem(this.#at(sink, 'name'), pathOf(sink.trail, 'name'), 'is the name of the archive that events.archive asks for; choose another')
+      if (isFileSink(sink) && join(sink.path) === path) this.#report.problem(this.#at(sink, 'path'), pathOf(sink.trail, 'path'), 'is the file of the archive that events.archive asks for; every sink needs its own')
+    }
+    return [{ name, type: 'file', settings: { path, maxBytes: archiveFileBytes, daily: true, keepMs } }]
   }
 
   #sinks(): readonly SinkConfig[] {

@@ -177,7 +177,7 @@ export function restartNeeded(before: Config, after: Config): readonly string[] 
     ['server.workers', (config) => config.server.workers],
     ['admin.listen', (config) => config.admin.listen],
     ['store', (config) => config.store],
-    ['events', (config) => config.events],
+    ['events.hot', (config) => config.events.hotMs],
     ['instance', (config) => config.instance],
   ]
   return fixed.filter(([, part]) => JSON.stringify(part(before)) !== JSON.stringify(part(after))).map(([name]) => name)

@@ -188,7 +188,7 @@ const store = either(storeUrl, object({
 
 const events = object({
   hot: optional(duration('hot', 60_000, 366 * dayMs), dayMs, 'How long delivered events stay at hand in the store. Default 1d.'),
-  archive: optional(path, null, 'A folder for delivered events, as files of one JSON event a line. Default none.'),
+  archive: optional(path, null, 'A folder for every event, as files of one JSON event a line: a file sink named archive. Default none.'),
   keep: optional(duration('keep', dayMs, 3_660 * dayMs), null, 'How long those files are kept. Default 90d.'),
 })
 

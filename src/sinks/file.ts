@@ -1,5 +1,5 @@
 import { constants } from 'node:fs'
-import { mkdir, open, readdir, rename, stat, type FileHandle } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { Clock } from '../clock.ts'
 import type { UsageEvent } from '../metering/event.ts'
@@ -11,20 +11,28 @@ export interface FileSettings {
   readonly maxBytes: number
   /** A new file is begun every day (UTC). */
   readonly daily: boolean
+  /** Files begun before this long ago are removed, ms; absent: none is. */
+  readonly keepMs?: number
 }
+
+const DAY_MS = 86_400_000
+/** Appending, so that a gateway that was stopped in the middle of a batch and goes on later overwrites nobody's lines. */
+const MODE = constants.O_RDWR | constants.O_CREAT | constants.O_APPEND
 
 /** How much of the file's end is read at the start, to find what had been written before a crash: more than any batch. */
 const TAIL_BYTES = 8 * 1024 * 1024
 
 /**
  * Usage events as NDJSON, one a line. A batch is acknowledged once it is on disk. After a crash the file is resumed at its last whole line, and
- * events that it already holds are not written again: the file counts each id once, without anyone having to.
+ * events that it already holds are not written again: the file counts each id once, without anyone having to. Several gateways may share a file:
+ * one delivers at a time, and whoever takes over finds it as the one before has left it.
  * Rotated files are named `usage.2026-11-22.1.ndjson`.
  */
 export async function openFileSink(name: string, settings: FileSettings, clock: Clock): Promise<Sink> {
-  const sink = new FileSink(name, settings, clock)
-  await sink.open()
-  return sink
+  // That it can be had is found out now; how it ends only once this gateway delivers, because another may be in the middle of a line.
+  await mkdir(dirname(settings.path), { recursive: true, mode: 0o700 })
+  await (await open(settings.path, MODE, 0o600)).close()
+  return new FileSink(name, settings, clock)
 }
 
 class FileSink implements Sink {
@@ -35,6 +43,7 @@ class FileSink implements Sink {
   #file: FileHandle | null = null
   /** Bytes of whole, acknowledged lines: where a failed write is cut back to. */
   #size = 0
+  #inode = 0
   #day = ''
   /** Ids at the file's end when it was opened; dropped once deliveries have passed them. */
   #written = new Set<string>()
@@ -45,10 +54,11 @@ class FileSink implements Sink {
     this.#clock = clock
   }
 
-  async open(): Promise<void> {
+  async #open(): Promise<void> {
     await mkdir(dirname(this.#settings.path), { recursive: true, mode: 0o700 })
-    const file = await open(this.#settings.path, constants.O_RDWR | constants.O_CREAT, 0o600)
-    const { size, mtimeMs } = await file.stat()
+    const file = await open(this.#settings.path, MODE, 0o600)
+    const { size, mtimeMs, ino } = await file.stat()
+    this.#inode = ino
     this.#day = dayOf(size === 0 ? this.#clock.nowMs() : mtimeMs)
     const from = Math.max(0, size - TAIL_BYTES)
     const tail = Buffer.alloc(size - from)
@@ -62,11 +72,12 @@ class FileSink implements Sink {
       if (id !== undefined) this.#written.add(id)
     }
     this.#file = file
+    await this.#removeOld()
   }
 
   async deliver(batch: readonly UsageEvent[], signal: AbortSignal): Promise<DeliveryReport> {
     signal.throwIfAborted()
-    if (this.#file === null) await this.open()
+    await this.#asItIs()
     await this.#rotate()
     const accepted = batch.map((event) => event.id)
     const fresh = this.#written.size === 0 ? batch : batch.filter((event) => !this.#written.has(event.id))
@@ -79,18 +90,42 @@ class FileSink implements Sink {
     return { accepted, refused: [] }
   }
 
+  /** Opens the file anew when another gateway has written to it or begun the next one. */
+  async #asItIs(): Promise<void> {
+    if (this.#file !== null) {
+      const now = await stat(this.#settings.path).catch(() => null)
+      if (now?.ino === this.#inode && now.size === this.#size) return
+      await this.#file.close()
+      this.#file = null
+      this.#written.clear()
+    }
+    await this.#open()
+  }
+
   async #append(bytes: Buffer): Promise<void> {
     const file = this.#file!
+    let done = 0
     try {
-      for (let done = 0; done < bytes.length;) done += (await file.write(bytes, done, bytes.length - done, this.#size + done)).bytesWritten
+      while (done < bytes.length) done += (await file.write(bytes, done)).bytesWritten
       await file.datasync()
     } catch (error) {
       // The page cache may be wrong after a failed sync: open the file anew, which also cuts what was half written.
       this.#file = null
-      await file.truncate(this.#size).then(() => file.close(), () => file.close()).catch(() => undefined)
+      await this.#undo(file, done)
       throw error
     }
     this.#size += bytes.length
+  }
+
+  /** Takes back what was written last, so that it is written anew; not when others have written behind it. */
+  async #undo(file: FileHandle, bytes: number): Promise<void> {
+    try {
+      if ((await file.stat()).size <= this.#size + bytes) await file.truncate(this.#size)
+    } catch {
+      // The disk is not itself. What is in the file is found out before the next batch.
+    } finally {
+      await file.close().catch(() => undefined)
+    }
   }
 
   async #rotate(): Promise<void> {
@@ -105,14 +140,30 @@ class FileSink implements Sink {
     this.#file = null
     await rename(path, await this.#freeName())
     await syncFolder(dirname(path))
-    await this.open()
+    await this.#open()
+  }
+
+  async #removeOld(): Promise<void> {
+    const { path, keepMs } = this.#settings
+    if (keepMs === undefined) return
+    const oldest = dayOf(this.#clock.nowMs() - keepMs - DAY_MS)
+    const folder = dirname(path)
+    const { stem, extension } = this.#nameParts()
+    for (const name of await readdir(folder)) {
+      const day = name.startsWith(`${stem}.`) && name.endsWith(extension) ? /^\d{4}-\d{2}-\d{2}(?=\.\d+$)/.exec(name.slice(stem.length + 1, name.length - extension.length))?.[0] : undefined
+      if (day !== undefined && day < oldest) await rm(join(folder, name), { force: true })
+    }
+  }
+
+  #nameParts(): { stem: string; extension: string } {
+    const { path } = this.#settings
+    const extension = /\.[^.]*$/.exec(basename(path))?.[0] ?? ''
+    return { stem: basename(path, extension), extension }
   }
 
   async #freeName(): Promise<string> {
-    const { path } = this.#settings
-    const folder = dirname(path)
-    const extension = /\.[^.]*$/.exec(basename(path))?.[0] ?? ''
-    const stem = basename(path, extension)
+    const folder = dirname(this.#settings.path)
+    const { stem, extension } = this.#nameParts()
     const taken = new Set(await readdir(folder))
     for (let n = 1; ; n++) {
       const name = `${stem}.${this.#day}.${n}${extension}`

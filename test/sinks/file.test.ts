@@ -31,10 +31,10 @@ t.test('after a crash the file is resumed at its last whole line, and what it al
   const whole = await openFileSink('file', settings(path), systemClock)
   await whole.deliver(events(0, 5), never)
   await whole.close()
-  const size = statSync(path).size
   appendFileSync(path, JSON.stringify(events(5, 1)[0]).slice(0, 40))
+  const torn = statSync(path).size
   const sink = await openFileSink('file', settings(path), systemClock)
-  t.equal(statSync(path).size, size, 'the torn line is cut off')
+  t.equal(statSync(path).size, torn, 'opening alone changes nothing: another gateway may be writing that line')
   // The cursor was not advanced before the crash, so the batch comes again, with more behind it.
   t.same((await sink.deliver(events(3, 4), never)).accepted, ['e-3', 'e-4', 'e-5', 'e-6'])
   t.same(idsIn(path), [0, 1, 2, 3, 4, 5, 6].map((n) => `e-${n}`))
@@ -91,5 +91,50 @@ t.test('a write that fails is cut back and tried again whole', async (t) => {
   await t.rejects(sink.deliver(events(1, 1), AbortSignal.abort()))
   await sink.deliver(events(1, 1), never)
   t.same(idsIn(path), ['e-0', 'e-1'])
+  await sink.close()
+})
+
+t.test('gateways that take turns at one file lose and double nothing, whoever has opened it when', async (t) => {
+  const dir = tmpDir(t)
+  const path = join(dir, 'usage.ndjson')
+  const [one, other] = [await openFileSink('file', settings(path, { maxBytes: 4_000 }), systemClock), await openFileSink('file', settings(path, { maxBytes: 4_000 }), systemClock)]
+  for (let n = 0; n < 40; n += 4) {
+    await one.deliver(events(n, 3), never)
+    // The other has not heard how far the first one came.
+    await other.deliver(events(n + 2, 2), never)
+  }
+  const files = readdirSync(dir).sort()
+  t.ok(files.length > 1, 'with a new file in between')
+  // A batch that comes again after a new file was begun is not looked for in the one before.
+  t.same([...new Set(files.flatMap((name) => idsIn(join(dir, name))))].sort(), Array.from({ length: 40 }, (_, n) => `e-${n}`).sort(), 'every event is there')
+  t.same(idsIn(path).length, new Set(idsIn(path)).size)
+  await one.close()
+  await other.close()
+})
+
+t.test('a line that another gateway is writing is not cut off by one that starts', async (t) => {
+  const path = join(tmpDir(t), 'usage.ndjson')
+  const line = `${JSON.stringify(events(0, 1)[0])}\n`
+  writeFileSync(path, line.slice(0, 50))
+  const starting = await openFileSink('file', settings(path), systemClock)
+  appendFileSync(path, line.slice(50))
+  await starting.deliver(events(0, 2), never)
+  t.same(idsIn(path), ['e-0', 'e-1'])
+  await starting.close()
+})
+
+t.test('an archive keeps its files for as long as is asked, and touches no other', async (t) => {
+  const dir = tmpDir(t)
+  const path = join(dir, 'events.ndjson')
+  let nowMs = Date.UTC(2026, 0, 1, 12)
+  const sink = await openFileSink('archive', { path, maxBytes: 1e9, daily: true, keepMs: 3 * 86_400_000 }, at(() => nowMs))
+  const others = ['events.ndjson.bak', 'events.2020-01-01.ndjson', 'other.2020-01-01.1.ndjson', 'events.2020-01-01.1.txt']
+  for (const name of others) writeFileSync(join(dir, name), '')
+  for (let day = 0; day < 8; day++) {
+    await sink.deliver(events(day, 1), never)
+    nowMs += 86_400_000
+  }
+  t.same(readdirSync(dir).filter((name) => !others.includes(name)).sort(), ['events.2026-01-04.1.ndjson', 'events.2026-01-05.1.ndjson', 'events.2026-01-06.1.ndjson', 'events.2026-01-07.1.ndjson', 'events.ndjson'])
+  t.same(readdirSync(dir).filter((name) => others.includes(name)).length, others.length)
   await sink.close()
 })
