@@ -43,7 +43,11 @@ export function entitle(x: Exchange): Entitlement {
 /** Reserves the call's upper bound against every limit. Throws the refusal, with the caller's standing in `x.balances`. */
 export async function admit(x: Exchange, w: Workings): Promise<void> {
   const { facts } = admitted(x)
-  if (w.settler.full) throw unmetered('Metering is catching up')
+  const { full } = w.settler
+  if (full !== null) {
+    w.outage.began(full)
+    throw unmetered(full)
+  }
   let refusal = await tryReserve(x, w, facts)
   if (refusal !== null && refusal.mayFitExactly) {
     // The byte bound is often several times too high: where the model's own tokenizer is known, it decides.
@@ -148,6 +152,7 @@ export function holdOf(x: Exchange, w: Workings, bytesIn = false): Holding {
     deadlineMs: (nowMs) => w.lease.deadlineMs(nowMs),
     nextCheckpoint: () => ++x.checkpoint,
     counted: () => x.answer?.counted() ?? null,
+    servesUnheld: (checks, amounts) => w.outage.serves(entitlement.policy.storeDown, principal.home, checks, amounts),
   }, {
     outputTokens: x.granted * facts.choices,
     bytesIn: bytesIn && grown.bytesIn ? 0 : Infinity,
@@ -171,7 +176,7 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
     const answer = known ?? await askStore(x, w, {
       id: x.id, nowMs: x.admittedMs, home: principal.home, checks, uMin, uMax, deadlineMs: w.lease.deadlineMs(w.clock.nowMs()),
       skeleton: x.skeleton ??= skeletonOf(x),
-    })
+    }, plan)
     if (answer === null) {
       // The plan says that calls are served while the store is away; they are booked when it is back.
       x.holding = false
@@ -208,33 +213,59 @@ function seenMs(w: Workings): number {
 }
 
 /** null: the store is away, and the plan serves all the same. */
-async function askStore(x: Exchange, w: Workings, move: Reserve): Promise<ReserveAnswer | null> {
-  const { entitlement } = admitted(x)
+async function askStore(x: Exchange, w: Workings, move: Reserve, plan: CallPlan): Promise<ReserveAnswer | null> {
   const startedMs = w.clock.monotonicMs()
+  // What does not admit has not made the move either.
+  const { admitting } = w.store.status()
   let answer: ReserveAnswer | null = null
+  let why = 'the store did not answer in time'
   let cancel = (): void => {}
   try {
     x.holding = true
     answer = await new Promise<ReserveAnswer | null>((resolve, reject) => {
       cancel = w.clock.after(w.limits.reserveMs, () => resolve(null), { unref: true })
-      w.store.reserve(move).then(resolve, reject)
+      reserveTwice(w, move, startedMs).then(resolve, reject)
     })
   } catch (error) {
-    w.log.warn({ id: x.id, why: error instanceof Error ? error.name : 'unknown' }, 'the store did not take a reservation')
+    // Only the store's own words: those of anything else may tell what is nobody's business.
+    why = error instanceof Error && error.name === 'StoreUnavailable' ? error.message : `the store failed: ${error instanceof Error ? error.name : 'unknown'}`
   } finally {
     cancel()
     w.metrics.storeLatency.observe({ move: 'reserve' }, (w.clock.monotonicMs() - startedMs) / 1_000)
   }
   if (answer !== null) {
     x.holding = answer.outcome === 'admitted'
-    w.outage.ended()
+    w.outage.ended(move.home)
     return answer
   }
-  if (w.outage.serves(entitlement.policy.storeDown, move.checks, move.uMax)) return null
-  // Its outcome is unknown: it may have been applied, or may yet be.
+  w.outage.began(why)
+  if (mayServeUnheld(x, w, move, plan)) return null
   x.holding = false
-  void w.settler.void({ id: x.id, nowMs: w.clock.nowMs(), home: move.home })
-  throw unmetered('The store did not answer in time')
+  // Its outcome is unknown: it may have been applied, or may yet be.
+  if (admitting) void w.settler.void({ id: x.id, nowMs: w.clock.nowMs(), home: move.home })
+  throw unmetered(why)
+}
+
+/** A connection that broke says so quickly: the same move again, at once, learns what became of it. */
+async function reserveTwice(w: Workings, move: Reserve, startedMs: number): Promise<ReserveAnswer> {
+  try {
+    return await w.store.reserve(move)
+  } catch (error) {
+    if (w.clock.monotonicMs() - startedMs > w.limits.reserveMs / 4) throw error
+    return w.store.reserve(move)
+  }
+}
+
+/** Up to an amount only what has a worst case: it is counted whole, for there is nothing that it could be held against piece by piece. */
+function mayServeUnheld(x: Exchange, w: Workings, { home, checks }: Reserve, { draft, range, tokensInSlices }: CallPlan): boolean {
+  const { entitlement, route } = admitted(x)
+  const { storeDown } = entitlement.policy
+  if (storeDown.kind === 'allow_up_to') {
+    const grown = growingMeters(entitlement)
+    if (grown.bytesOut || grown.compute || (grown.bytesIn && !route.known)) return false
+  }
+  const u = tokensInSlices ? range.uMax : draft.uMax
+  return w.outage.serves(storeDown, home, checks, checks.map((check) => check.fixed + check.perUnit * u))
 }
 
 function unmetered(cause: string): GatewayError {

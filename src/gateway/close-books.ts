@@ -5,7 +5,7 @@ import { admitted, type Exchange } from './exchange.ts'
 import type { Workings } from './parts.ts'
 
 export interface Closed {
-  /** False: what was used is not in the books yet; the settler goes on trying for as long as this process lives. */
+  /** False: what was used is neither in the books nor on disk yet; the settler goes on trying for as long as this process lives. */
   readonly durable: boolean
   /** The standing afterwards; null where it is not known. */
   readonly balances: readonly Balance[] | null
@@ -47,7 +47,8 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
     const tokens = settlement.usage[`${type}_tokens`]
     if (tokens !== undefined && tokens > 0) w.metrics.tokens.inc({ provider: provider.name, type }, tokens)
   }
-  const answer = await w.settler.settle(settlement, waitsForBooks(x, outcome) ? w.limits.endMs : w.limits.settleMs)
+  // A spool takes it when the store does not: an answer that may end whatever the store does waits for that too.
+  const answer = await w.settler.settle(settlement, waitsForBooks(x, outcome) || w.settler.hasSpool ? w.limits.endMs : w.limits.settleMs)
   if (answer === null) return { durable: false, balances: null }
   if (!('balances' in answer)) return nothingToBook
   if (answer.overruns.length > 0) {

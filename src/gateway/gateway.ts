@@ -43,10 +43,10 @@ export class Gateway {
       limits: this.#limits,
       routes: new RouteTable(parts.providers),
       forwarder: parts.forwarder ?? new Forwarder(),
-      settler: new Settler({ store, clock, random, log, metrics, voidWaitMs: settleMs, queueMax: settlementsMax }),
+      settler: new Settler({ store, spool: parts.spool ?? null, clock, random, log, metrics, settleMs, queueMax: settlementsMax }),
       lease: new Lease({ store, clock, log, leaseMs, renewMs }),
       refusals: new RefusalMemory(),
-      outage: new Outage(),
+      outage: new Outage({ log, clock }),
       upstreams: new UpstreamMemory(),
       modelLists: new ModelLists(),
       drains: { running: 0 },
@@ -62,6 +62,11 @@ export class Gateway {
   /** Settlements that are not durable yet. */
   get unsettled(): number {
     return this.#workings.settler.waiting
+  }
+
+  /** Why calls are refused although the store admits: what they use could not be kept. null: they are not. */
+  get unbillable(): string | null {
+    return this.#workings.settler.full
   }
 
   /** Answers one request, whatever happens. Never rejects. */
@@ -100,7 +105,7 @@ export class Gateway {
     for (const tunnel of this.#tunnels) tunnel.stop()
   }
 
-  /** Resolves when no exchange is open and every settlement is durable. */
+  /** Resolves when no exchange is open and every settlement is durable, in the store or in the spool. */
   async idle(): Promise<void> {
     if (this.#open.size > 0) await new Promise<void>((resolve) => { this.#whenIdle.push(resolve) })
     await this.#workings.settler.idle()
@@ -110,6 +115,7 @@ export class Gateway {
   async close(): Promise<void> {
     this.#workings.stopping = true
     this.#workings.lease.close()
+    this.#workings.settler.close()
     await this.#workings.forwarder.close()
   }
 

@@ -1,4 +1,5 @@
 import type { Clock } from '../clock.ts'
+import type { Check } from '../metering/check.ts'
 import type { Quantities } from '../metering/meter.ts'
 import type { CheckRefusal, Counted } from '../metering/moves.ts'
 import { extendedChecks, lateMs, type Draft } from '../metering/reservation.ts'
@@ -27,6 +28,8 @@ export interface HoldParts {
   deadlineMs(nowMs: number): number
   nextCheckpoint(): number
   counted(): Counted | null
+  /** The store is away: does the plan let so much more of each check pass all the same? */
+  servesUnheld(checks: readonly Check[], amounts: readonly number[]): boolean
 }
 
 /**
@@ -77,21 +80,15 @@ export class Hold {
   }
 
   async #extend(whole: Wanted): Promise<Grown> {
-    const { id, home, draft, fixed, store, clock, patienceMs } = this.#parts
+    const { id, home, store, clock, patienceMs } = this.#parts
     const giveUpMs = clock.monotonicMs() + patienceMs
-    for (;;) {
+    for (let tries = 1; ; tries++) {
       const nowMs = clock.nowMs()
-      const quantities: Quantities = {
-        ...fixed, output_tokens: whole.outputTokens, reasoning_tokens: whole.outputTokens, total_tokens: (fixed.input_tokens ?? 0) + whole.outputTokens,
-        // Infinite where no limit counts it.
-        ...(whole.bytesIn === Infinity ? {} : { bytes_in: whole.bytesIn }),
-        ...(whole.bytesOut === Infinity ? {} : { bytes_out: whole.bytesOut }),
-        ...(whole.computeMs === Infinity ? {} : { compute_seconds: whole.computeMs }),
-      }
+      const checks = this.#checks(whole, nowMs)
       try {
         const answer = await store.extend({
           id, nowMs, home, checkpoint: this.#parts.nextCheckpoint(), deadlineMs: this.#parts.deadlineMs(nowMs),
-          counted: this.#parts.counted(), checks: extendedChecks(draft, quantities, nowMs + lateMs),
+          counted: this.#parts.counted(), checks,
         })
         if (answer.outcome === 'extended' || answer.outcome === 'revived') {
           this.#held = whole
@@ -99,11 +96,33 @@ export class Hold {
         }
         return { outcome: 'denied', refusals: answer.outcome === 'denied' ? answer.refusals : [] }
       } catch {
-        // The outcome is unknown and the move may be repeated; what cannot be held in time must not be served.
+        // The outcome is unknown and the move may be repeated, the first time at once; what cannot be held in time must not be served.
+        if (tries === 1) continue
+        if (this.#passesUnheld(checks, nowMs)) {
+          this.#held = whole
+          return { outcome: 'held' }
+        }
         if (clock.monotonicMs() >= giveUpMs) return { outcome: 'denied', refusals: [] }
         await clock.sleep(50)
       }
     }
+  }
+
+  #passesUnheld(checks: readonly Check[], nowMs: number): boolean {
+    const before = this.#checks(this.#held, nowMs)
+    return this.#parts.servesUnheld(checks, checks.map((check, i) => Math.max(0, check.fixed - (before[i]?.fixed ?? 0))))
+  }
+
+  #checks(whole: Wanted, nowMs: number): readonly Check[] {
+    const { draft, fixed } = this.#parts
+    const quantities: Quantities = {
+      ...fixed, output_tokens: whole.outputTokens, reasoning_tokens: whole.outputTokens, total_tokens: (fixed.input_tokens ?? 0) + whole.outputTokens,
+      // Infinite where no limit counts it.
+      ...(whole.bytesIn === Infinity ? {} : { bytes_in: whole.bytesIn }),
+      ...(whole.bytesOut === Infinity ? {} : { bytes_out: whole.bytesOut }),
+      ...(whole.computeMs === Infinity ? {} : { compute_seconds: whole.computeMs }),
+    }
+    return extendedChecks(draft, quantities, nowMs + lateMs)
   }
 }
 

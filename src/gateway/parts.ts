@@ -5,6 +5,7 @@ import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Endpoint, Provider } from '../providers/provider.ts'
 import type { Random } from '../random.ts'
+import type { Spool } from '../spool/spool.ts'
 import type { Store } from '../stores/store.ts'
 import type { UpstreamWire } from './forward.ts'
 import type { Guard } from './guard.ts'
@@ -22,6 +23,8 @@ export interface GatewayParts {
   config(): Config
   readonly keys: KeyDirectory
   readonly store: Store
+  /** Where settlements go that the store does not take in time; absent: there is no such place, and the end of an answer waits for the store or is cut. */
+  readonly spool?: Spool | null
   readonly providers: readonly Provider[]
   /** What a path means that no dialect knows. */
   readonly httpEndpoint: Endpoint
@@ -48,7 +51,7 @@ export interface Tokenizer {
 export interface Bounds {
   /** How long admission waits for the store: longer than a disk under load takes to sync, shorter than a caller's patience. */
   readonly reserveMs: number
-  /** How long steps that no bill depends on wait for the store: growing a hold, a void, the counting of text. */
+  /** How long a settlement waits for the store before it goes to the spool, and steps that no bill depends on: growing a hold, a void, the counting of text. */
   readonly settleMs: number
   /** How long the end of an answer waits for its settlement to be durable. Then it is cut: what is not billed is not completed. */
   readonly endMs: number

@@ -28,7 +28,7 @@ t.test('while a settlement waits for its next try, later ones queue behind it', 
   } })
   const silent = (): void => {}
   const log: Log = { debug: silent, info: silent, warn: silent, error: silent }
-  const settler = new Settler({ store, clock, random: systemRandom, log, metrics: new Metrics(), voidWaitMs: 10_000, queueMax: 10 })
+  const settler = new Settler({ store, spool: null, clock, random: systemRandom, log, metrics: new Metrics(), settleMs: 10_000, queueMax: 10 })
   const nowMs = clock.nowMs()
   const [older, newer] = [newId(nowMs), newId(nowMs)]
   const settle = (id: string): ReturnType<Settler['settle']> => settler.settle(settleOf(id, nowMs, 'acme', [check('tokens', null, 0)], [7]), 10_000)

@@ -145,6 +145,7 @@ function nothingIsPending(world: World): void {
     const held = process.store.watched.open()
     if (held.length > 0) world.violate(5, `pending: ${held.join(', ')}`)
   }
+  for (const [name, { entries }] of world.spools ?? []) if (entries.size > 0) world.violate(5, `${entries.size} settlements are in the spool of ${name}`)
   for (const [slot, amount] of world.books.pending) if (amount !== 0) world.violate(5, `${slot} holds ${amount}`)
 }
 
@@ -174,10 +175,10 @@ function completeIsBilled(world: World, call: ClientCall, booked: ReadonlyMap<st
   const { id } = call
   const one = booked.get(id)
   const last = one?.events.at(-1)
-  // A plan that serves whatever the store does: it was away for longer than the end of an answer waits, and the gateway died before it came back.
+  // Without a spool, and with a plan that serves whatever the store does: it was away for longer than the end of an answer waits, and the gateway died before it came back.
   if (one === undefined || last?.data['end'] === 'expired') {
     const ended = world.upstream.truths.get(id)?.endedMs ?? Infinity
-    if (!world.servesUnheld() || world.deaths.length === 0 || call.endedMs - ended < 1_999) world.violate(7, `${id} was answered whole and ${one === undefined ? 'is not billed' : 'is billed as expired'}`)
+    if (world.spools !== null || !world.servesUnheld() || world.deaths.length === 0 || call.endedMs - ended < 1_999) world.violate(7, `${id} was answered whole and ${one === undefined ? 'is not billed' : 'is billed as expired'}`)
     else world.lostAfterRelease += 1
     return
   }

@@ -14,5 +14,6 @@ export const plantedBugs: readonly { readonly bug: Bug; readonly what: string; r
   { bug: 'bills_half', what: 'bills half of the output', seenBy: [7] },
   { bug: 'ack_before_durable', what: 'acknowledges moves before they are durable', seenBy: [2, 7] },
   { bug: 'stale_standing', what: 'tells of another standing than the one that decided', seenBy: [3, 6, 8] },
+  { bug: 'spool_forgets', what: 'takes settlements out of the spool before the store has them', seenBy: [2, 7] },
   { bug: 'sliding_is_short', what: 'looks at the newer half of a sliding window only', seenBy: [9] },
 ]

@@ -13,7 +13,7 @@ export type FaultKind =
   | 'upstream_usage_twice' | 'upstream_usage_each' | 'upstream_over_bound' | 'upstream_hidden_prompt' | 'upstream_mid_error'
   | 'client_leaves' | 'client_slow' | 'client_retries' | 'client_bad_key' | 'client_bad_body'
   | 'sink_timeout_after' | 'sink_refuses' | 'sink_partial' | 'sink_dead' | 'sink_poison'
-  | 'config_edit'
+  | 'config_edit' | 'spool_failure'
 
 /** Probability of each kind, where it applies; absent: never in this world. */
 export type FaultRates = Partial<Record<FaultKind, number>>
@@ -40,7 +40,7 @@ const faultMenu: readonly (readonly [FaultKind, number, number])[] = [
   ['upstream_over_bound', 0.01, 0.1], ['upstream_hidden_prompt', 0.01, 0.1], ['upstream_mid_error', 0.02, 0.2],
   ['client_leaves', 0.05, 0.5], ['client_slow', 0.05, 0.5], ['client_retries', 0.2, 0.8], ['client_bad_key', 0.02, 0.1], ['client_bad_body', 0.02, 0.1],
   ['sink_timeout_after', 0.05, 0.4], ['sink_refuses', 0.05, 0.4], ['sink_partial', 0.05, 0.4], ['sink_dead', 0.3, 1], ['sink_poison', 0.01, 0.05],
-  ['config_edit', 0.3, 1],
+  ['config_edit', 0.3, 1], ['spool_failure', 0.01, 0.3],
 ]
 
 /** Some kinds, none, or all of them: bugs hide in mixtures, and behind faults that end everything early. */

@@ -15,6 +15,8 @@ export interface Result {
   readonly events: number
   readonly faults: ReadonlyMap<FaultKind, number>
   readonly lostAfterRelease: number
+  readonly spooled: number
+  readonly spooledThroughDeath: number
   readonly hash: string
   readonly lines: readonly string[]
 }
@@ -57,6 +59,7 @@ export async function simulate(seed: number, { bug = null, tracing = false }: { 
   return {
     seed, violations: world.violations, steps: world.timeline.steps, exchanges: world.calls.length,
     admitted: world.books.reservations.size, events: world.disk.events.length, faults: world.faults, lostAfterRelease: world.lostAfterRelease,
+    spooled: world.spooled, spooledThroughDeath: world.spooledThroughDeath,
     hash: world.traceHash(), lines: world.lines(),
   }
 }
@@ -68,13 +71,15 @@ export interface Figures {
   admitted: number
   events: number
   lostAfterRelease: number
+  spooled: number
+  spooledThroughDeath: number
   readonly faults: Map<FaultKind, number>
   failed: Result | null
   seconds: number
 }
 
 export function noFigures(): Figures {
-  return { seeds: 0, steps: 0, exchanges: 0, admitted: 0, events: 0, lostAfterRelease: 0, faults: new Map(), failed: null, seconds: 0 }
+  return { seeds: 0, steps: 0, exchanges: 0, admitted: 0, events: 0, lostAfterRelease: 0, spooled: 0, spooledThroughDeath: 0, faults: new Map(), failed: null, seconds: 0 }
 }
 
 /** Fresh seeds until the time is over or one fails. */
@@ -92,16 +97,19 @@ export function count(figures: Figures, result: Result): void {
   figures.admitted += result.admitted
   figures.events += result.events
   figures.lostAfterRelease += result.lostAfterRelease
+  figures.spooled += result.spooled
+  figures.spooledThroughDeath += result.spooledThroughDeath
   for (const [kind, times] of result.faults) figures.faults.set(kind, (figures.faults.get(kind) ?? 0) + times)
   if (result.violations.length > 0) figures.failed ??= result
 }
 
 export function told(figures: Figures): string[] {
-  const { seeds, seconds, steps, exchanges, admitted, events, lostAfterRelease } = figures
+  const { seeds, seconds, steps, exchanges, admitted, events, lostAfterRelease, spooled, spooledThroughDeath } = figures
   return [
     `${seeds} seeds in ${seconds.toFixed(1)} s (${(seeds / seconds).toFixed(0)} a second), ${steps} steps, ${exchanges} exchanges, ${admitted} reservations, ${events} events`,
     `faults: ${[...figures.faults].sort(([a], [b]) => (a < b ? -1 : 1)).map(([kind, times]) => `${kind} ${times}`).join(', ')}`,
-    `answers that plans with store_down: allow released unsettled, and lost with their gateway: ${lostAfterRelease}`,
+    `${spooled} settlements went to a spool, ${spooledThroughDeath} were in one when their gateway died`,
+    `answers that plans with store_down: allow released unsettled, where there is no spool, and lost with their gateway: ${lostAfterRelease}`,
   ]
 }
 

@@ -11,13 +11,14 @@ import { SimulatedSink, Upstream, UpstreamLink } from './actors.ts'
 import { Books } from './books.ts'
 import { ScenarioKeys, drawScenario, edited, type FaultKind, type Scenario } from './scenario.ts'
 import { SeededRandom } from './seeded-random.ts'
+import { SimulatedSpool, SpoolDisk } from './simulated-spool.ts'
 import { Disk, SimulatedStore, StoreLink } from './simulated-store.ts'
 import { ProcessClock, Timeline } from './virtual-clock.ts'
 
 /** A bug to plant, so that it is known that the checkers would see it. */
 export type Bug =
   | 'over_admit' | 'abort_not_settled' | 'settle_twice' | 'lose_event' | 'lose_delivery' | 'change_event' | 'never_swept' | 'void_keeps_hold' | 'refusal_counts'
-  | 'bills_half' | 'ack_before_durable' | 'stale_standing' | 'sliding_is_short'
+  | 'bills_half' | 'ack_before_durable' | 'stale_standing' | 'sliding_is_short' | 'spool_forgets'
 
 export interface Violation {
   readonly invariant: number
@@ -32,6 +33,8 @@ export interface GatewayProcess {
   readonly clock: ProcessClock
   readonly gateway: Gateway
   readonly store: SimulatedStore
+  /** null: this world's gateways have none. */
+  readonly spool: SimulatedSpool | null
   readonly upstream: UpstreamLink
   readonly calls: Set<ClientCall>
   readonly deliveries: readonly Delivery[]
@@ -58,6 +61,11 @@ export class World {
   readonly upstream: Upstream
   readonly receivers: ReadonlyMap<string, Receiver>
   readonly disk = new Disk()
+  readonly spoolRandom: SeededRandom
+  /** Gateways over a shared store have a disk of their own, by name; null: they have none. */
+  readonly spools: Map<string, SpoolDisk> | null
+  /** With so many entries a spool is full. */
+  readonly spoolMax: number
   readonly faults = new Map<FaultKind, number>()
   readonly violations: Violation[] = []
   readonly calls: ClientCall[] = []
@@ -72,6 +80,9 @@ export class World {
   readonly handlers = new Map<string, GatewayProcess>()
   /** Whole answers whose settlement died with their gateway, because the store was away for longer than their end waits. */
   lostAfterRelease = 0
+  /** Settlements that went to a spool, and those that were in one when their gateway died. */
+  spooled = 0
+  spooledThroughDeath = 0
   readonly #link: SeededRandom
   readonly #lines: string[] | null
   #shared: SimulatedStore | null = null
@@ -89,6 +100,9 @@ export class World {
     this.scenario = drawScenario(this.random.fork('scenario'))
     this.config = this.scenario.config
     this.#link = this.random.fork('link')
+    this.spoolRandom = new SeededRandom(seed, 'spool')
+    this.spools = this.scenario.shared && this.spoolRandom.chance(0.8) ? new Map() : null
+    this.spoolMax = this.spoolRandom.pick([3, 1_000, 1_000])
     this.books = new Books(this)
     this.upstream = new Upstream(this)
     this.receivers = new Map(this.scenario.sinks.map((name) => [name, { name, got: new Map(), refused: new Set(), deliveries: 0, deadUntilMs: 0 }]))
@@ -201,11 +215,16 @@ export class World {
       error: (fields, message) => this.#onError(name, fields, message),
     }
     const upstream = new UpstreamLink(this)
-    const process = { name, alive: true, leaving: false, clock, store, upstream, calls: new Set<ClientCall>() } as { -readonly [K in keyof GatewayProcess]: GatewayProcess[K] }
+    const process = { name, alive: true, leaving: false, clock, store, spool: null, upstream, calls: new Set<ClientCall>() } as unknown as { -readonly [K in keyof GatewayProcess]: GatewayProcess[K] }
     upstream.process = process
+    if (this.spools !== null) {
+      const disk = this.spools.get(name) ?? new SpoolDisk()
+      this.spools.set(name, disk)
+      process.spool = new SimulatedSpool(this, process, disk)
+    }
     const link = new StoreLink(this, process, store)
     process.gateway = new Gateway({
-      config: () => this.config, keys: new ScenarioKeys(() => this.config), store: link, providers, httpEndpoint, clock, random: own, log, metrics,
+      config: () => this.config, keys: new ScenarioKeys(() => this.config), store: link, spool: process.spool, providers, httpEndpoint, clock, random: own, log, metrics,
       guard: { charge: async (_address, unknown) => unknown },
       tokenizer,
       forwarder: upstream,
@@ -241,6 +260,7 @@ export class World {
     return this.processes.length === this.scenario.processes
       && this.calls.every((call) => call.over !== 'open')
       && this.processes.every(({ gateway, store }) => gateway.openExchanges === 0 && gateway.unsettled === 0 && store.watched.open().length === 0)
+      && [...this.spools?.values() ?? []].every(({ entries }) => entries.size === 0)
       && [...this.receivers.keys()].every((name) => (this.disk.cursors.get(name) ?? 0) === this.disk.events.length)
   }
 
@@ -260,6 +280,7 @@ export class World {
     if (!process.alive) return
     process.alive = false
     process.clock.kill()
+    this.spooledThroughDeath += process.spool?.count ?? 0
     if (!this.scenario.shared) process.store.kill()
     this.processes = this.processes.filter((other) => other !== process)
     this.deaths.push({ process: process.name, atMs: this.timeline.nowMs })
@@ -292,12 +313,11 @@ export class World {
       })
     }
     if (scenario.shared) {
-      for (const atMs of happens('store_outage', 2)) {
-        this.timeline.at(atMs, () => {
-          if (this.calm) return
-          this.#outageUntilMs = this.timeline.nowMs + random.skewed(100, 25_000)
-          this.fault('store_outage', `until ${this.#outageUntilMs.toFixed(0)}`)
-        })
+      for (const atMs of happens('store_outage', 2)) this.timeline.at(atMs, () => this.#outage(random.skewed(100, 25_000)))
+      // Where there are spools the store is away often: that is what they are for.
+      const more = this.spools === null ? 0 : this.spoolRandom.pick([0, 2, 5])
+      for (let i = 0; i < more; i++) {
+        this.timeline.at(this.spoolRandom.fraction() * scenario.activeMs, () => this.#outage(this.spoolRandom.skewed(1_000, 15_000)))
       }
     } else for (const atMs of happens('journal_failure', 3)) this.timeline.at(atMs, () => { this.#journalFailures += 1 })
     for (const atMs of happens('sink_dead', 2)) {
@@ -307,6 +327,12 @@ export class World {
         this.fault('sink_dead', receiver.name)
       })
     }
+  }
+
+  #outage(ms: number): void {
+    if (this.calm) return
+    this.#outageUntilMs = this.timeline.nowMs + ms
+    this.fault('store_outage', `until ${this.#outageUntilMs.toFixed(0)}`)
   }
 
   #disaster(kind: FaultKind, strike: (process: GatewayProcess) => void): void {

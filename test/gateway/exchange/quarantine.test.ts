@@ -10,7 +10,7 @@ import { check, newId, settleOf } from '../../stores/sample-moves.ts'
 t.test('a settlement that is too old to be told from a repetition is kept whole, and never booked silently', async (t) => {
   const store = await openMemory({ clock: systemClock, forgetAfterMs: 3_600_000, hotMs: 3_600_000 })
   t.teardown(() => store.close())
-  const settler = new Settler({ store, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), voidWaitMs: 2_000, queueMax: 10 })
+  const settler = new Settler({ store, spool: null, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), settleMs: 2_000, queueMax: 10 })
   const checks = [check('tokens', 100, 7)]
   const old = newId(systemClock.nowMs() - 2 * 3_600_000)
   const answer = await settler.settle(settleOf(old, systemClock.nowMs(), 'acme', checks, [7]), 2_000)
