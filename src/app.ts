@@ -14,6 +14,7 @@ import type { Clock } from './clock.ts'
 import type { Address, Config } from './config/config.ts'
 import type { LoadResult } from './config/load.ts'
 import { toText } from './config/problem.ts'
+import { withoutPassword } from './config/redis-url.ts'
 import { ConfigReloader } from './config/reload.ts'
 import type { ReloadResult } from './config/reload.ts'
 import { isLoopback } from './config/scalars.ts'
@@ -139,7 +140,7 @@ class RunningApp implements App {
     const { store, server, upstreams } = this.#config
     return {
       gateway: this.gatewayUrl, admin: this.adminUrl, adminToken: this.#adminToken, firstKey: this.#firstKey,
-      store: store.kind === 'embedded' ? `${store.dir} (one gateway per folder)` : store.kind === 'memory' ? 'in memory, gone with this process' : store.kind,
+      store: store.kind === 'embedded' ? `${store.dir} (one gateway per folder)` : store.kind === 'memory' ? 'in memory, gone with this process' : withoutPassword(store.url),
       workers: server.workers,
       upstreams: [...upstreams.values()].map(({ origin, pathPrefix }) => `${origin}${pathPrefix}`),
       demo: this.#demo === null ? null : { secret: this.#demo.secret, file: store.kind === 'embedded' ? join(store.dir, 'demo-key') : null },
