@@ -5,7 +5,7 @@ import type { Quantities } from '../../metering/meter.ts'
 import type {
   CheckRefusal, Draw, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from '../../metering/moves.ts'
-import { balanceOf, drawnCeiling, slotOf, type Use } from '../../metering/standing.ts'
+import { balanceOf, drawnCeiling, NOTHING, slotOf, type Use } from '../../metering/standing.ts'
 import { fromUsageText, toUsageText } from './event-record.ts'
 import type { KeyNames } from './keys.ts'
 
@@ -259,26 +259,43 @@ function list(text: string): string[] {
   return text === '' ? [] : text.split(',')
 }
 
-/** Out of the counters' values in the order in which the script gives them. */
+/** Out of the list that the scripts make (lua/books.lua, standingOf). */
 export function toBalances(text: string, checks: readonly Check[]): Balance[] {
   const values = text.split(' ')
   let at = 0
   return checks.map((check) => {
+    const { slots } = check
     const known = new Map<string, Use>()
-    for (const slot of check.slots) known.set(slot, { settled: Number(values[at++]), pending: Number(values[at++]) })
+    const inUse = slots.length === 1 ? 1 : Number(values[at++])
+    for (let i = 0; i < inUse; i++) {
+      const slot = slots.length === 1 ? 0 : Number(values[at++])
+      known.set(slots[slot]!, { settled: Number(values[at++]), pending: Number(values[at++]) })
+    }
     for (const { buckets } of check.ceilings) {
       for (let i = 1; i < buckets.length; i++) known.set(buckets[i]!.counter!, { settled: Number(values[at++]), pending: 0 })
     }
-    return balanceOf(check, (name) => known.get(name)!)
+    return balanceOf(check, (name) => known.get(name) ?? NOTHING)
   })
 }
 
-/** The counters that `toBalances` wants the values of, as keys. */
+/** The keys of all counters that balances are made of: settled and pending of each slot, then settled of each later bucket. */
 export function standingKeys(keys: KeyNames, partition: number, checks: readonly Check[]): string[] {
   return checks.flatMap((check) => [
     ...check.slots.flatMap((slot) => [keys.settled(partition, slot), keys.held(partition, slot)]),
     ...check.ceilings.flatMap(({ buckets }) => buckets.slice(1).map((bucket) => keys.settled(partition, bucket.counter!))),
   ])
+}
+
+/** Balances out of the values of `standingKeys`. */
+export function fromStandingValues(values: readonly (string | null)[], checks: readonly Check[]): Balance[] {
+  let at = 0
+  const next = (): number => Number(values[at++] ?? 0)
+  return checks.map((check) => {
+    const known = new Map<string, Use>()
+    for (const slot of check.slots) known.set(slot, { settled: next(), pending: next() })
+    for (const { buckets } of check.ceilings) for (const bucket of buckets.slice(1)) known.set(bucket.counter!, { settled: next(), pending: 0 })
+    return balanceOf(check, (name) => known.get(name) ?? NOTHING)
+  })
 }
 
 // === Reservations ===

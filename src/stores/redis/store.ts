@@ -11,7 +11,7 @@ import type { Housekeeping } from './housekeeping.ts'
 import type { KeyNames } from './keys.ts'
 import type { Confirm, RedisLink } from './link.ts'
 import {
-  Again, EpochLost, slotsOf, standingKeys, toBalances, toExpireAnswer, toExtendAnswer, toReservation, toReserveAnswer, toSettleAnswer, toVoidAnswer,
+  Again, EpochLost, fromStandingValues, slotsOf, standingKeys, toExpireAnswer, toExtendAnswer, toReservation, toReserveAnswer, toSettleAnswer, toVoidAnswer,
   type StoredReservation, type Unmade,
 } from './moves.ts'
 import type { RedisOutbox } from './outbox.ts'
@@ -151,12 +151,15 @@ export class RedisStore implements Store {
     for (const [p, ids] of lists.entries()) {
       if (ids instanceof StoreUnavailable) throw ids
       // A damaged list is one partition's trouble; its moves are answered with `broken`.
-      if (ids instanceof Error) continue
-      for (const id of ids as readonly string[]) {
-        const stored = await this.#read(p, id)
-        if (stored === 'broken') continue
+      if (ids instanceof Error || (ids as readonly string[]).length === 0) continue
+      const texts = await link.commands((ids as readonly string[]).map((id) => ({ key: keys.reservation(p, id), name: 'GET', args: [keys.reservation(p, id)] })))
+      for (const [i, id] of (ids as readonly string[]).entries()) {
+        const text = texts[i]
+        if (text instanceof StoreUnavailable) throw text
+        const stored = typeof text === 'string' ? toReservation(text) : null
         if (stored?.state === 'open') due.push({ id, home: stored.home, checkpoint: stored.checkpoint, deadlineMs: stored.deadlineMs })
-        else await link.command(keys.due(p), 'ZREM', [keys.due(p), id])
+        // It was closed since the list was read, or the list was left behind by damage: a list that keeps it would be looked at for ever.
+        else if (text === null || stored !== null) await link.command(keys.due(p), 'ZREM', [keys.due(p), id])
       }
     }
     return due
@@ -167,7 +170,7 @@ export class RedisStore implements Store {
     const wanted = standingKeys(keys, this.#partition(home), checks)
     if (wanted.length === 0) return []
     const values = await link.command(wanted[0]!, 'MGET', wanted) as readonly (string | null)[]
-    return toBalances(values.map((value) => value ?? '0').join(' '), checks)
+    return fromStandingValues(values, checks)
   }
 
   status(): StoreStatus {

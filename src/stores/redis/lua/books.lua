@@ -147,19 +147,38 @@ local function slotOf(check, i)
   return check[10] and check[10][i] or check[1] + 2 * (i - 1)
 end
 
--- Settled and pending over the fullest window of `span` slots that contains the admission's. Most slots are empty, so the loop looks only.
+-- The slots of a sliding window with anything in them, and the admission's; most are empty. Kept with the check: a move looks for them once.
+local function slotsInUse(check)
+  local used = check.used
+  if used then return used end
+  used = {}
+  local n, first, list, at = 0, check[1], check[10], check[3]
+  for i = 1, check[2] do
+    local key = list and list[i] or first + 2 * (i - 1)
+    if raw[key] or raw[key + 1] or values[key] or values[key + 1] or i == at or anyDamaged then
+      n = n + 1
+      used[n] = i
+    end
+  end
+  check.used = used
+  return used
+end
+
+-- Settled and pending over the fullest window of `span` slots that contains the admission's.
 local function useOf(check)
-  local first, n, list = check[1], check[2], check[10]
-  if n == 1 then return get(first), get(first + 1) end
-  local at, span = check[3], check[4]
+  local n = check[2]
+  if n == 1 then return get(check[1]), get(check[1] + 1) end
+  local at, span, used = check[3], check[4], slotsInUse(check)
   local fullestSettled, fullestPending = 0, 0
   for from = max(1, at - span + 1), min(at, max(1, n - span + 1)) do
     local settled, pending = 0, 0
-    for i = from, min(n, from + span - 1) do
-      local key = list and list[i] or first + 2 * (i - 1)
-      if raw[key] or values[key] or anyDamaged then settled = settled + get(key) end
-      key = key + 1
-      if raw[key] or values[key] or anyDamaged then pending = pending + get(key) end
+    for u = 1, #used do
+      local i = used[u]
+      if i >= from and i < from + span then
+        local key = slotOf(check, i)
+        settled = settled + get(key)
+        pending = pending + get(key + 1)
+      end
     end
     if settled + pending > fullestSettled + fullestPending then fullestSettled, fullestPending = settled, pending end
   end
@@ -222,29 +241,35 @@ local function fit(checks, uMin, uMax, fixed)
   return u, concat(refusals, ','), concat(shadowed, ',')
 end
 
--- Where the checks stand: per check its slots' settled and pending, then the counters of later buckets; nothing for 0. Balances are made of it by standing.ts.
--- What has not been changed goes out as the text that it is.
+-- Where the checks stand, in one list: for a check of one slot its settled and pending; for one of several how many of them are in use, and of each its place,
+-- settled, pending; then the counters of later buckets. Balances are made of it by standing.ts. What has not been changed goes out as the text that it is.
 local function standingOf(checks)
   local out, n = {}, 0
+  local function put(key)
+    n = n + 1
+    out[n] = deltas[key] and whole(values[key]) or raw[key] or '0'
+  end
   for c = 1, #checks do
     local check = checks[c]
-    local first, list = check[1], check[10]
-    for i = 1, check[2] do
-      local key = list and list[i] or first + 2 * (i - 1)
-      local value = deltas[key] and whole(values[key]) or raw[key] or ''
-      out[n + 1] = value == 0 and '' or value
-      key = key + 1
-      value = deltas[key] and whole(values[key]) or raw[key] or ''
-      out[n + 2] = value == 0 and '' or value
-      n = n + 2
+    if check[2] == 1 then
+      put(check[1])
+      put(check[1] + 1)
+    else
+      local used = slotsInUse(check)
+      n = n + 1
+      out[n] = #used
+      for u = 1, #used do
+        n = n + 1
+        out[n] = used[u] - 1
+        local key = slotOf(check, used[u])
+        put(key)
+        put(key + 1)
+      end
     end
     local ceilings = check[8]
     for k = 1, #ceilings do
       local buckets = ceilings[k][2]
-      for b = 2, #buckets do
-        n = n + 1
-        out[n] = whole(get(buckets[b][2]))
-      end
+      for b = 2, #buckets do put(buckets[b][2]) end
     end
   end
   return concat(out, ' ')
@@ -307,18 +332,13 @@ local function beyondOf(amount, free, pending, within)
   return min(amount - free + max(0, pending - within), max(0, amount - within))
 end
 
+local function note(list, bucket, share)
+  list[#list + 1] = '{"bucket":' .. bucket[3] .. ',"amount":' .. whole(share) .. '}'
+end
+
 -- Spreads an amount over buckets in order by what is settled alone; see ledger.ts. Gives the changes of counters, and the JSON of draws and overruns.
 local function draw(changes, drawn, overruns, slot, settled, pending, buckets, ttl, amount, within)
   if amount == 0 then return end
-  local function note(list, bucket, share)
-    list[#list + 1] = '{"bucket":' .. bucket[3] .. ',"amount":' .. whole(share) .. '}'
-  end
-  local function take(i, share)
-    if share == 0 then return end
-    local bucket = buckets[i]
-    if bucket[2] ~= 0 then changes[#changes + 1] = { bucket[2], share, ttl } end
-    note(drawn, bucket, share)
-  end
   changes[#changes + 1] = { slot, amount, ttl }
   local last = #buckets
   if last == 1 then
@@ -327,6 +347,12 @@ local function draw(changes, drawn, overruns, slot, settled, pending, buckets, t
     local beyond = ceiling < 0 and 0 or beyondOf(amount, max(0, ceiling - settled), pending, within)
     if beyond > 0 then note(overruns, buckets[1], beyond) end
     return
+  end
+  local function take(i, share)
+    if share == 0 then return end
+    local bucket = buckets[i]
+    if bucket[2] ~= 0 then changes[#changes + 1] = { bucket[2], share, ttl } end
+    note(drawn, bucket, share)
   end
   local laterDrawn, later = { 0 }, 0
   for i = 2, last do
