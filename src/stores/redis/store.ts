@@ -159,7 +159,8 @@ export class RedisStore implements Store {
         const stored = typeof text === 'string' ? toReservation(text) : null
         if (stored?.state === 'open') due.push({ id, home: stored.home, checkpoint: stored.checkpoint, deadlineMs: stored.deadlineMs })
         // It was closed since the list was read, or the list was left behind by damage: a list that keeps it would be looked at for ever.
-        else if (text === null || stored !== null) await link.command(keys.due(p), 'ZREM', [keys.due(p), id])
+        // An expired one may be revived meanwhile, and is in the list again.
+        else if (text === null || stored?.state === 'settled' || stored?.state === 'voided') await link.command(keys.due(p), 'ZREM', [keys.due(p), id])
       }
     }
     return due
