@@ -1,7 +1,11 @@
 // test: timeout 240 s
+import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import t from 'tap'
 import { systemClock } from '../../src/clock.ts'
 import type { Log } from '../../src/log.ts'
@@ -16,7 +20,7 @@ import { StoreUnavailable } from '../../src/stores/store.ts'
 import { openRedisRelay } from '../fixtures/redis-relay.ts'
 import { startRedis, startRedisCluster, startRedisSentinel } from '../fixtures/redis.ts'
 import { openTcpRelay } from '../fixtures/tcp-relay.ts'
-import type { Teardown } from '../fixtures/tmp-dir.ts'
+import { tmpDir, type Teardown } from '../fixtures/tmp-dir.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
 
 const deadlineMs = 250
@@ -489,7 +493,7 @@ t.test('through Sentinel: a write may wait for a replica, and both an orderly an
   t.ok(link.up)
 
   await sentinel.failover()
-  // The former primary may take writes for a moment more; none may be answered by it once the sentinels' word has had time to come.
+  // The former primary lives, hears of it late, and takes writes for seconds more: none may be sent to it once the sentinels' word has had time to come.
   await sleep(recoveryMs)
   t.equal(await link.script(incr, ['k'], []), 4)
   t.equal(await (await sentinel.primary()).cli('GET', 'k'), '4')
@@ -509,10 +513,36 @@ t.test('through Sentinel: a write may wait for a replica, and both an orderly an
   t.equal(lines.filter(({ message }) => message === 'Redis is back').length, 2)
 })
 
-t.test('a former primary that still lives is left as soon as the sentinels name another', async (t) => {
+t.test('while a replica that must confirm is away, writes are refused one by one and reading goes on', async (t) => {
+  const redis = await startRedis(t, { args: ['--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1'] })
+  const replica = await startRedis(t, { args: ['--replicaof', redis.host, String(redis.port)] })
+  const { link } = await open(t, redis.url)
+  const confirm = { replicas: 1, fsync: false }
+  await waitFor('the replica to confirm', () => link.script(incr, ['k'], [], { confirm }).then(() => true, () => false))
+  const fromMs = performance.now()
+  await Promise.all(Array.from({ length: 200 }, () => link.script(incr, ['k'], [], { confirm })))
+  t.ok(performance.now() - fromMs < 1000)
+  const before = Number(await link.command('k', 'GET', ['k']))
+
+  await replica.stop('SIGSTOP')
+  const writes: Promise<Error>[] = []
+  const reads: Promise<unknown>[] = []
+  for (let n = 0; n < 100; n += 1) {
+    writes.push(failure(link.script(incr, ['k'], [], { confirm })))
+    reads.push(link.command('k', 'GET', ['k']))
+    await sleep(10)
+    t.ok(link.up)
+  }
+  for (const error of await Promise.all(writes)) t.match(error, { name: 'StoreUnavailable', message: /the write was made, but/ })
+  t.equal((await Promise.all(reads)).length, 100)
+  t.equal(Number(await link.command('k', 'GET', ['k'])), before + 100)
+  await replica.stop('SIGCONT')
+  t.ok(await recovery(() => link.script(incr, ['k'], [], { confirm })) < recoveryMs)
+})
+
+t.test('a primary that hangs is left as soon as the sentinels name another', async (t) => {
   const sentinel = await startRedisSentinel(t)
   const former = await sentinel.primary()
-  // The former primary is cut off from sentinel and replica, though not from us: it hears of nothing and goes on taking writes.
   const { link, changes } = await open(t, sentinel.url)
   await link.script(incr, ['k'], [])
   await former.stop('SIGSTOP')
@@ -588,6 +618,29 @@ t.test('a cluster and a single server taken for each other say so', async (t) =>
   const owner = await cluster.ownerOf('k')
   const { link } = await open(t, cluster.nodes[(owner + 1) % 3]!.url)
   t.match(await failure(link.command('k', 'GET', ['k'])), { name: 'StoreUnavailable', message: /redis\+cluster/ })
+})
+
+t.test('over TLS, with a certificate that is trusted and only then', async (t) => {
+  const dir = tmpDir(t)
+  const made = spawnSync('openssl', [
+    'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost',
+    '-keyout', `${dir}/key.pem`, '-out', `${dir}/cert.pem`,
+  ])
+  t.equal(made.status, 0, String(made.stderr))
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const { port } = probe.address() as AddressInfo
+  await new Promise((closed) => probe.close(closed))
+  await startRedis(t, { password: 'hunter2', args: [
+    '--tls-port', String(port), '--tls-cert-file', `${dir}/cert.pem`, '--tls-key-file', `${dir}/key.pem`, '--tls-auth-clients', 'no',
+  ] })
+  const url = `rediss://:hunter2@localhost:${port}`
+  const { link: wary } = await open(t, url)
+  t.match(wary.reason, /TLS failed: self-signed certificate/)
+  const before = getCACertificates()
+  t.teardown(() => setDefaultCACertificates(before))
+  setDefaultCACertificates([readFileSync(`${dir}/cert.pem`, 'utf8')])
+  t.ok(await recovery(() => wary.script(incr, ['k'], [])) < recoveryMs)
 })
 
 t.test('under random faults every call ends in time, and none is counted twice', async (t) => {

@@ -47,6 +47,8 @@ interface Call {
   readonly resolve: (reply: unknown) => void
   readonly reject: (error: Error) => void
   done: boolean
+  /** The reply is here; only the confirmation is not. */
+  replied: boolean
   name: string
   args: Args
   /** Where another server has sent it to; null: to the owner of its key. */
@@ -131,7 +133,9 @@ class Link implements RedisLink {
   }
 
   async info(): Promise<readonly { readonly address: string; readonly info: ReadonlyMap<string, string> }[]> {
-    return Promise.all(this.#servers().map(async (server) => ({ address: server.name, info: parseInfo(String(await this.#callAt(server, 'INFO', []))) })))
+    const servers = this.#servers()
+    if (servers.length === 0) throw new StoreUnavailable(this.#cluster!.reason)
+    return Promise.all(servers.map(async (server) => ({ address: server.name, info: parseInfo(String(await this.#callAt(server, 'INFO', []))) })))
   }
 
   async configuration(names: readonly string[]): Promise<readonly { readonly address: string; readonly configuration: ReadonlyMap<string, string> | null }[]> {
@@ -183,6 +187,7 @@ class Link implements RedisLink {
       const deadlineMs = options?.deadlineMs ?? this.#options.deadlineMs
       const confirm = options?.confirm
       const deadline = this.#deadlines.start(deadlineMs, () => {
+        if (call.replied) return this.#fail(call, `the write was made, but not confirmed within ${deadlineMs} ms`)
         const words = `Redis gave no answer within ${deadlineMs} ms`
         if (call.wire !== null) call.server?.timedOut(call.wire, words)
         this.#fail(call, words)
@@ -191,7 +196,7 @@ class Link implements RedisLink {
         key, script, name, args, target, deadline, resolve, reject,
         confirm: confirm === undefined || (confirm.replicas === 0 && !confirm.fsync) ? null : confirm,
         endMs: this.#options.clock.monotonicMs() + deadlineMs,
-        done: false, asking: false, redirections: 0, server: null, wire: null,
+        done: false, replied: false, asking: false, redirections: 0, server: null, wire: null,
       }
       this.#pending += 1
       this.#dispatch(call)
@@ -212,7 +217,7 @@ class Link implements RedisLink {
     // Refused, it leaves the command to be refused as well, which tells.
     if (call.asking) wire.send('ASKING', []).catch(() => undefined)
     const sent = wire.send(call.name, call.args)
-    const copies = call.confirm === null ? null : wire.confirm(call.confirm, this.#confirmMs(call))
+    const copies = call.confirm === null ? null : wire.confirm(call.confirm, () => call.endMs - this.#options.clock.monotonicMs())
     sent.then((reply) => this.#answered(call, reply, copies), (error: unknown) => this.#refused(call, server, wire, error as Error))
   }
 
@@ -220,6 +225,7 @@ class Link implements RedisLink {
     if (call.done) return
     call.server?.answered()
     if (copies === null) return this.#end(call, () => call.resolve(reply))
+    call.replied = true
     void copies.then((made) => {
       const missing = shortOf(call.confirm!, made)
       if (missing === null) this.#end(call, () => call.resolve(reply))
@@ -264,11 +270,6 @@ class Link implements RedisLink {
     target.whenUp().then(() => {
       if (!call.done) this.#dispatch(call)
     }, (error: unknown) => this.#fail(call, (error as Error).message))
-  }
-
-  /** What is left for WAIT, less the way back, so that its answer comes before the call's own end. 0 would mean for ever. */
-  #confirmMs(call: Call): number {
-    return Math.max(1, Math.floor((call.endMs - this.#options.clock.monotonicMs()) * 0.8))
   }
 
   #fail(call: Call, words: string): void {

@@ -14,6 +14,7 @@ export class Sentinels {
   readonly #wires = new Map<string, Wire>()
   #epoch = -1
   #named: HostPort | null = null
+  #finding: Promise<HostPort> | null = null
 
   constructor(address: RedisAddress, deadlines: Deadlines) {
     this.#address = address
@@ -21,7 +22,12 @@ export class Sentinels {
   }
 
   /** Where the primary is by the latest election that a sentinel tells of within half a second; rejects with the reason in plain words. */
-  async find(): Promise<HostPort> {
+  find(): Promise<HostPort> {
+    this.#finding ??= this.#find().finally(() => { this.#finding = null })
+    return this.#finding
+  }
+
+  async #find(): Promise<HostPort> {
     const answers = await Promise.all(this.#address.hosts.map((sentinel) => this.#ask(sentinel).catch((error: unknown) => error as Error)))
     let refusal: Error | null = null
     for (const answer of answers) {

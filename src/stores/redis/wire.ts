@@ -24,7 +24,8 @@ export type Copies = { readonly local: number | null; readonly replicas: number 
 export class Wire {
   readonly #redis: Redis
   readonly #onEnd: (reason: string) => void
-  readonly #confirmations: { readonly want: Confirm; readonly timeoutMs: number; readonly tell: (copies: Copies) => void }[] = []
+  #unconfirmed: Confirmation[] = []
+  #asking = false
   #corked = false
   #ended = false
   #reason = 'the connection ended'
@@ -76,12 +77,13 @@ export class Wire {
   }
 
   /**
-   * Asks how many copies there are of all that was sent before in this turn. Goes out in the same write, once for all callers who want the same. Never rejects.
-   * The server keeps this connection's later commands waiting meanwhile.
+   * Tells how many copies there are of all that was sent before, as soon as there are as many as wanted, else when `remainingMs` has come to its end. Never
+   * rejects. The question goes out in the same write, one for all who want the same. As the server keeps this connection's later commands waiting until it has
+   * answered, one question is asked at a time, for a short time; those that come meanwhile share the next.
    */
-  confirm(want: Confirm, timeoutMs: number): Promise<Copies> {
+  confirm(want: Confirm, remainingMs: () => number): Promise<Copies> {
     return new Promise((tell) => {
-      this.#confirmations.push({ want, timeoutMs, tell })
+      this.#unconfirmed.push({ want, remainingMs, tell })
       this.#cork()
     })
   }
@@ -97,29 +99,37 @@ export class Wire {
   }
 
   #cork(): void {
-    if (this.#corked || this.#ended) return
+    if (this.#corked) return
     this.#corked = true
-    this.#redis.stream.cork()
+    const { stream } = this.#redis
+    stream.cork()
     queueMicrotask(() => {
       this.#askForCopies()
       this.#corked = false
-      this.#redis.stream.uncork()
+      stream.uncork()
     })
   }
 
   #askForCopies(): void {
-    const asked = this.#confirmations.splice(0)
-    while (asked.length > 0) {
-      const { want: { replicas, fsync }, timeoutMs } = asked[0]!
-      const same = asked.filter(({ want }) => want.replicas === replicas && want.fsync === fsync)
-      for (const one of same) asked.splice(asked.indexOf(one), 1)
-      const answer = fsync ? this.send('WAITAOF', [1, replicas, timeoutMs]) : this.send('WAIT', [replicas, timeoutMs])
-      const tell = (copies: Copies): void => { for (const one of same) one.tell(copies) }
-      answer.then((reply) => {
-        if (Array.isArray(reply)) tell({ local: Number(reply[0]), replicas: Number(reply[1]) })
-        else tell({ local: null, replicas: Number(reply) })
-      }, (error: unknown) => tell(error as Error))
-    }
+    const want = this.#unconfirmed[0]?.want
+    if (this.#asking || want === undefined) return
+    const asked = this.#unconfirmed.filter((one) => one.want.replicas === want.replicas && one.want.fsync === want.fsync)
+    this.#unconfirmed = this.#unconfirmed.filter((one) => !asked.includes(one))
+    // 0 would mean for ever.
+    const timeoutMs = Math.max(1, Math.min(COPIES_MS, Math.floor(0.8 * Math.min(...asked.map(({ remainingMs }) => remainingMs())))))
+    this.#asking = true
+    const sent = want.fsync ? this.send('WAITAOF', [1, want.replicas, timeoutMs]) : this.send('WAIT', [want.replicas, timeoutMs])
+    sent.then((reply): Copies => Array.isArray(reply)
+      ? { local: Number(reply[0]), replicas: Number(reply[1]) }
+      : { local: null, replicas: Number(reply) }, (error: unknown) => error as Error).then((copies) => {
+      this.#asking = false
+      const enough = copies instanceof Error || (copies.replicas >= want.replicas && copies.local !== 0)
+      for (const one of asked) {
+        if (enough || one.remainingMs() < AGAIN_MS) one.tell(copies)
+        else this.#unconfirmed.push(one)
+      }
+      if (this.#unconfirmed.length > 0) this.#cork()
+    })
   }
 
   #end(): void {
@@ -128,6 +138,17 @@ export class Wire {
     this.#onEnd(this.#reason)
   }
 }
+
+interface Confirmation {
+  readonly want: Confirm
+  readonly remainingMs: () => number
+  readonly tell: (copies: Copies) => void
+}
+
+/** How long one question for copies may hold up the connection. */
+const COPIES_MS = 100
+/** With less time than this left, asking again is in vain. */
+const AGAIN_MS = 20
 
 /** What a socket's or TLS' error means, without anything that came over the wire. */
 function connectionWords(error: unknown): string {
