@@ -1,103 +1,21 @@
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { request } from 'node:http'
-import { connect, createServer } from 'node:net'
-import { tmpdir } from 'node:os'
+import { spawn, spawnSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { join } from 'node:path'
+import {
+  answers, BROKE, cell, children, cpuUs, dir, freePort, gatewayConfig, here, median, needs, nodeArgs, plainBody, ROUNDS, rssMb, SECRET, startGateway, startUpstream, stop,
+  streamBody, until, wrk, type Load,
+} from './rig.ts'
 
 /**
  * `npm run bench`: CPU per exchange of the gateway beside nginx, proxying the same upstream under the same load in the same run. Machines are noisy,
  * so the ratios count; rounds alternate and the median round is printed. Needs nginx and wrk (Debian: nginx-light, wrk).
  */
-const ROUNDS = Number(process.env['ROUNDS'] ?? 3)
-const SECONDS = Number(process.env['SECONDS'] ?? 4)
-const here = new URL('.', import.meta.url).pathname
-const root = join(here, '../..')
-const SECRET = 'tg_bench_0123456789abcdefghijklmnop'
-const BROKE = 'tg_broke_0123456789abcdefghijklmnop'
-const TICKS = Number(spawnSync('getconf', ['CLK_TCK']).stdout.toString()) || 100
-
-for (const tool of ['nginx', 'wrk']) {
-  if (spawnSync('sh', ['-c', `command -v ${tool} /usr/sbin/${tool}`]).status !== 0 && spawnSync('which', [tool]).status !== 0) {
-    console.error(`npm run bench needs ${tool}: apt-get install nginx-light wrk`)
-    process.exit(2)
-  }
-}
-
-const dir = mkdtempSync(join(tmpdir(), 'tallygate-bench-'))
-const children: ChildProcess[] = []
-process.on('exit', () => {
-  // nginx ends its workers when it is asked to end, not when it is killed.
-  for (const child of children) child.kill(child.spawnfile.endsWith('nginx') ? 'SIGTERM' : 'SIGKILL')
-  rmSync(dir, { recursive: true, force: true })
-})
-
-const nodeArgs = ['--disable-warning=ExperimentalWarning']
-
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0))
-    })
-  })
-}
-
-async function until(what: string, test: () => Promise<boolean>, ms = 20_000): Promise<number> {
-  const start = performance.now()
-  while (performance.now() - start < ms) {
-    if (await test()) return performance.now() - start
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-  throw new Error(`${what} did not happen within ${ms} ms`)
-}
-
-function answers(port: number, path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const req = request({ host: '127.0.0.1', port, path, timeout: 1000 }, (res) => { res.resume(); resolve(res.statusCode === 200) })
-    req.on('error', () => resolve(false))
-    req.end()
-  })
-}
-
-/** CPU microseconds of the process and its children so far. */
-function cpuUs(pids: readonly number[]): number {
-  let ticks = 0
-  for (const pid of pids) {
-    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ')
-    ticks += Number(fields[11]) + Number(fields[12])
-  }
-  return (ticks / TICKS) * 1e6
-}
-
-function rssMb(pid: number, field = 'VmRSS'): number {
-  return Number(new RegExp(`${field}:\\s+(\\d+)`).exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) / 1024
-}
-
-interface Load { ok: number; refused: number; other: number; p50_us: number; p99_us: number; errors: number }
-
-function wrk(port: number, body: object, key: string, connections: number): Promise<Load> {
-  return new Promise((resolve, reject) => {
-    const child = spawn('wrk', ['-t1', `-c${connections}`, `-d${SECONDS}s`, '--timeout', '20s', '-s', join(here, 'load.lua'), `http://127.0.0.1:${port}`],
-      { env: { ...process.env, BODY: JSON.stringify(body), KEY: key }, stdio: ['ignore', 'pipe', 'inherit'] })
-    let out = ''
-    child.stdout.on('data', (data: Buffer) => { out += data.toString() })
-    child.on('close', () => {
-      const line = out.split('\n').find((one) => one.startsWith('{'))
-      if (line === undefined) reject(new Error(`wrk said nothing:\n${out}`))
-      else resolve(JSON.parse(line) as Load)
-    })
-  })
-}
+needs('nginx', 'wrk')
 
 // === The three processes ===
 
-const upstreamPort = await freePort()
-children.push(spawn(process.execPath, [...nodeArgs, join(here, 'upstream.ts')], { env: { ...process.env, PORT: String(upstreamPort) }, stdio: 'ignore' }))
-await until('the upstream', () => new Promise((resolve) => {
-  const socket = connect(upstreamPort, '127.0.0.1', () => { socket.destroy(); resolve(true) }).on('error', () => resolve(false))
-}))
+const upstreamPort = await startUpstream()
 
 const nginxPort = await freePort()
 writeFileSync(join(dir, 'nginx.conf'), `
@@ -114,54 +32,15 @@ children.push(nginx)
 
 const gatewayPort = await freePort()
 const adminPort = await freePort()
-const hash = (secret: string): string => createHash('sha256').update(secret).digest('hex')
-writeFileSync(join(dir, 'tallygate.yaml'), `
-server: { listen: "127.0.0.1:${gatewayPort}" }
-admin: { listen: "127.0.0.1:${adminPort}" }
-store: "embedded:${dir}/data"
-upstreams:
-  model: { url: "http://127.0.0.1:${upstreamPort}", provider: openai }
-models:
-  bench: { upstream: model, context_tokens: 131072, output_tokens_max: 8192 }
-plans:
-  bench:
-    entitlements: { models: ["*"] }
-    limits:
-      - { name: rpm,      meter: requests,     limit: 1000M, window: 1m }
-      - { name: tpm,      meter: total_tokens, limit: 1000G, window: 1m }
-      - { name: daily,    meter: total_tokens, limit: 1000G, window: day }
-      - { name: monthly,  meter: total_tokens, limit: 1000G, window: billing_period }
-      - { name: parallel, meter: concurrency,  limit: 100k }
-  broke:
-    entitlements: { models: ["*"] }
-    limits:
-      - { name: rpm,      meter: requests,     limit: 1000M, window: 1m }
-      - { name: tpm,      meter: total_tokens, limit: 1000G, window: 1m }
-      - { name: daily,    meter: requests, limit: 1, window: day }
-      - { name: monthly,  meter: total_tokens, limit: 1000G, window: billing_period }
-      - { name: parallel, meter: concurrency,  limit: 100k }
-keys:
-  - { id: bench, plan: bench, hash: "sha256:${hash(SECRET)}" }
-  - { id: broke, plan: broke, hash: "sha256:${hash(BROKE)}" }
-sinks:
-  - { name: file, type: file, path: "${dir}/usage.ndjson" }
-`.replaceAll('1000G', '1000000M'))
-
-function startGateway(): ChildProcess {
-  const child = spawn(process.execPath, [...nodeArgs, join(root, 'src/main.ts'), 'serve', '--config', join(dir, 'tallygate.yaml')], {
-    cwd: root, stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, TALLYGATE_LOG_LEVEL: 'warn' },
-  })
-  children.push(child)
-  return child
-}
+const configPath = join(dir, 'tallygate.yaml')
+writeFileSync(configPath, gatewayConfig({ gateway: gatewayPort, admin: adminPort, upstream: upstreamPort }, `"embedded:${dir}/data"`))
 
 const starts: number[] = []
-let gateway = startGateway()
+let gateway = startGateway(configPath)
 for (let i = 0; i < ROUNDS; i++) {
   if (i > 0) {
-    gateway.kill('SIGTERM')
-    await new Promise((resolve) => gateway.once('exit', resolve))
-    gateway = startGateway()
+    await stop(gateway)
+    gateway = startGateway(configPath)
   }
   starts.push(await until('the gateway', () => answers(gatewayPort, '/-/ready')))
 }
@@ -173,9 +52,6 @@ const nginxWorkers = spawnSync('pgrep', ['-P', String(nginx.pid)]).stdout.toStri
 
 interface Row { name: string; gateway: number[]; nginx: number[]; ratio: number[]; p50: number[]; p99: number[] }
 const rows: Row[] = []
-const message = [{ role: 'user', content: 'Say a word, and then another one, and then some more of them, please. '.repeat(12) }]
-const plainBody = { model: 'bench', max_tokens: 256, messages: message }
-const streamBody = { ...plainBody, stream: true, stream_options: { include_usage: true } }
 const cases = [
   { name: 'plain 1 KB exchange', body: plainBody, key: SECRET, connections: 64, per: 1, status: 'ok' as const },
   { name: 'streamed, per event', body: streamBody, key: SECRET, connections: 64, per: 201, status: 'ok' as const },
@@ -224,14 +100,11 @@ await until('a thousand streams', async () => begun === 1000)
 const openMb = rssMb(gateway.pid!)
 for (const socket of sockets) socket.destroy()
 
-gateway.kill('SIGTERM')
-await new Promise((resolve) => gateway.once('exit', resolve))
+await stop(gateway)
 const recovery = spawnSync(process.execPath, [...nodeArgs, '--max-old-space-size=4096', join(here, 'recovery.ts')], { encoding: 'utf8' })
 
 // === The table ===
 
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!
-const cell = (text: string | number, width: number): string => String(text).padStart(width)
 console.log(`\n${'CPU per unit, µs'.padEnd(24)}${cell('gateway', 10)}${cell('nginx', 10)}${cell('ratio', 8)}${cell('p50 ms', 10)}${cell('p99 ms', 10)}`)
 for (const row of rows) {
   console.log(`${row.name.padEnd(24)}${cell(median(row.gateway).toFixed(1), 10)}${cell(median(row.nginx).toFixed(1), 10)}${cell(median(row.ratio).toFixed(2), 8)}${cell((median(row.p50) / 1000).toFixed(1), 10)}${cell((median(row.p99) / 1000).toFixed(1), 10)}`)
