@@ -16,6 +16,8 @@ import { waitFor } from '../fixtures/wait-for.ts'
 import { eventBody, skeleton } from './sample-moves.ts'
 
 const PARTITIONS = 16
+
+t.setTimeout(120_000)
 let spaces = 0
 
 function record(n: number, atMs: number, more: Partial<OutboxRecord> = {}): OutboxRecord {
@@ -171,8 +173,15 @@ function suite(t: Test, link: RedisLink): void {
     // As if the question for the lease had been answered just before the other took it.
     const late = space.outbox({ link: answering(link, space.keys, first.token) })
     await t.rejects(late.advance(first, entries), StaleFence, 'and the cursors themselves refuse him too')
+    const blind = space.outbox({ link: answering(link, space.keys, second.token) })
+    await blind.read(second, 10)
+    const third = await lease(paused, 'sink', 'gateway', 3_000, 4_000)
+    await paused.read(third, 10)
+    await t.rejects(blind.advance(second, entries), StaleFence, 'also when he had them already')
+    await paused.release(third)
+    const fourth = await lease(other, 'sink', 'gateway', 5_000, 6_000)
     t.same(await cursorsOf(space, 'sink'), ['1000-0', '1000-0'], 'nothing has moved')
-    await other.advance(second, await other.read(second, 10))
+    await other.advance(fourth, await other.read(fourth, 10))
     t.same(await other.lag('sink'), { count: 0, oldestMs: null })
   })
 
@@ -232,6 +241,13 @@ function suite(t: Test, link: RedisLink): void {
     await space.run('XADD', space.keys.events(1), '3000-2', ...toFields(record(22, 3_000)))
     await space.run('SET', space.keys.lastEvent(1), '3000-2')
     t.same((await outbox.read(fence, 10)).map(numberOf), [22])
+    await outbox.advance(fence, await outbox.read(fence, 10))
+    await space.append(2, ...[1, 2, 3, 4].map((n) => record(n, 1_000)))
+    await outbox.advance(fence, await outbox.read(fence, 10))
+    await space.run('XDEL', space.keys.events(2), '1000-4')
+    await space.run('HSET', space.keys.cursor(2, 'sink'), 'id', '1000-1')
+    await space.run('SET', space.keys.lastEvent(2), '1000-3')
+    t.same((await outbox.read(fence, 10)).map(numberOf), [2, 3])
   })
 
   test('all events are scanned in one order over all partitions, the same in pages of any size', async (t, space) => {
@@ -437,6 +453,18 @@ function suite(t: Test, link: RedisLink): void {
     const count = delivered.reduce((sum, some) => sum + some.length, 0)
     t.comment(`${count} deliveries of ${total} events, ${crashes} crashes, ${stale} stale fences`)
     t.ok(crashes > 3 && stale > 0, 'and there were crashes and lost leases')
+  })
+
+  test('a gap is told although the consumer had to be made known twice', async (t, space) => {
+    const outbox = space.outbox()
+    await space.append(1, ...[1, 2, 3].map((n) => record(n, 1_000)))
+    await outbox.setConsumers(['sink'])
+    // As if the gateway had ended before it had noted the name.
+    await space.run('HDEL', space.keys.consumers(), 'sink')
+    await space.run('XTRIM', space.keys.events(1), 'MINID', '1000-3')
+    await outbox.setConsumers(['sink'])
+    t.same((await outbox.read(await lease(outbox), 10)).map(numberOf), [3])
+    t.same(outbox.gaps(), [{ consumer: 'sink', events: 2 }])
   })
 
   test('a consumer seen the first time begins at the oldest kept event, and one that was away is told its gap', async (t, space) => {

@@ -14,6 +14,8 @@ type Value = Readonly<Record<string, unknown>> | undefined
 
 let spaces = 0
 
+t.setTimeout(120_000)
+
 async function linkTo(t: Test, url: string): Promise<RedisLink> {
   const link = await openLink({ url, deadlineMs: 500, clock: systemClock, random: systemRandom, log: silentLog })
   t.teardown(() => link.close())
@@ -128,6 +130,47 @@ for (const kind of ['one server', 'cluster'] as const) {
       t.equal(await one!.swap('key', 'none', { y: 3 }, { y: 4 }), false)
       t.equal(await one!.get('key', 'none'), undefined)
       t.same((await one!.list('key')).map(({ id }) => id), ['a', ...Array.from({ length: 20 }, (_, i) => `k${i}`)].sort())
+    })
+
+    await t.test('a look that was under way does not take back what was told meanwhile', async (t) => {
+      const keys = await freshKeys(here)
+      const other = recordsOf(t, there, keys)
+      let holdMs = 0
+      let held = 0
+      const hold = async <Answer>(answer: Promise<Answer>): Promise<Answer> => {
+        const what = await answer
+        if (holdMs > 0) {
+          held += 1
+          await systemClock.sleep(holdMs)
+        }
+        return what
+      }
+      const slow: RedisLink = {
+        clustered: here.clustered, up: true, reason: null, script: (...args) => here.script(...args), onServerChange: (listener) => here.onServerChange(listener),
+        info: () => here.info(), configuration: (names) => here.configuration(names), close: () => here.close(),
+        commands: (list, options) => hold(here.commands(list, options)),
+        command: (key, name, args, options) => (name === 'HSCAN' ? hold(here.command(key, name, args, options)) : here.command(key, name, args, options)),
+      }
+      const records = recordsOf(t, slow, keys)
+      await other.put('audit', 'x', {})
+      const watcher = new Watcher(records, 'key')
+      await systemClock.sleep(700)
+      await other.put('key', 'a', { n: 1 })
+      holdMs = 200
+      await waitFor('the look', () => held === 1, { everyMs: 2 })
+      await records.put('key', 'a', { n: 2 })
+      await systemClock.sleep(300)
+      holdMs = 0
+      await systemClock.sleep(700)
+      t.same(watcher.told, [['a', { n: 2 }]])
+      holdMs = 700
+      const listing = records.list('key')
+      await waitFor('the list', () => held === 2, { everyMs: 2 })
+      holdMs = 0
+      await other.put('key', 'a', { n: 3 })
+      await listing
+      await systemClock.sleep(700)
+      t.same(watcher.told, [['a', { n: 2 }], ['a', { n: 3 }]])
     })
 
     await t.test('replicas that write one document as fast as they can leave every watcher with what is stored', async (t) => {
