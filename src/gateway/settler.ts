@@ -52,6 +52,8 @@ const backoffMs = 50
 const backoffMaxMs = 5_000
 /** How many go to the store at once when it has come back. */
 const burst = 256
+/** No call to a store is let take longer where others wait for it. */
+const hungMs = 5_000
 /** What they would free has long expired when so many newer ones wait. */
 const voidsMax = 10_000
 
@@ -71,7 +73,7 @@ export class Settler {
   constructor(parts: SettlerParts) {
     this.#parts = parts
     const { spool, store, clock, random, log, metrics } = parts
-    this.#drain = spool === null ? null : new SpoolDrain({ spool, clock, random, log, metrics, apply: (move) => applySettle(move, store, log, clock) })
+    this.#drain = spool === null ? null : new SpoolDrain({ spool, clock, random, log, metrics, apply: (move) => answered(applySettle(move, store, log, clock), clock) })
     this.#drain?.start()
   }
 
@@ -196,6 +198,12 @@ export class Settler {
     void this.#retryLoop()
   }
 
+  /** Whatever becomes of that call, the others must not wait for it; it may be repeated beside it. */
+  #hung(item: Waiting): boolean {
+    if (item.kind === 'settle' && !item.over && !item.queued) this.#queue(item)
+    return false
+  }
+
   #finish(item: WaitingSettle, answer: Settled): void {
     // The store and the spool may both have it; repeating it changes nothing.
     if (item.over) return
@@ -234,13 +242,21 @@ export class Settler {
       const settles = this.#retrySettles.splice(0, burst)
       for (const item of settles) item.queued = false
       const batch: Waiting[] = [...settles, ...this.#retryVoids.splice(0, burst)]
-      const taken = await Promise.all(batch.map((item) => this.#attempt(item)))
+      const taken = await Promise.all(batch.map((item) => answered(this.#attempt(item), clock).catch(() => this.#hung(item))))
       // One damaged reservation must not slow the others down: only a store that takes nothing makes us wait longer.
       this.#failures = taken.includes(true) ? 0 : this.#failures + 1
     }
     this.#retrying = false
     this.#failures = 0
   }
+}
+
+/** Rejects when that takes longer than any call to a store should. */
+function answered<Answer>(promise: Promise<Answer>, clock: Clock): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const cancel = clock.after(hungMs, () => reject(new Error('the store does not answer')), { unref: true })
+    promise.then(resolve, reject).finally(cancel)
+  })
 }
 
 /** One settlement to the store. What it does not book as it was sent is never lost: it is kept, whole, for an operator to look at. */

@@ -3,7 +3,8 @@ import { crc32 } from 'node:zlib'
 /** One settlement as it lies on disk: text that can be told from anything else and checked by itself, wherever in a file it is found. */
 
 const MARK = 'tallygate-settlement/1'
-const HEAD_MAX = 64
+/** What stands before the settlement itself takes no more. */
+export const HEAD_BYTES = 64
 
 export interface Entry {
   /** When it came to the spool. */
@@ -18,7 +19,7 @@ export function lineOf({ atMs, json }: Entry): string {
 
 /** null: it is not what was written. */
 export function entryOf(line: string): Entry | null {
-  const [mark, crc, at, bytes] = line.slice(0, HEAD_MAX).split(' ', 4)
+  const [mark, crc, at, bytes] = line.slice(0, HEAD_BYTES).split(' ', 4)
   if (mark !== MARK || crc === undefined || at === undefined || bytes === undefined) return null
   const json = line.slice(mark.length + crc.length + at.length + bytes.length + 4)
   return crcOf(Number(at), json) === crc ? { atMs: Number(at), json } : null
@@ -34,9 +35,9 @@ export function entriesIn(bytes: Buffer): { readonly entries: readonly Entry[]; 
   let broken = 0
   const mark = Buffer.from(`${MARK} `)
   for (let at = bytes.indexOf(mark); at !== -1; at = bytes.indexOf(mark, at + mark.length)) {
-    const head = /^\S+ ([0-9a-f]{8}) (\d{1,15}) (\d{1,9}) /.exec(bytes.toString('latin1', at, at + HEAD_MAX))
+    const head = /^\S+ ([0-9a-f]{8}) (\d{1,15}) (\d{1,9}) /.exec(bytes.toString('latin1', at, at + HEAD_BYTES))
     if (head === null) {
-      if (at + HEAD_MAX > bytes.length) return { entries, broken, open: at }
+      if (at + HEAD_BYTES > bytes.length) return { entries, broken, open: at }
       broken += 1
       continue
     }

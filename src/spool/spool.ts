@@ -5,7 +5,7 @@ import type { Settle } from '../metering/moves.ts'
 import { prepareDirectory } from '../stores/embedded/directory.ts'
 import { StoreUnavailable } from '../stores/store.ts'
 import { ThreadLink } from '../stores/thread-link.ts'
-import { ENTRY_BYTES_MAX, type Entry } from './entry-line.ts'
+import { ENTRY_BYTES_MAX, HEAD_BYTES, type Entry } from './entry-line.ts'
 import { freeLanes, takeLane, type Lane } from './lanes.ts'
 import type { SpoolState } from './spool-file.ts'
 import type { SpoolAnswer, SpoolAsks } from './spool-protocol.ts'
@@ -90,6 +90,8 @@ class DiskSpool implements Spool {
   #state: SpoolState = { count: 0, bytes: 0, oldestMs: null, diskFull: false }
   #failed: string | null = 'it is not open yet'
   #queue: Appending[] = []
+  /** Of what is not on disk yet. */
+  #queuedBytes = 0
   #flying: readonly Appending[] = []
   #flyingSinceMs = 0
   #scheduled = false
@@ -138,12 +140,13 @@ class DiskSpool implements Spool {
     if (this.#failed !== null) return Promise.reject(new StoreUnavailable(this.#failed))
     const json = JSON.stringify(move)
     if (json.length > ENTRY_BYTES_MAX) return Promise.reject(new StoreUnavailable('the settlement is too large for the spool'))
-    // The queue is at most what the settler holds in memory; that is bounded.
-    if (this.#state.bytes + json.length > this.#maxBytes) return Promise.reject(new StoreUnavailable('the spool is full'))
-    return new Promise((resolve, reject) => {
+    const bytes = Buffer.byteLength(json) + HEAD_BYTES
+    if (this.#state.bytes + this.#queuedBytes + bytes > this.#maxBytes) return Promise.reject(new StoreUnavailable('the spool is full'))
+    this.#queuedBytes += bytes
+    return new Promise<void>((resolve, reject) => {
       this.#queue.push({ entry: { atMs: this.#clock.nowMs(), json }, resolve, reject })
       this.#schedule()
-    })
+    }).finally(() => { this.#queuedBytes -= bytes })
   }
 
   async read(after: number, count: number): Promise<readonly SpoolEntry[]> {

@@ -14,6 +14,8 @@ import { waitFor } from '../fixtures/wait-for.ts'
 import { LogLines } from '../stores/embedded-fixture.ts'
 import { check, eventBody, newId, settleOf } from '../stores/sample-moves.ts'
 
+t.setTimeout(120_000)
+
 function move(text = ''): Settle {
   const nowMs = systemClock.nowMs()
   return settleOf(newId(nowMs), nowMs, 'acme', [check('tokens', 1_000, 7)], [7], { event: { ...eventBody, labels: { text } } })

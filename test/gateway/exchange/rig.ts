@@ -15,6 +15,7 @@ import type { Provider } from '../../../src/providers/provider.ts'
 import { httpEndpoint, providers } from '../../../src/providers/index.ts'
 import { tokenizer } from '../../../src/providers/tokenizer.ts'
 import { systemRandom } from '../../../src/random.ts'
+import type { Spool } from '../../../src/spool/spool.ts'
 import { openMemory } from '../../../src/stores/memory/memory.ts'
 import type { Store } from '../../../src/stores/store.ts'
 import { openRawClient, rawRequest, requestBytes, type RawClient, type RawRequest, type RawResponse } from '../../fixtures/raw-client.ts'
@@ -37,6 +38,7 @@ export interface RigOptions {
   readonly upstreams?: string
   readonly providerList?: string
   readonly wrap?: (store: Store) => Store
+  readonly spool?: Spool
   readonly providers?: readonly Provider[]
   readonly bounds?: Partial<Bounds>
   readonly serverBounds?: Partial<ServerBounds>
@@ -73,7 +75,7 @@ export async function startRig(t: Teardown, upstreamUrl: string, options: RigOpt
   const note = (level: string) => (fields: object, message: string): void => { logged.push({ level, message, ...fields }) }
   const log: Log = { debug: note('debug'), info: note('info'), warn: note('warn'), error: note('error') }
   const gateway = new Gateway({
-    config: () => config, keys, store, providers: options.providers ?? providers, httpEndpoint, clock: systemClock, random: systemRandom, log, metrics, guard: new Guard(),
+    config: () => config, keys, store, spool: options.spool ?? null, providers: options.providers ?? providers, httpEndpoint, clock: systemClock, random: systemRandom, log, metrics, guard: new Guard(),
     tokenizer,
     bounds: { reserveMs: 2_000, ...options.bounds },
   })
