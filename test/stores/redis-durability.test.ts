@@ -33,6 +33,8 @@ t.test('what must not be started on is refused, and says what to set', async (t)
     ['too old for WAITAOF', { version: '7.0.15', appendfsync: 'always' }, { confirm: { replicas: 0, fsync: true } }, /WAITAOF \(Redis 7\.2\).*Redis 7\.0\.15/],
     ['new enough', { version: '7.2.0', appendfsync: 'always' }, { confirm: { replicas: 0, fsync: true } }, null],
     ['Valkey', { product: 'Valkey', version: '8.1.1', appendfsync: 'always' }, { confirm: { replicas: 0, fsync: true } }, null],
+    ['too old altogether', { version: '6.2.14' }, {}, /Redis 6\.2\.14: the store needs Redis 7\.0/],
+    ['the oldest that will do', { version: '7.0.0' }, {}, null],
     ['fsync without a log', { appendonly: false }, { durability: 'none', confirm: { replicas: 0, fsync: true } }, /needs appendonly yes/],
     ['nothing is told', { appendonly: null, appendfsync: null, evictionPolicy: null, maxmemory: null, replicas: null, minReplicas: null, version: null }, {}, null],
   ]

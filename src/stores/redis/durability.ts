@@ -81,6 +81,7 @@ function judgeOne(facts: DurabilityFacts, wanted: DurabilityWanted): { refusals:
   const refusals: string[] = []
   const warnings: string[] = []
 
+  if (!isAtLeast(facts, 7, 0)) refusals.push(`This is ${product} ${facts.version}: the store needs Redis 7.0 or newer, or Valkey, whose scripts may finish what runs although memory is short.`)
   if (facts.cluster === true && !clustered) refusals.push(`This ${product} is part of a cluster: the store's URL must begin with redis+cluster://.`)
   if (evictionPolicy === null) warnings.push(`${product} does not say its maxmemory-policy: anything but noeviction would throw counters away when memory is short.`)
   else if (evictionPolicy !== 'noeviction') {
@@ -142,10 +143,15 @@ function onFailover({ replicas, product }: DurabilityFacts, confirm: Confirm): s
     + 'that is likely and not certain, as the election does not ask who has what.'
 }
 
-function knowsWaitaof({ product, version }: DurabilityFacts): boolean {
+function knowsWaitaof(facts: DurabilityFacts): boolean {
+  return isAtLeast(facts, 7, 2)
+}
+
+/** Valkey began with what Redis 7.2 knows; who does not tell a version is believed to know everything. */
+function isAtLeast({ product, version }: DurabilityFacts, major: number, minor: number): boolean {
   if (version === null || product === 'Valkey') return true
-  const [major = 0, minor = 0] = version.split('.').map(Number)
-  return major > 7 || (major === 7 && minor >= 2)
+  const [itsMajor = 0, itsMinor = 0] = version.split('.').map(Number)
+  return itsMajor > major || (itsMajor === major && itsMinor >= minor)
 }
 
 function flag(text: string | null, yes: string): boolean | null {
