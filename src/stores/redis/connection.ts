@@ -166,7 +166,7 @@ class Link implements RedisLink {
   }
 
   #noteState(): void {
-    const up = this.#servers().some((server) => server.up)
+    const up = this.#servers().some((server) => server.up || server.reviving)
     if (up === this.#up) return
     this.#up = up
     this.#options.onState?.(up, this.reason)
@@ -211,7 +211,7 @@ class Link implements RedisLink {
     const server = call.target ?? this.#server ?? this.#cluster!.serverOf(call.key)
     if (server === null) return this.#fail(call, this.#cluster!.reason)
     const { wire } = server
-    if (wire === null || !server.up) return this.#fail(call, server.reason)
+    if (wire === null || !server.up) return server.reviving ? this.#dispatchOnceUp(call, server) : this.#fail(call, server.reason)
     call.server = server
     call.wire = wire
     // Refused, it leaves the command to be refused as well, which tells.
@@ -267,7 +267,11 @@ class Link implements RedisLink {
     call.asking = to.kind === 'ask'
     call.wire = null
     if (target.up) return this.#dispatch(call)
-    target.whenUp().then(() => {
+    this.#dispatchOnceUp(call, target)
+  }
+
+  #dispatchOnceUp(call: Call, server: Server): void {
+    server.whenUp().then(() => {
       if (!call.done) this.#dispatch(call)
     }, (error: unknown) => this.#fail(call, (error as Error).message))
   }

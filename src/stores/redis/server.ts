@@ -44,6 +44,8 @@ export class Server {
   #identity: string | null = null
   #everUp = false
   #up = false
+  /** The connection was lost a moment ago, and the first attempt to have it back has not failed yet. */
+  #reviving = false
   #closed = false
   #downSinceMs: number
   /** Reasons told since it was last up, so that each is logged once. */
@@ -63,6 +65,11 @@ export class Server {
 
   get up(): boolean {
     return this.#up
+  }
+
+  /** It will be up, or known to be down, in a moment: worth waiting for. */
+  get reviving(): boolean {
+    return this.#reviving
   }
 
   /** Why it is not up, in plain words. */
@@ -92,6 +99,7 @@ export class Server {
     this.#wire?.destroy()
     this.#wire = null
     this.#up = false
+    this.#reviving = false
     this.#tellWaiting()
   }
 
@@ -138,6 +146,7 @@ export class Server {
     this.#wire = null
     this.#reason = reason
     this.#breaker.answered()
+    this.#reviving = this.#up && this.#parts.clock.monotonicMs() - this.#attemptAtMs >= ATTEMPT_EVERY_MS
     this.#fall()
     this.#planAttempt()
   }
@@ -145,6 +154,7 @@ export class Server {
   #rise(changed: boolean): void {
     const { clock, log } = this.#parts
     this.#up = true
+    this.#reviving = false
     if (this.#everUp || this.#told.size > 0) {
       log.info({ redis: this.name, downMs: Math.round(clock.monotonicMs() - this.#downSinceMs) }, 'Redis is back')
     }
@@ -217,7 +227,10 @@ export class Server {
       if (this.#closed) return
       this.#tooOld = error instanceof WaitaofMissing ? error : null
       this.#reason = late ? `no answer within ${ATTEMPT_MS} ms` : (error as Error).message
+      const revived = this.#reviving
+      this.#reviving = false
       this.#fall()
+      if (revived) this.#events.onDown(this)
       this.#tellWaiting()
       this.#planAttempt()
     }

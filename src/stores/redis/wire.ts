@@ -72,6 +72,8 @@ export class Wire {
     } catch (error) {
       // ioredis hangs the command's arguments onto its errors; a password may be one.
       if (error instanceof ReplyError) throw new ErrorAnswer((error as Error).message)
+      // Whoever hears of this may send again at once, and must not do so over a connection whose end is about to be told.
+      this.#end()
       throw new Error(this.#reason)
     }
   }
