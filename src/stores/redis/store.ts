@@ -43,6 +43,7 @@ const WATCH_MS = 1_000
 /** Acknowledged moves that are repeated when the server has changed. */
 const REPEAT_MS = 60_000
 const REPEATS_AT_ONCE = 256
+const REPEAT_PAUSE_MS = 500
 /** How often a move is sent again because the reservation was not what it was taken for. */
 const TRIES_MAX = 4
 /** Remembered reservations; one that is not is read when it is voided. */
@@ -279,15 +280,27 @@ export class RedisStore implements Store {
     this.#repeats += 1
     if (this.#repeats > 1 || this.#closed) return
     const { log, clock } = this.#parts
+    let left: readonly (Settle | Void)[] = []
     for (let seen = 0; seen !== this.#repeats && !this.#closed;) {
       seen = this.#repeats
-      const moves = this.#recent.since(clock.monotonicMs() - REPEAT_MS)
+      const moves = [...new Set([...left, ...this.#recent.since(clock.monotonicMs() - REPEAT_MS)])]
       let anew = 0
-      for (let at = 0; at < moves.length; at += REPEATS_AT_ONCE) {
-        const answers = await Promise.allSettled(moves.slice(at, at + REPEATS_AT_ONCE).map((move) => ('amounts' in move ? this.#settle(move) : this.#void(move))))
-        anew += answers.filter((answer) => answer.status === 'fulfilled' && 'drawn' in answer.value).length
+      for (left = moves; left.length > 0 && seen === this.#repeats && !this.#closed;) {
+        const untaken: (Settle | Void)[] = []
+        for (let at = 0; at < left.length; at += REPEATS_AT_ONCE) {
+          const some = left.slice(at, at + REPEATS_AT_ONCE)
+          const answers = await Promise.allSettled(some.map((move) => ('amounts' in move ? this.#settle(move) : this.#void(move))))
+          anew += answers.filter((answer) => answer.status === 'fulfilled' && 'drawn' in answer.value).length
+          untaken.push(...some.filter((_, i) => {
+            const answer = answers[i]!
+            return answer.status === 'rejected' && answer.reason instanceof StoreUnavailable
+          }))
+        }
+        left = untaken
+        // A server that has just come up often falters once more, and nobody else would repeat these.
+        if (left.length > 0) await clock.sleep(REPEAT_PAUSE_MS)
       }
-      if (moves.length > 0) log.info({ repeated: moves.length, missing: anew }, 'the server has changed; the settlements of the last minute were repeated')
+      if (moves.length > 0) log.info({ repeated: moves.length - left.length, missing: anew }, 'the server has changed; the settlements of the last minute were repeated')
     }
     this.#repeats = 0
   }
