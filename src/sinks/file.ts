@@ -45,7 +45,7 @@ class FileSink implements Sink {
   #size = 0
   #inode = 0
   #day = ''
-  /** Ids at the file's end when it was opened; dropped once deliveries have passed them. */
+  /** Ids at the file's end, which may come again; dropped once deliveries have passed them. */
   #written = new Set<string>()
 
   constructor(name: string, settings: FileSettings, clock: Clock) {
@@ -84,8 +84,10 @@ class FileSink implements Sink {
     if (fresh.length > 0) {
       const bytes = Buffer.from(fresh.map((event) => `${JSON.stringify(event)}\n`).join(''), 'utf8')
       await this.#append(bytes)
-      // Deliveries are in order: after the first batch that is wholly new, nothing old can come but on purpose.
+      // Deliveries are in order: after a batch that is wholly new, nothing older than that can come but on purpose. It comes itself, with more behind it, when
+      // the store was not there to be told that it is done.
       if (fresh.length === batch.length) this.#written.clear()
+      for (const { id } of fresh) this.#written.add(id)
     }
     return { accepted, refused: [] }
   }

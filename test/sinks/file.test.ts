@@ -45,6 +45,17 @@ t.test('after a crash the file is resumed at its last whole line, and what it al
   await sink.close()
 })
 
+t.test('a batch that comes again, because the store could not be told that it is done, is not written again', async (t) => {
+  const path = join(tmpDir(t), 'usage.ndjson')
+  const sink = await openFileSink('file', settings(path), systemClock)
+  await sink.deliver(events(0, 3), never)
+  t.same((await sink.deliver(events(0, 5), never)).accepted.length, 5, 'once more, with more behind it')
+  t.same((await sink.deliver(events(1, 2), never)).accepted.length, 2, 'and a part of it')
+  await sink.deliver(events(3, 4), never)
+  t.same(idsIn(path), [0, 1, 2, 3, 4, 5, 6].map((n) => `e-${n}`))
+  await sink.close()
+})
+
 t.test('a tail torn at any byte loses no acknowledged event', async (t) => {
   const dir = tmpDir(t)
   const path = join(dir, 'usage.ndjson')
