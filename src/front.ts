@@ -1,8 +1,9 @@
 import { BooksUnavailable } from './books.ts'
 import type { Books } from './books.ts'
 import type { Clock } from './clock.ts'
-import type { Address, Config } from './config/config.ts'
+import type { Address, Config, StoreConfig } from './config/config.ts'
 import { Gateway } from './gateway/gateway.ts'
+import type { Bounds } from './gateway/parts.ts'
 import { Guard } from './gateway/guard.ts'
 import { startServer } from './gateway/server.ts'
 import type { Log } from './log.ts'
@@ -49,6 +50,7 @@ export async function openFront(parts: FrontParts): Promise<Front> {
   const spool = await spoolOf(parts)
   const gateway = new Gateway({
     config, keys: books.directory, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
+    ...boundsOf(config().store),
   })
   const cutAll = (): void => gateway.cutAll()
   const { listen } = config().server
@@ -80,6 +82,14 @@ export async function openFront(parts: FrontParts): Promise<Front> {
     throw error
   }
 }
+
+/** A store that is elsewhere has a deadline of its own for every call: admission waits for that one, and no longer. */
+function boundsOf(store: StoreConfig): { bounds?: Partial<Bounds> } {
+  return store.kind === 'redis' ? { bounds: { reserveMs: store.deadlineMs + REPLY_MS } } : {}
+}
+
+/** So that the store's own words arrive before we give up. */
+const REPLY_MS = 50
 
 /** Settlements that the store did not take: only one that is elsewhere can be away while this process runs. */
 async function spoolOf({ config, clock, log }: FrontParts): Promise<Spool | null> {
