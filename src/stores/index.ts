@@ -2,11 +2,15 @@ import type { Clock } from '../clock.ts'
 import type { StoreConfig } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import type { Random } from '../random.ts'
+import { timeOfId } from '../metering/id.ts'
 import { openEmbedded } from './embedded/embedded.ts'
+import { fillEmbedded } from './embedded/fill.ts'
 import { openMemory } from './memory/memory.ts'
+import { RowsRefused, type Filled, type Homes, type StoreRow } from './rows.ts'
 import type { Store } from './store.ts'
 
 export { repair } from './embedded/repair.ts'
+export { RowsRefused } from './rows.ts'
 
 /** What every store is opened with. */
 export interface Opening {
@@ -36,4 +40,17 @@ const stores: { readonly [Kind in StoreConfig['kind']]: (config: Extract<StoreCo
 /** Throws StoreUnavailable, or an error of the store's own whose message is a sentence for the operator. */
 export function openStore(config: StoreConfig, opening: Opening): Promise<Store> {
   return (stores[config.kind] as (config: StoreConfig, opening: Opening) => Promise<Store>)(config, opening)
+}
+
+/** Makes a store of another's rows, where there is none yet. Throws RowsRefused, or what `openStore` throws. */
+export async function fillStore(config: StoreConfig, opening: Opening, rows: AsyncIterable<StoreRow>, homes: Homes): Promise<Filled> {
+  switch (config.kind) {
+    case 'memory': throw new RowsRefused('a store in memory cannot be filled: it is gone with the command that fills it')
+    case 'embedded': return fillEmbedded({ dir: config.dir, nowMs: opening.clock.nowMs(), forgetAfterMs: opening.forgetAfterMs, timeOf: timeOfId }, rows)
+    case 'redis': {
+      const { url, prefix, partitions, deadlineMs, durability, confirm, eventsMax } = config
+      const { fillEmptyRedis } = await import('./redis/redis.ts')
+      return fillEmptyRedis({ ...opening, url, prefix, partitions, deadlineMs, durability, confirm, eventsMax, memoryDir: null }, rows, homes)
+    }
+  }
 }

@@ -3,6 +3,7 @@ import type { OutboxRecord } from '../metering/event.ts'
 import type {
   DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from '../metering/moves.ts'
+import type { StoreRow } from './rows.ts'
 
 /**
  * Keeps the ledger true across processes and restarts. Moves are handed over one by one, travel in batches, are answered one by one,
@@ -24,7 +25,27 @@ export interface Store {
   /** The time that all replicas of this store go by, in ms since 1970; absent: this process's own clock. */
   nowMs?(): number
   status(): StoreStatus
+  /** What an operator may want to know of it. Rejects with StoreUnavailable. */
+  inspect?(): Promise<StoreDetails>
+  /** All that it keeps, with header and end, while nobody uses it: throws RowsRefused otherwise. `version` is the product's. */
+  export?(version: string): AsyncIterable<StoreRow>
   close(): Promise<void>
+}
+
+/** For people and their programs; nothing is decided by it. */
+export interface StoreDetails {
+  readonly format: number
+  /** Names one making of the books. */
+  readonly epoch: string
+  /** null: it has none. */
+  readonly partitions: number | null
+  /** Reservations that are pending. */
+  readonly reservations: number
+  /** Events that at least one configured consumer has not taken; null: nobody has measured it. */
+  readonly undelivered: number | null
+  readonly servers: readonly { readonly address: string; readonly product: string; readonly version: string | null; readonly memoryBytes: number | null; /** 0: no bound. */ readonly memoryMaxBytes: number | null }[]
+  /** What can be lost and what cannot, in sentences. */
+  readonly losses: readonly string[]
 }
 
 export class StoreUnavailable extends Error {
@@ -73,6 +94,10 @@ export interface Outbox {
   onAppend(listener: () => void): () => void
   /** Which consumers are configured: only they hold back trimming. */
   setConsumers(names: readonly string[]): Promise<void>
+  /** `scan` still has everything that was written at or after this instant, ms; 0: everything ever; Infinity: nothing. Absent: 0. */
+  completeSince?(): Promise<number>
+  /** Consumers whose events were removed before they had them, with how many, as this process has found since it began: it only grows. */
+  gaps?(): readonly { readonly consumer: string; readonly events: number }[]
 }
 
 export class StaleFence extends Error {

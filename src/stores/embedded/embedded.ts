@@ -3,9 +3,11 @@ import { Worker } from 'node:worker_threads'
 import type { Clock } from '../../clock.ts'
 import { silentLog, type Log } from '../../log.ts'
 import { LocalStore } from '../local/local-store.ts'
-import { StoreUnavailable, type Store } from '../store.ts'
+import { framed, type StoreRow } from '../rows.ts'
+import { StoreUnavailable, type Store, type StoreDetails } from '../store.ts'
 import { closeToOthers, DirectoryRefused, lockDirectory, prepareDirectory, type Layout } from './directory.ts'
-import { createJournal, JournalDamaged, type Synchronous } from './journal-file.ts'
+import { exportRows } from './export.ts'
+import { createJournal, FORMAT, JournalDamaged, type Synchronous } from './journal-file.ts'
 import { JournalLink } from './journal-link.ts'
 import { recover, type Recovered, type RecoveryOptions } from './recovery.ts'
 import { listSnapshots, removeOrphans, writeSnapshot } from './snapshot.ts'
@@ -150,6 +152,20 @@ class EmbeddedStore extends LocalStore {
     return ids.length
   }
 
+  async inspect(): Promise<StoreDetails> {
+    return {
+      format: FORMAT, epoch: this.#epoch, partitions: null, reservations: this.ledger.open().length, undelivered: this.#journal.lastOrdinal - this.outbox.doneThrough(), servers: [],
+      losses: ['When the process dies, nothing that was answered is lost.', this.#options.synchronous === 'full'
+        ? 'When the machine loses power, nothing that was answered is lost, if the disk keeps what it says it has written.'
+        : 'When the machine crashes or loses power, what was answered in the last moments may be lost (synchronous: normal).'],
+    }
+  }
+
+  export(version: string): AsyncIterable<StoreRow> {
+    const header = { version, source: 'embedded', partitions: null, at: new Date(this.#clock.nowMs()).toISOString() }
+    return framed(header, exportRows(this.#layout, this.ledger, this.outbox))
+  }
+
   override close(): Promise<void> {
     this.#closing ??= this.#close()
     return this.#closing
@@ -240,7 +256,7 @@ class EmbeddedStore extends LocalStore {
   }
 
   #tellGaps(): void {
-    const gaps = this.outbox.gaps()
+    const gaps = this.outbox.gapsAhead()
     const text = JSON.stringify(gaps)
     if (gaps.length > 0 && text !== this.#toldGaps) this.#log.warn({ gaps }, 'events were trimmed before these consumers, which were not configured then, had them')
     this.#toldGaps = text

@@ -3,6 +3,7 @@ import type { Journal, StoredEvent } from './journal.ts'
 
 const POSITION_DIGITS = 15
 const READ_MAX = 1000
+const SLACK_MS = 2_000
 
 interface Lease {
   readonly holder: string
@@ -19,6 +20,7 @@ export class LocalOutbox implements Outbox {
   /** Null: not said yet, and every known consumer holds back trimming. */
   #configured: readonly string[] | null = null
   #lastToken = 0
+  readonly #gaps = new Map<string, number>()
 
   constructor(journal: Journal, cursors: ReadonlyMap<string, number>) {
     this.#journal = journal
@@ -53,7 +55,10 @@ export class LocalOutbox implements Outbox {
   async advance(fence: Fence, done: readonly OutboxEntry[]): Promise<void> {
     this.#obey(fence)
     const ordinal = Math.min(done.reduce((last, { position }) => Math.max(last, ordinalOf(position)), 0), this.#journal.lastOrdinal)
-    if (ordinal > this.#cursor(fence.consumer)) await this.#move(fence.consumer, ordinal)
+    if (ordinal > this.#cursor(fence.consumer)) {
+      this.#noteGap(fence.consumer)
+      await this.#move(fence.consumer, ordinal)
+    }
     else await this.#journal.append(undefined, null, null)
   }
 
@@ -109,7 +114,24 @@ export class LocalOutbox implements Outbox {
     this.#configured = [...names]
   }
 
+  async completeSince(): Promise<number> {
+    const { trimmedThrough } = this.#journal
+    if (trimmedThrough === 0) return 0
+    const [oldest] = await this.#journal.read(trimmedThrough, 1)
+    // Records are nearly in order of their instants.
+    return oldest === undefined ? Infinity : oldest.record.atMs + SLACK_MS
+  }
+
+  gaps(): readonly { readonly consumer: string; readonly events: number }[] {
+    return [...this.#gaps].map(([consumer, events]) => ({ consumer, events }))
+  }
+
   // === For the store around it ===
+
+  /** How far each consumer has come: the last event that is done. */
+  cursors(): ReadonlyMap<string, number> {
+    return this.#cursors
+  }
 
   /** Events up to this one are wanted by no configured consumer any more. */
   doneThrough(): number {
@@ -123,8 +145,8 @@ export class LocalOutbox implements Outbox {
     this.#cursors = new Map(cursors)
   }
 
-  /** Configured consumers whose next event has been trimmed, with how many they miss. */
-  gaps(): readonly { readonly consumer: string; readonly events: number }[] {
+  /** Configured consumers whose next event has been trimmed, with how many they will miss. */
+  gapsAhead(): readonly { readonly consumer: string; readonly events: number }[] {
     const trimmed = this.#journal.trimmedThrough
     return (this.#configured ?? []).flatMap((consumer) => {
       const cursor = this.#cursors.get(consumer)
@@ -136,6 +158,13 @@ export class LocalOutbox implements Outbox {
     const wanted = Math.min(count, READ_MAX)
     if (wanted <= 0 || after >= this.#journal.lastOrdinal) return []
     return (await this.#journal.read(Math.max(after, this.#journal.trimmedThrough), wanted)).map(entryOf)
+  }
+
+  /** Its next event is not the one after the last that it had. */
+  #noteGap(consumer: string): void {
+    const cursor = this.#cursors.get(consumer)
+    const missed = cursor === undefined ? 0 : this.#journal.trimmedThrough - cursor
+    if (missed > 0) this.#gaps.set(consumer, (this.#gaps.get(consumer) ?? 0) + missed)
   }
 
   async #move(consumer: string, ordinal: number): Promise<void> {

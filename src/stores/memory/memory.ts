@@ -1,7 +1,7 @@
 import type { Clock } from '../../clock.ts'
 import type { OutboxRecord } from '../../metering/event.ts'
 import { Ledger, type Effect } from '../../metering/ledger.ts'
-import { StoreUnavailable, type Store, type StoreStatus } from '../store.ts'
+import { StoreUnavailable, type Store, type StoreDetails, type StoreStatus } from '../store.ts'
 import type { Change, DeadEvent, Journal, StoredEvent } from '../local/journal.ts'
 import { LocalStore } from '../local/local-store.ts'
 
@@ -36,6 +36,13 @@ class MemoryStore extends LocalStore {
       this.ledger.forget(nowMs)
       journal.trim(this.outbox.doneThrough(), nowMs - options.hotMs)
     })
+  }
+
+  async inspect(): Promise<StoreDetails> {
+    return {
+      format: 1, epoch: 'memory', partitions: null, reservations: this.ledger.open().length, undelivered: this.#journal.lastOrdinal - this.outbox.doneThrough(), servers: [],
+      losses: ['When the process ends, everything is lost.'],
+    }
   }
 
   override async close(): Promise<void> {

@@ -11,8 +11,8 @@ export interface StoreMeta {
   readonly partitions: number
   /** Names one making of the books. Every partition has it too: where it is missing, counts have been lost. */
   readonly epoch: string
-  /** `making`: the partitions are being marked, and nobody admits yet. */
-  readonly state: 'making' | 'ready'
+  /** `making`: the partitions are being marked, and nobody admits yet. `filling`: rows of another store are being written, and nobody may use it. */
+  readonly state: 'making' | 'ready' | 'filling'
   readonly madeMs: number
   /** An operator has said that what an earlier epoch counted may be missing. */
   readonly accepted: boolean
@@ -78,7 +78,21 @@ export async function readMeta(link: RedisLink, key: string): Promise<StoreMeta 
   const { format, partitions, epoch, state, madeMs, accepted } = meta
   if (typeof format === 'number' && format > FORMAT + 1) throw new StoreRefused(`this store is of format ${format}, and this release knows ${FORMAT}: use the release that made it, or a newer one`)
   if (typeof format !== 'number' || typeof partitions !== 'number' || typeof epoch !== 'string') throw new StoreRefused(`the key ${key} does not hold what Tallygate writes there`)
+  if (state === 'filling') throw new StoreRefused(`books are being copied into this Redis, or were when something stopped it: if nothing does it now, remove the keys that begin with ${key.slice(0, key.indexOf('{'))} and copy again`)
   return { format, partitions, epoch, state: state === 'making' ? 'making' : 'ready', madeMs: madeMs ?? 0, accepted: accepted === true }
+}
+
+/** Takes an empty store for a copy; until `endFilling` nobody can open it. Throws StoreRefused when somebody was faster. */
+export async function beginFilling(link: RedisLink, prefix: string, partitions: number, epoch: string, nowMs: number): Promise<StoreMeta> {
+  const key = new KeyNames(prefix, partitions).meta()
+  const meta: StoreMeta = { format: FORMAT, partitions, epoch, state: 'filling', madeMs: nowMs, accepted: false }
+  if (await link.command(key, 'SET', [key, JSON.stringify(meta), 'NX']) === null) throw new StoreRefused('there are books in this Redis already')
+  return meta
+}
+
+/** The copy is whole. */
+export async function endFilling(link: RedisLink, prefix: string, meta: StoreMeta): Promise<void> {
+  await finishMaking(link, new KeyNames(prefix, meta.partitions).meta(), prefix, meta)
 }
 
 /** Has any partition lost its mark? */

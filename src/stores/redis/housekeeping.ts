@@ -3,7 +3,7 @@ import type { Log } from '../../log.ts'
 import { StoreUnavailable } from '../store.ts'
 import type { KeyNames } from './keys.ts'
 import type { RedisLink } from './link.ts'
-import { HOLDS_MS, leaseScript, type RedisOutbox } from './outbox.ts'
+import { freeScript, HOLDS_MS, leaseScript, type RedisOutbox } from './outbox.ts'
 import { loadScript } from './scripts.ts'
 
 export interface HousekeepingParts {
@@ -50,6 +50,8 @@ export class Housekeeping {
   #hotMs: number
   #undelivered = 0
   #full = false
+  /** Of the lease, as long as this process has it. */
+  #token: number | null = null
 
   constructor(parts: HousekeepingParts) {
     this.#parts = parts
@@ -66,6 +68,14 @@ export class Housekeeping {
   /** Events that at least one configured consumer has not delivered, as last measured by any replica. */
   get undelivered(): number {
     return this.#undelivered
+  }
+
+  /** The same, as the store has it; null: nobody has measured it yet. */
+  async measured(): Promise<number | null> {
+    const { link, keys } = this.#parts
+    const lease = keys.lease('housekeeping')
+    const text = await link.command(lease, 'HGET', [lease, 'undelivered'])
+    return typeof text === 'string' ? Number(text) : null
   }
 
   /** Why nothing may be admitted, in plain words; null: it may. */
@@ -86,6 +96,9 @@ export class Housekeeping {
     this.#stop?.()
     this.#stop = null
     await this.#running
+    if (this.#token === null || !this.#parts.link.up) return
+    // Left to run out when this fails: that only takes longer.
+    await this.#parts.link.script(freeScript, [this.#parts.keys.lease('housekeeping')], [this.#token, 0]).catch(() => undefined)
   }
 
   async #round(): Promise<void> {
@@ -98,8 +111,9 @@ export class Housekeeping {
     const lease = keys.lease('housekeeping')
     const now = nowMs()
     // A process that has no word on what is configured cannot know what may go.
-    const leads = outbox.configured !== null && await link.script(leaseScript, [lease], [outbox.instance, now, now + LEASE_MS]) !== null
-    if (leads) {
+    const token = outbox.configured === null ? null : await link.script(leaseScript, [lease], [outbox.instance, now, now + LEASE_MS])
+    this.#token = token === null ? null : Number(token)
+    if (this.#token !== null) {
       await this.#weigh()
       const measured = await this.#tend(now)
       if (measured !== null) await link.command(lease, 'HSET', [lease, 'undelivered', measured])

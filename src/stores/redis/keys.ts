@@ -22,11 +22,11 @@ import { crc32 } from 'node:zlib'
  */
 export class KeyNames {
   readonly partitions: number
-  readonly #prefix: string
+  readonly prefix: string
   readonly #of = new Map<string, number>()
 
   constructor(prefix: string, partitions: number) {
-    this.#prefix = prefix
+    this.prefix = prefix
     this.partitions = partitions
   }
 
@@ -41,21 +41,21 @@ export class KeyNames {
     return partition
   }
 
-  meta(): string { return `${this.#prefix}:{books}:meta` }
-  records(kind: string): string { return `${this.#prefix}:{books}:records:${kind}` }
-  changes(): string { return `${this.#prefix}:{books}:changes` }
-  lease(name: string): string { return `${this.#prefix}:{books}:lease:${name}` }
-  consumers(): string { return `${this.#prefix}:{books}:consumers` }
-  dead(): string { return `${this.#prefix}:{books}:dead` }
+  meta(): string { return `${this.prefix}:{books}:meta` }
+  records(kind: string): string { return `${this.prefix}:{books}:records:${kind}` }
+  changes(): string { return `${this.prefix}:{books}:changes` }
+  lease(name: string): string { return `${this.prefix}:{books}:lease:${name}` }
+  consumers(): string { return `${this.prefix}:{books}:consumers` }
+  dead(): string { return `${this.prefix}:{books}:dead` }
 
-  epoch(partition: number): string { return `${this.#prefix}:{p${partition}}:epoch` }
-  settled(partition: number, counter: string): string { return `${this.#prefix}:{p${partition}}:s:${counter}` }
-  held(partition: number, counter: string): string { return `${this.#prefix}:{p${partition}}:h:${counter}` }
-  reservation(partition: number, id: string): string { return `${this.#prefix}:{p${partition}}:r:${id}` }
-  due(partition: number): string { return `${this.#prefix}:{p${partition}}:due` }
-  events(partition: number): string { return `${this.#prefix}:{p${partition}}:out` }
-  lastEvent(partition: number): string { return `${this.#prefix}:{p${partition}}:last` }
-  cursor(partition: number, consumer: string): string { return `${this.#prefix}:{p${partition}}:cursor:${consumer}` }
+  epoch(partition: number): string { return `${this.prefix}:{p${partition}}:epoch` }
+  settled(partition: number, counter: string): string { return `${this.prefix}:{p${partition}}:s:${counter}` }
+  held(partition: number, counter: string): string { return `${this.prefix}:{p${partition}}:h:${counter}` }
+  reservation(partition: number, id: string): string { return `${this.prefix}:{p${partition}}:r:${id}` }
+  due(partition: number): string { return `${this.prefix}:{p${partition}}:due` }
+  events(partition: number): string { return `${this.prefix}:{p${partition}}:out` }
+  lastEvent(partition: number): string { return `${this.prefix}:{p${partition}}:last` }
+  cursor(partition: number, consumer: string): string { return `${this.prefix}:{p${partition}}:cursor:${consumer}` }
 }
 
 const HOMES_MAX = 100_000

@@ -27,7 +27,7 @@ export class Again {
 export class EpochLost {}
 
 /** Keys live on past the instant from which they cannot matter by this: a server's clock that jumps must not change an answer. */
-const MARGIN_MS = 3_600_000
+export const MARGIN_MS = 3_600_000
 const SHORTEST_MS = 1_000
 
 export interface MoveRules {
@@ -242,9 +242,18 @@ export function toExpireAnswer(text: string): ExpireAnswer | Unmade {
 
 function unmade(text: string): { readonly outcome: 'broken' } | Unmade {
   const [outcome, rest] = text.split('\n')
-  if (outcome === 'again') return new Again(rest === undefined ? null : JSON.parse(rest) as string[])
+  if (outcome === 'again') return rest === undefined ? new Again(null) : toldSlots(rest)
   if (outcome === 'epoch') return new EpochLost()
   return { outcome: 'broken' }
+}
+
+function toldSlots(text: string): Again | { readonly outcome: 'broken' } {
+  try {
+    const slots = JSON.parse(text) as unknown
+    return Array.isArray(slots) && slots.every((slot) => typeof slot === 'string') ? new Again(slots) : { outcome: 'broken' }
+  } catch {
+    return { outcome: 'broken' }
+  }
 }
 
 function toRefusals(text: string, checks: readonly Check[]): CheckRefusal[] {
@@ -336,10 +345,18 @@ export function toReservation(text: string): StoredReservation | null {
   if (state === undefined) return null
   if (state === 'settled' || state === 'voided') return { state, home: '', deadlineMs: 0, checkpoint: 0, held: [], counted: null, slots: [], lines: '[]' }
   if (f.length < 14) return null
-  return {
-    state, home: f[1]!, deadlineMs: Number(f[3]), checkpoint: Number(f[4]), held: list(f[5]!).map(Number),
-    counted: f[6] === '-' ? null : { amounts: list(f[6]!).map(Number), usage: fromUsageText(f[7]!) },
-    slots: JSON.parse(f[11]!) as string[], lines: f[12]!,
+  try {
+    const slots = JSON.parse(f[11]!) as unknown
+    const lines = JSON.parse(f[12]!) as unknown
+    if (!Array.isArray(slots) || !Array.isArray(lines) || !lines.every((line) => Array.isArray(line) && Array.isArray(line[2]))) return null
+    return {
+      state, home: f[1]!, deadlineMs: Number(f[3]), checkpoint: Number(f[4]), held: list(f[5]!).map(Number),
+      counted: f[6] === '-' ? null : { amounts: list(f[6]!).map(Number), usage: fromUsageText(f[7]!) },
+      slots: slots as string[], lines: f[12]!,
+    }
+  } catch {
+    // Its fields are no JSON, or its usage is none.
+    return null
   }
 }
 

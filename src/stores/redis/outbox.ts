@@ -23,7 +23,7 @@ export interface RedisOutboxParts {
 /** Delivery is what makes room again, so all of it works although memory is short. */
 const always = ['allow-oom']
 export const leaseScript = loadScript('outbox-lease', ['outbox-lease.lua'], always)
-const freeScript = loadScript('outbox-free', ['outbox.lua', 'outbox-free.lua'], always)
+export const freeScript = loadScript('outbox-free', ['outbox.lua', 'outbox-free.lua'], always)
 const claimScript = loadScript('outbox-claim', ['outbox.lua', 'outbox-claim.lua'], always)
 const advanceScript = loadScript('outbox-advance', ['outbox.lua', 'outbox-advance.lua'], always)
 const rewindScript = loadScript('outbox-rewind', ['outbox.lua', 'outbox-rewind.lua'], always)
@@ -264,6 +264,26 @@ export class RedisOutbox implements Outbox {
       if (!(error instanceof StoreUnavailable)) throw error
       this.#log.warn({ reason: error.message }, 'the store could not be told which sinks are configured; this is tried again')
     }
+  }
+
+  async completeSince(): Promise<number> {
+    const written = (await this.#look([])).flatMap((last, partition) => {
+      if (last instanceof StoreUnavailable) throw last
+      return typeof last === 'string' ? [{ partition, last: toEventId(last) }] : []
+    })
+    const pages = written.length === 0 ? [] : await this.#link.commands(written.map(({ partition }) => this.#range(partition, '-', 1)))
+    let since = 0
+    for (const [i, { last }] of written.entries()) {
+      const page = pages[i]
+      if (page instanceof StoreUnavailable) throw page
+      // A damaged stream has nothing to tell.
+      if (page instanceof Error) continue
+      const [first] = page as readonly StreamEntry[]
+      const kept = first === undefined ? { ms: last.ms, ordinal: last.ordinal + 1 } : toEventId(first[0])
+      // What was removed is not newer than what is left, but may be of the same millisecond.
+      if (kept.ordinal > 1) since = Math.max(since, kept.ms + 1)
+    }
+    return since
   }
 
   // === For the store around it ===

@@ -4,10 +4,12 @@ import type { Clock } from '../../clock.ts'
 import type { Log } from '../../log.ts'
 import { timeOfId } from '../../metering/id.ts'
 import type { Random } from '../../random.ts'
+import type { Filled, Homes, StoreRow } from '../rows.ts'
 import { StoreUnavailable } from '../store.ts'
 import { openLink } from './connection.ts'
-import { askDurability, judge } from './durability.ts'
+import { askDurability, judge, type DurabilityWanted } from './durability.ts'
 import { openMeta, StoreRefused } from './epoch.ts'
+import { fillRedis } from './fill.ts'
 import { Housekeeping } from './housekeeping.ts'
 import { KeyNames } from './keys.ts'
 import type { RedisLink } from './link.ts'
@@ -43,6 +45,8 @@ export interface RedisOptions {
 
 const PATIENCE_MS = 10_000
 const LOOK_AGAIN_MS = 100
+/** A copy is patient: nobody's call waits for it. */
+const FILL_DEADLINE_MS = 5_000
 const EPOCH_FILE = 'redis-epoch.json'
 
 /** Joins what this folder is made of. Throws StoreUnavailable when the server is not there, StoreRefused when it may not be used as it is. */
@@ -72,6 +76,7 @@ export async function openRedis(options: RedisOptions): Promise<RedisStore> {
     housekeeping.start()
     return new RedisStore({
       link, keys, meta, time, outbox, records, housekeeping, clock, log, forgetAfterMs: options.forgetAfterMs, timeOf: options.timeOf ?? timeOfId, confirm, onEpoch: remember,
+      wanted: wantedOf(options, link),
     })
   } catch (error) {
     await link.close()
@@ -88,10 +93,29 @@ async function reached(link: RedisLink, clock: Clock, patienceMs: number): Promi
 }
 
 /** Is the server fit to keep books? What it loses, and when, is said once per start. */
-async function demand(link: RedisLink, { durability, confirm, deadlineMs, log }: RedisOptions): Promise<void> {
-  const { refuse, warnings } = judge(await askDurability(link), { durability, confirm, deadlineMs, clustered: link.clustered })
+async function demand(link: RedisLink, options: RedisOptions): Promise<void> {
+  const { refuse, warnings } = judge(await askDurability(link), wantedOf(options, link))
   if (refuse !== null) throw new StoreRefused(refuse)
-  for (const warning of warnings) log.warn({ where: 'store' }, warning)
+  for (const warning of warnings) options.log.warn({ where: 'store' }, warning)
+}
+
+function wantedOf({ durability, confirm, deadlineMs }: RedisOptions, { clustered }: RedisLink): DurabilityWanted {
+  return { durability, confirm, deadlineMs, clustered }
+}
+
+/** Fills an empty Redis with another store's rows. Throws RowsRefused, StoreUnavailable, StoreRefused. */
+export async function fillEmptyRedis(options: RedisOptions, rows: AsyncIterable<StoreRow>, homes: Homes): Promise<Filled> {
+  const { url, prefix, partitions, clock, random, log, forgetAfterMs } = options
+  const deadlineMs = Math.max(options.deadlineMs, FILL_DEADLINE_MS)
+  const link = await openLink({ url, deadlineMs, clock, random, log })
+  try {
+    await reached(link, clock, options.patienceMs ?? PATIENCE_MS)
+    await demand(link, options)
+    const epoch = Buffer.from(random.bytes(12)).toString('hex')
+    return await fillRedis({ link, prefix, partitions, epoch, clock, forgetAfterMs, timeOf: options.timeOf ?? timeOfId }, rows, homes)
+  } finally {
+    await link.close()
+  }
 }
 
 /** The epoch that this machine knew; null: it knew none. */

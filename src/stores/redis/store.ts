@@ -4,9 +4,12 @@ import type { Balance, Check } from '../../metering/check.ts'
 import type {
   DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from '../../metering/moves.ts'
-import { StoreUnavailable, type Store, type StoreStatus } from '../store.ts'
+import { framed, type StoreRow } from '../rows.ts'
+import { StoreUnavailable, type Store, type StoreDetails, type StoreStatus } from '../store.ts'
 import { Batcher } from './batch.ts'
+import { askDurability, judge, type DurabilityWanted } from './durability.ts'
 import { readMeta, StoreRefused, type StoreMeta } from './epoch.ts'
+import { exportRows } from './export.ts'
 import type { Housekeeping } from './housekeeping.ts'
 import type { KeyNames } from './keys.ts'
 import type { Confirm, RedisLink } from './link.ts'
@@ -34,6 +37,8 @@ export interface RedisStoreParts {
   readonly timeOf: (id: string) => number
   /** Replicas and disks that must have a move before it is answered. */
   readonly confirm: Confirm | null
+  /** What the server was asked to promise. */
+  readonly wanted: DurabilityWanted
   /** Called when an operator has accepted a loss, with the new epoch. */
   readonly onEpoch: (epoch: string) => void
 }
@@ -180,6 +185,29 @@ export class RedisStore implements Store {
     return { admitting: reason === null, reason }
   }
 
+  async inspect(): Promise<StoreDetails> {
+    const { link, keys, meta, housekeeping, wanted } = this.#parts
+    const [facts, infos] = await Promise.all([askDurability(link), link.info()])
+    const open = await link.commands(Array.from({ length: keys.partitions }, (_, p) => ({ key: keys.due(p), name: 'ZCARD', args: [keys.due(p)] })))
+    for (const answer of open) if (answer instanceof StoreUnavailable) throw answer
+    return {
+      format: meta.format, epoch: this.#epoch, partitions: keys.partitions,
+      reservations: open.reduce<number>((sum, one) => sum + (typeof one === 'number' ? one : 0), 0),
+      undelivered: await housekeeping.measured(),
+      servers: facts.map(({ address, product, version, maxmemory }) => ({
+        address, product, version, memoryMaxBytes: maxmemory, memoryBytes: numberOf(infos.find((one) => one.address === address)?.info.get('used_memory')),
+      })),
+      losses: judge(facts, wanted).losses,
+    }
+  }
+
+  export(version: string): AsyncIterable<StoreRow> {
+    const { link, keys, clock, forgetAfterMs } = this.#parts
+    const nowMs = (): number => this.nowMs()
+    return framed({ version, source: 'redis', partitions: keys.partitions, at: new Date(nowMs()).toISOString() },
+      exportRows({ link, keys, outbox: this.outbox, clock, nowMs, forgetAfterMs }))
+  }
+
   /** The time that all replicas go by. */
   nowMs(): number {
     return this.#parts.time.nowMs()
@@ -304,4 +332,8 @@ export class RedisStore implements Store {
     }
     this.#repeats = 0
   }
+}
+
+function numberOf(text: string | undefined): number | null {
+  return text === undefined || !/^\d+$/.test(text) ? null : Number(text)
 }
