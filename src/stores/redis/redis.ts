@@ -111,8 +111,8 @@ export async function fillEmptyRedis(options: RedisOptions, rows: AsyncIterable<
   try {
     await reached(link, clock, options.patienceMs ?? PATIENCE_MS)
     await demand(link, options)
-    const epoch = Buffer.from(random.bytes(12)).toString('hex')
-    return await fillRedis({ link, prefix, partitions, epoch, clock, forgetAfterMs, timeOf: options.timeOf ?? timeOfId }, rows, homes)
+    const newEpoch = (): string => Buffer.from(random.bytes(12)).toString('hex')
+    return await fillRedis({ link, prefix, partitions, newEpoch, clock, forgetAfterMs, timeOf: options.timeOf ?? timeOfId }, rows, homes)
   } finally {
     await link.close()
   }

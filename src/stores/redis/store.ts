@@ -218,7 +218,7 @@ export class RedisStore implements Store {
   export(version: string): AsyncIterable<StoreRow> {
     const { link, keys, clock, forgetAfterMs } = this.#parts
     const nowMs = (): number => this.nowMs()
-    return framed({ version, source: 'redis', partitions: keys.partitions, at: new Date(nowMs()).toISOString() },
+    return framed({ version, source: 'redis', partitions: keys.partitions, epoch: this.#epoch, at: new Date(nowMs()).toISOString() },
       exportRows({ link, keys, outbox: this.outbox, clock, nowMs, forgetAfterMs }))
   }
 
