@@ -158,6 +158,23 @@ t.test('D4 D3: what the append-only file promises is held against what is asked,
   }
 })
 
+t.test('a store that is opened while its server is slow, or away for a moment, waits instead of giving up', async (t) => {
+  const redis = await startRedis(t, {})
+  const relay = await openRedisRelay(t, redis.port)
+  // The first tries miss their deadlines: what the server is asked of itself, and then the books' mark.
+  relay.cut('after', /^CONFIG/)
+  relay.cut('after', / x:\{books\}:meta/)
+  relay.cut('before', /x:\{p7\}:epoch/)
+  const store = await openTestStore(t, relay.url, { prefix: 'x', deadlineMs })
+  await waitFor('the time to be read', () => store.status().admitting, { deadlineMs: 3_000 })
+  await exchange(store)
+  t.match(await store.balances(home, [tokensOf(home)]), [{ used: 7 }])
+  const fromMs = performance.now()
+  relay.answer('LOADING Redis is loading the dataset in memory')
+  t.match(await failure(openTestStore(t, relay.url, { prefix: 'x', patienceMs: 800 })), { name: 'StoreUnavailable', message: /^Redis cannot be used: .*LOADING/ })
+  t.ok(performance.now() - fromMs < 3_000)
+})
+
 t.test('R12 F4 D6 D7: a Redis that may forget is refused with a sentence, unless that is meant', async (t) => {
   const evicting = await startRedis(t, { maxmemory: '20mb', policy: 'allkeys-lru' })
   t.match(await failure(openTestStore(t, evicting.url)), { name: 'StoreRefused', message: /maxmemory-policy allkeys-lru.*noeviction/ })
