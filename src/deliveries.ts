@@ -148,9 +148,8 @@ export class Deliveries {
       const stop = new AbortController()
       const ended = this.#deliverArchived(config, holder, fence, history.archived(sinceMs, untilMs), stop.signal).finally(() => {
         this.#replays.delete(config.name)
-        const now = this.#config
         // Its own loop goes on with what the store has.
-        if (now !== null) void this.use(now)
+        this.#useAgain()
       })
       this.#replays.set(config.name, { config, stop, ended })
       return { events, archived, done: ended }
@@ -289,11 +288,25 @@ export class Deliveries {
       this.#running.set(config.name, { config, delivery })
     } catch (error) {
       log.error({ sink: config.name, error: error instanceof Error ? error.message : String(error) }, 'the sink cannot be opened; its events wait in the outbox')
-      const now = this.#config
-      clock.after(reopenMs, () => {
-        if (now !== null && this.#config === now) void this.use(now)
-      }, { unref: true })
+      this.#useAgainSoon()
     }
+  }
+
+  /** Starts what does not run, as often as it takes: the store may be away just now. */
+  #useAgain(): void {
+    const now = this.#config
+    if (now === null) return
+    this.use(now).catch((error: unknown) => {
+      this.#parts.log.warn({ error: error instanceof Error ? error.message : String(error) }, 'the sinks cannot be started yet')
+      this.#useAgainSoon()
+    })
+  }
+
+  #useAgainSoon(): void {
+    const now = this.#config
+    this.#parts.clock.after(reopenMs, () => {
+      if (this.#config === now) this.#useAgain()
+    }, { unref: true })
   }
 
   async #stop(name: string): Promise<void> {

@@ -21,8 +21,8 @@ export const serveCommand: Command = {
     // Everything else it is told by the process that started it.
     if (isWorker()) return await runWorker({ clock, random, stdout, logLevel: level, onSignal: around.onSignal })
     const source = configSource(input, around)
-    const [{ startApp, ConfigInvalid }, { AddressUnavailable }, { BooksUnavailable }, { WorkerFailed }, { openLog }, { toBanner }, { loadConfig }, { loadAside }] = await Promise.all([
-      import('../app.ts'), import('../front.ts'), import('../books.ts'), import('../workers.ts'), import('../log.ts'), import('../banner.ts'), import('../config/load.ts'), import('../config/load-aside.ts'),
+    const [{ startApp, ConfigInvalid }, { AddressUnavailable }, { BooksUnavailable }, { WorkerFailed }, { openLog }, { toBanner }, { loadConfig }, { loadAside }, { StoreUnavailable }] = await Promise.all([
+      import('../app.ts'), import('../front.ts'), import('../books.ts'), import('../workers.ts'), import('../log.ts'), import('../banner.ts'), import('../config/load.ts'), import('../config/load-aside.ts'), import('../stores/store.ts'),
     ])
     if (!['trace', 'debug', 'info', 'warn', 'error', 'silent'].includes(level)) throw new CommandFailed(`TALLYGATE_LOG_LEVEL is "${level}"; it may be trace, debug, info, warn, error or silent`, 2)
     const log = openLog(level)
@@ -41,7 +41,7 @@ export const serveCommand: Command = {
       app = await startApp({ loaded: loadConfig(source), load: () => loadAside(source, clock), clock, random, log, stdout, makeFirstKey: (env['UPSTREAM_URL'] ?? '') !== '', acceptLoss: input.flag('accept-loss') })
     } catch (error) {
       if (error instanceof ConfigInvalid) throw new CommandFailed(error.message, 2)
-      if ([BooksUnavailable, AddressUnavailable, WorkerFailed].some((kind) => error instanceof kind) && error instanceof Error) throw new CommandFailed(error.message)
+      if ([BooksUnavailable, AddressUnavailable, WorkerFailed, StoreUnavailable].some((kind) => error instanceof kind) && error instanceof Error) throw new CommandFailed(error.message)
       throw error
     }
     const running = app
