@@ -42,7 +42,7 @@ export async function checkThenIncrement(links: readonly RedisLink[], model: Cou
       calls += 1
       if (!fits) {
         refused += 1
-        if (load.callers > 1) await sleep(random() * Math.max(20, load.callers / 4))
+        if (load.callers > 1) await sleep(random() * Math.max(20, load.callers / 2))
         continue
       }
       await link.command(parallel, 'INCRBY', [parallel, 1])

@@ -3,6 +3,7 @@ import { Agent, request } from 'node:http'
 import { join } from 'node:path'
 import { startGatewayProcess, type GatewayProcess } from '../fixtures/gateway-process.ts'
 import { tmpDir, type Teardown } from '../fixtures/tmp-dir.ts'
+import { waitFor } from '../fixtures/wait-for.ts'
 
 export interface CallResult {
   readonly tag: string
@@ -68,6 +69,20 @@ export interface Fleet {
   readonly agent: Agent
 }
 
+/** The last words of gateways that have ended by themselves. */
+export function endedOf(fleet: Fleet): string[] {
+  return fleet.gateways.filter(({ pid }) => !lives(pid)).map((gateway, n) => `gateway ${n} has ended: ${gateway.output().split('\n').filter((line) => !line.includes('"msg":"exchange"')).join('\n').slice(-1_000)}`)
+}
+
+function lives(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    // No such process.
+    return false
+  }
+}
+
 /** Started at once: more would take longer, for all of them compile at the start. */
 const startsAtOnce = 4
 
@@ -84,7 +99,13 @@ admin: { metrics: open }
 sinks: [{ name: file, type: file, path: "${dir}/usage.ndjson", daily: false }]
 ${config}`))))
   }
+  // It answers callers before it has opened all of its ports.
+  const all = (): boolean => gateways.every((gateway) => gateway.output().includes('Tallygate is ready.') || !lives(gateway.pid))
+  await waitFor('every gateway to be ready', all, { deadlineMs: 20_000, everyMs: 20 })
   const agent = new Agent({ keepAlive: true, maxFreeSockets: 1_024 })
   t.teardown(() => agent.destroy())
-  return { gateways, dir, agent }
+  const fleet = { gateways, dir, agent }
+  const ended = endedOf(fleet)
+  if (ended.length > 0) throw new Error(ended.join('\n'))
+  return fleet
 }

@@ -60,7 +60,7 @@ export async function runLoad(fleet: Fleet, cell: Cell, load: Load, random: () =
       })
       results.push(result)
       if (known && result.status !== 200) misjudged += 1
-      if (load.callers > 1 && result.status !== 200) await sleep(random() * Math.max(result.status === 429 ? 20 : 100, load.callers / 4))
+      if (load.callers > 1 && result.status !== 200) await sleep(random() * Math.max(result.status === 429 ? 20 : 100, load.callers / 2))
     }
   }))
   return { results, misjudged }

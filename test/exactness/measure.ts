@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { waitFor } from '../fixtures/wait-for.ts'
 import type { CountingModel } from './counting-model.ts'
 import { countsTokens, keyOf, type Cell } from './entitlement.ts'
-import { usageLines, type Fleet } from './fleet.ts'
+import { endedOf, usageLines, type Fleet } from './fleet.ts'
 import { fillToTheLastUnit } from './last-unit.ts'
 import { runLoad, type Answers, type Load } from './load.ts'
 import { linesOf, over, sameBooks, sumOf, worst, type Booked, type OutsideBooks, type Over } from './outside-books.ts'
@@ -33,6 +33,8 @@ export interface Measured {
   /** Completed answers that were billed otherwise than the model counted. */
   readonly misbilled: number
   readonly booksAgree: boolean
+  /** Gateways that have ended by themselves. */
+  readonly ended: number
   readonly seconds: number
   readonly notes: readonly string[]
 }
@@ -141,6 +143,8 @@ export async function measure({ fleet, model, books, cell, load, random, faults,
   lost += events.ids.filter((id) => !byId.has(id.replace(/\.late\.\d+$/, '.late'))).length
   const doubled = lines.length - byId.size + events.ids.length - new Set(events.ids).size + completed.length - new Set(completed.map((one) => one.requestId)).size
 
+  const ended = endedOf(fleet)
+  notes.push(...ended)
   const refused = new Map<string, number>()
   for (const one of results) if (one.status === 429) refused.set(one.reason ?? 'none', (refused.get(one.reason ?? 'none') ?? 0) + 1)
   return {
@@ -151,7 +155,7 @@ export async function measure({ fleet, model, books, cell, load, random, faults,
     },
     used: inFile, peak, over: exceeded, looks,
     refusedThoughFitting: misjudged + last.wrongly, left, lost, doubled, misbilled, booksAgree: booksAgree && (faults !== undefined || sameBooks(byModel, inFile)),
-    seconds: (performance.now() - startedAt) / 1000, notes,
+    ended: ended.length, seconds: (performance.now() - startedAt) / 1000, notes,
   }
 }
 
@@ -164,6 +168,7 @@ export function missed(row: Measured): string[] {
     ...(row.lost > 0 ? [`${row.lost} events lost`] : []),
     ...(row.doubled > 0 ? [`${row.doubled} events doubled`] : []),
     ...(row.misbilled > 0 ? [`${row.misbilled} answers billed otherwise than the model counted`] : []),
+    ...(row.ended > 0 ? [`${row.ended} gateways have ended by themselves`] : []),
     ...(row.booksAgree ? [] : ['counters, events and file differ']),
     ...(row.completed === 0 || row.looks === 0 ? ['nothing was measured'] : []),
   ]
