@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import { createReadStream, existsSync } from 'node:fs'
 import { open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -14,6 +13,7 @@ import { productVersion } from './version.ts'
 
 /** A copy is patient: nobody's call waits for it. */
 const deadlineMs = 5_000
+const pieceLength = 1024 * 1024
 
 /** Everything of the configured store into another one. Gives the exit code. */
 export function copyStore(config: Config, to: StoreConfig, around: Surroundings, json: boolean): Promise<number> {
@@ -145,13 +145,19 @@ async function writeFile(path: string, rows: AsyncIterable<StoreRow>): Promise<v
   const temporary = `${path}.part`
   try {
     const file = await open(temporary, 'w', 0o600)
-    const stream = file.createWriteStream({ autoClose: false, highWaterMark: 1024 * 1024 })
-    const failed = new Promise<never>((_resolve, reject) => stream.once('error', reject))
-    failed.catch(() => undefined)
-    for await (const line of toLines(rows)) if (!stream.write(line)) await Promise.race([once(stream, 'drain'), failed])
-    await Promise.race([new Promise<void>((resolve) => stream.end(resolve)), failed])
-    await file.sync()
-    await file.close()
+    try {
+      let piece = ''
+      for await (const line of toLines(rows)) {
+        piece += line
+        if (piece.length < pieceLength) continue
+        await file.appendFile(piece)
+        piece = ''
+      }
+      await file.appendFile(piece)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
     await rename(temporary, path)
     const folder = await open(dirname(path), 'r')
     await folder.sync()

@@ -40,6 +40,8 @@ export class Delivery {
   #fence: Fence | null = null
   #elsewhere = false
   #wake: () => void = () => {}
+  /** Something was appended since the last look began. */
+  #news = false
   #stopListening: () => void = () => {}
   #stopMeasuring: () => void = () => {}
 
@@ -49,7 +51,10 @@ export class Delivery {
 
   start(): void {
     const { outbox, clock } = this.#parts
-    this.#stopListening = outbox.onAppend(() => this.#wake())
+    this.#stopListening = outbox.onAppend(() => {
+      this.#news = true
+      this.#wake()
+    })
     this.#stopMeasuring = clock.every(MEASURE_EVERY_MS, () => void this.measure().catch(() => undefined))
     this.#running = this.#run()
   }
@@ -91,6 +96,7 @@ export class Delivery {
     while (!this.#stop.signal.aborted) {
       let pauseMs: number
       let wakes = false
+      this.#news = false
       try {
         const delivered = await this.#step()
         failures = 0
@@ -160,7 +166,7 @@ export class Delivery {
       this.#wake = () => {
         if (wakes || this.#stop.signal.aborted) done()
       }
-      if (this.#stop.signal.aborted) done()
+      if (this.#stop.signal.aborted || (wakes && this.#news)) done()
     })
   }
 }

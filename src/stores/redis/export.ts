@@ -37,13 +37,14 @@ export async function* exportRows(parts: ExportParts): AsyncGenerator<ContentRow
   if (await stateOf(parts) !== before) throw new RowsRefused('somebody has used this store meanwhile: stop every gateway on it, and begin again')
 }
 
-/** A gateway that runs renews a lease every two seconds; one that is gone leaves it to run out. */
-async function nobodyUses({ link, keys, clock, nowMs }: ExportParts): Promise<void> {
-  const lease = keys.lease('housekeeping')
-  const until = async (): Promise<number> => Number(await link.command(lease, 'HGET', [lease, 'until']) ?? 0)
-  const first = await until()
-  for (let last = first; last > nowMs(); last = await until()) {
-    if (last > first) throw new RowsRefused('a gateway uses this store: stop every gateway on it first')
+/** A gateway that runs renews its leases; one that was killed leaves them to run out, within half a minute. */
+async function nobodyUses(parts: ExportParts): Promise<void> {
+  const { link, keys, clock, nowMs } = parts
+  const leases = [keys.lease('housekeeping'), ...(await consumersOf(parts)).map((name) => keys.lease(`consumer:${name}`))]
+  const untils = async (): Promise<readonly number[]> => (await all(link, leases.map((key) => ({ key, name: 'HGET', args: [key, 'until'] })))).map((until) => Number(until ?? 0))
+  const first = await untils()
+  for (let last = first; last.some((until) => until > nowMs()); last = await untils()) {
+    if (last.some((until, i) => until > first[i]!)) throw new RowsRefused('a gateway uses this store: stop every gateway on it first')
     await clock.sleep(LOOK_MS)
   }
   const open = await all(link, partitionsOf(keys).map((p) => ({ key: keys.due(p), name: 'ZCARD', args: [keys.due(p)] })))
