@@ -131,6 +131,9 @@ t.test('R16 D5: when a gateway dies with the primary, what it had confirmed by a
     if (answered) told.set(prefix, (told.get(prefix) ?? new Set()).add(id))
   }
   for (let n = 0; n < 20; n++) await Promise.all(stores.map((store, i) => one(store, prefixes[i]!)))
+  // Sentinel brings a replica back that follows somebody else: it must not look meanwhile.
+  const looks = (periodMs: number): Promise<unknown> => Promise.all(sentinel.sentinels.map((one) => one.cli('SENTINEL', 'DEBUG', 'INFO-PERIOD', String(periodMs))))
+  await looks(60_000)
   await replica.cli('REPLICAOF', '127.0.0.1', '1')
   const before = prefixes.map((prefix) => told.get(prefix)!.size)
   for (let n = 0; n < 5; n++) await Promise.all(stores.flatMap((store, i) => [one(store, prefixes[i]!), one(store, prefixes[i]!)]))
@@ -139,6 +142,7 @@ t.test('R16 D5: when a gateway dies with the primary, what it had confirmed by a
   t.ok(late[0]! > 0)
   // The gateways end too: nobody is left to repeat anything.
   const { promoted } = await sentinel.killPrimary()
+  await looks(200)
   await Promise.all(stores.map((store) => store.close()))
   const next = await promoted
   for (const prefix of prefixes) {
