@@ -487,7 +487,8 @@ t.test('through Sentinel: a write may wait for a replica, and both an orderly an
   ])
   t.same(both, [1, 2, '2'])
   t.match(await failure(link.script(incr, ['k'], [], { confirm: { replicas: 2, fsync: false } })), {
-    name: 'StoreUnavailable', message: 'the write was made, but only 1 of 2 replicas had it in time',
+    // On a busy machine the deadline may be over before the server has said how many there are.
+    name: 'StoreUnavailable', message: /^the write was made, but (only 1 of 2 replicas had it in time|not confirmed within 250 ms)$/,
   })
   t.equal(await link.command('k', 'GET', ['k']), '3')
   t.ok(link.up)
