@@ -1,6 +1,7 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Clock } from '../../clock.ts'
+import type { RedisStoreConfig } from '../../config/config.ts'
 import type { Log } from '../../log.ts'
 import { timeOfId } from '../../metering/id.ts'
 import type { Random } from '../../random.ts'
@@ -18,15 +19,7 @@ import { RedisRecords } from './records.ts'
 import { ServerTime } from './server-time.ts'
 import { RedisStore } from './store.ts'
 
-export interface RedisOptions {
-  readonly url: string
-  readonly prefix: string
-  readonly partitions: number
-  readonly deadlineMs: number
-  /** What the server must promise at the start. */
-  readonly durability: 'always' | 'everysec' | 'none'
-  readonly confirm: { readonly replicas: number; readonly fsync: boolean }
-  readonly eventsMax: number
+export interface RedisOptions extends Pick<RedisStoreConfig, 'url' | 'prefix' | 'partitions' | 'deadlineMs' | 'durability' | 'confirm' | 'eventsMax'> {
   /** Where this machine remembers which books it knew; null: it does not, and cannot tell books that were lost from a first start. */
   readonly memoryDir: string | null
   readonly clock: Clock
