@@ -53,7 +53,7 @@ export async function openRedis(options: RedisOptions): Promise<RedisStore> {
     const keys = new KeyNames(prefix, options.partitions)
     const time = new ServerTime(link, keys.meta(), clock)
     await time.start()
-    const knownEpoch = memoryDir === null ? null : await recall(memoryDir, prefix)
+    const knownEpoch = memoryDir === null ? null : (await recall(memoryDir)).get(prefix) ?? null
     const newEpoch = (): string => Buffer.from(random.bytes(12)).toString('hex')
     const meta = await patiently(link, clock, untilMs, () => openMeta({
       link, prefix, partitions: options.partitions, nowMs: time.nowMs(), acceptLoss, newEpoch, knownEpoch,
@@ -118,24 +118,36 @@ export async function fillEmptyRedis(options: RedisOptions, rows: AsyncIterable<
   }
 }
 
-/** The epoch that this machine knew; null: it knew none. */
-async function recall(dir: string, prefix: string): Promise<string | null> {
+/** The epochs that this machine knew, by prefix. A file that cannot be understood must not pass for none: then lost books would pass for a first start. */
+async function recall(dir: string): Promise<ReadonlyMap<string, string>> {
+  const path = join(dir, EPOCH_FILE)
   let text: string
   try {
-    text = await readFile(join(dir, EPOCH_FILE), 'utf8')
+    text = await readFile(path, 'utf8')
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null
-    throw error
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return new Map()
+    throw new StoreRefused(`${path} cannot be read by this user; it says which books this machine knew`, { cause: error })
   }
-  const known = (JSON.parse(text) as Readonly<Record<string, unknown>>)[prefix]
-  return typeof known === 'string' ? known : null
+  let known: unknown
+  try {
+    known = JSON.parse(text)
+  } catch {
+    known = null
+  }
+  if (typeof known !== 'object' || known === null || Object.values(known).some((epoch) => typeof epoch !== 'string')) {
+    throw new StoreRefused(`${path} is damaged; it says which books this machine knew. If the books in Redis are whole, remove the file`)
+  }
+  return new Map(Object.entries(known as Readonly<Record<string, string>>))
 }
 
+/** Beside what is known of other prefixes. */
 async function note(dir: string, prefix: string, epoch: string): Promise<void> {
   await mkdir(dir, { recursive: true, mode: 0o700 })
+  const known = await recall(dir)
+  if (known.get(prefix) === epoch) return
   const path = join(dir, EPOCH_FILE)
   // Several workers may write this at once, all of them the same.
   const next = `${path}.${process.pid}`
-  await writeFile(next, `${JSON.stringify({ [prefix]: epoch })}\n`, { mode: 0o600 })
+  await writeFile(next, `${JSON.stringify({ ...Object.fromEntries(known), [prefix]: epoch })}\n`, { mode: 0o600, flush: true })
   await rename(next, path)
 }

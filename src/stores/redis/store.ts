@@ -309,6 +309,7 @@ export class RedisStore implements Store {
     } catch (error) {
       // Not there: the link says so itself. Refused: a newer release has changed the format under us.
       if (error instanceof StoreRefused) this.#lose(error.message)
+      else if (!(error instanceof StoreUnavailable)) log.error({ error: error instanceof Error ? error.message : 'unknown' }, 'the mark of the books cannot be looked at')
     } finally {
       this.#watching = false
     }
