@@ -1,6 +1,7 @@
 import { StoreUnavailable } from '../store.ts'
 import { KeyNames } from './keys.ts'
-import type { RedisLink } from './link.ts'
+import { RedisError, type RedisLink } from './link.ts'
+import { loadScript } from './scripts.ts'
 
 /** The format of everything that this release writes. A release reads its own and the one before. */
 const FORMAT = 1
@@ -38,49 +39,89 @@ export interface OpeningParts {
 /** Finds the books, or makes them where there are none. Throws StoreRefused, StoreUnavailable. */
 export async function openMeta({ link, prefix, partitions, newEpoch, nowMs, knownEpoch, acceptLoss }: OpeningParts): Promise<StoreMeta> {
   const key = new KeyNames(prefix, partitions).meta()
-  let meta = await readMeta(link, key)
-  if (meta === null && knownEpoch !== null && !acceptLoss) {
+  let found = await find(link, key)
+  if (found === null && knownEpoch !== null && !acceptLoss) {
     throw new StoreRefused('this Redis is empty, but books have been kept in it before: restore it from its backup, or run `tallygate store accept-loss` to begin anew')
   }
-  if (meta === null) {
+  if (found === null) {
     const fresh: StoreMeta = { format: FORMAT, partitions, epoch: newEpoch(), state: 'making', madeMs: nowMs, accepted: acceptLoss }
     // Two may do this at once: one of them wins, and both go on with what is there then.
     await link.command(key, 'SET', [key, JSON.stringify(fresh), 'NX'])
-    meta = await readMeta(link, key)
-    if (meta === null) throw new StoreUnavailable('the store could not be made')
+    found = await find(link, key)
+    if (found === null) throw new StoreUnavailable('the store could not be made')
   }
+  const { meta } = found
   if (meta.partitions !== partitions) {
     throw new StoreRefused(`this store was made with ${meta.partitions} partitions, and the configuration says ${partitions}: the number is fixed at the first start`)
   }
   if (meta.state === 'ready' && !acceptLoss && !meta.accepted && knownEpoch !== null && knownEpoch !== meta.epoch) {
     throw new StoreRefused('the books in this Redis are not those that this gateway knew: they were lost and made anew, or the address has changed; `tallygate store accept-loss` goes on with what is there')
   }
-  if (meta.state === 'ready' && acceptLoss) {
-    if (await isDamaged(link, prefix, meta)) meta = { ...meta, epoch: newEpoch(), state: 'making', accepted: true }
-    // Other gateways that still know an older epoch may go on as well.
-    else meta = { ...meta, accepted: true }
-    await link.command(key, 'SET', [key, JSON.stringify(meta)])
+  for (;;) {
+    if (found.meta.state === 'making') {
+      // Whoever finds the making unfinished does the same again: nothing has been counted meanwhile.
+      await mark(link, prefix, found.meta)
+      found = await swap(link, key, found, { ...found.meta, state: 'ready' })
+    } else {
+      const damaged = acceptLoss && await isDamaged(link, prefix, found.meta)
+      if (!damaged && (found.meta.accepted || !acceptLoss)) return found.meta
+      // Other gateways that still know an older epoch may go on as well.
+      found = await swap(link, key, found, damaged ? { ...found.meta, epoch: newEpoch(), state: 'making', accepted: true } : { ...found.meta, accepted: true })
+    }
   }
-  if (meta.state === 'making') meta = await finishMaking(link, key, prefix, meta)
-  return meta
 }
 
 /** null: there are no books. Throws StoreRefused for those of another format. */
 export async function readMeta(link: RedisLink, key: string): Promise<StoreMeta | null> {
-  const text = await link.command(key, 'GET', [key])
-  if (typeof text !== 'string') return null
-  let meta: Partial<StoreMeta>
+  return (await find(link, key))?.meta ?? null
+}
+
+/** The books' mark, and its text. */
+interface Found {
+  readonly text: string
+  readonly meta: StoreMeta
+}
+
+async function find(link: RedisLink, key: string): Promise<Found | null> {
+  let text: unknown
   try {
-    meta = JSON.parse(text) as Partial<StoreMeta>
-  } catch {
-    throw new StoreRefused(`the key ${key} does not hold what Tallygate writes there: another program uses it; choose another store.prefix`)
+    text = await link.command(key, 'GET', [key])
+  } catch (error) {
+    throw error instanceof RedisError ? notOurs(key) : error
   }
-  const { format, partitions, epoch, state, madeMs, accepted } = meta
+  return typeof text === 'string' ? { text, meta: parseMeta(key, text) } : null
+}
+
+function parseMeta(key: string, text: string): StoreMeta {
+  const { format, partitions, epoch, state, madeMs, accepted } = toObject(text) as Partial<StoreMeta>
   if (typeof format === 'number' && format > FORMAT + 1) throw new StoreRefused(`this store is of format ${format}, and this release knows ${FORMAT}: use the release that made it, or a newer one`)
-  if (typeof format !== 'number' || typeof partitions !== 'number' || typeof epoch !== 'string') throw new StoreRefused(`the key ${key} does not hold what Tallygate writes there`)
+  if (typeof format !== 'number' || typeof partitions !== 'number' || typeof epoch !== 'string') throw notOurs(key)
   if (state === 'filling') throw new StoreRefused(`books are being copied into this Redis, or were when something stopped it: if nothing does it now, remove the keys that begin with ${key.slice(0, key.indexOf('{'))} and copy again`)
   return { format, partitions, epoch, state: state === 'making' ? 'making' : 'ready', madeMs: madeMs ?? 0, accepted: accepted === true }
 }
+
+/** Empty for what is none. */
+function toObject(text: string): object {
+  try {
+    const value = JSON.parse(text) as unknown
+    return typeof value === 'object' && value !== null ? value : {}
+  } catch {
+    return {}
+  }
+}
+
+function notOurs(key: string): StoreRefused {
+  return new StoreRefused(`the key ${key} does not hold what Tallygate writes there: another program uses it; choose another store.prefix`)
+}
+
+/** Gives what is there then: `next`, or what somebody else has put there meanwhile. What a newer release keeps beside our fields stays. */
+async function swap(link: RedisLink, key: string, found: Found, next: StoreMeta): Promise<Found> {
+  const text = await link.script(swapScript, [key], [found.text, JSON.stringify({ ...toObject(found.text), ...next })])
+  if (typeof text !== 'string') throw new StoreUnavailable('the books were removed meanwhile')
+  return { text, meta: parseMeta(key, text) }
+}
+
+const swapScript = loadScript('meta-swap', ['meta-swap.lua'], ['allow-oom'])
 
 /** Takes an empty store for a copy; until `endFilling` nobody can open it. Throws StoreRefused when somebody was faster. */
 export async function beginFilling(link: RedisLink, prefix: string, partitions: number, epoch: string, nowMs: number): Promise<StoreMeta> {
@@ -92,23 +133,24 @@ export async function beginFilling(link: RedisLink, prefix: string, partitions: 
 
 /** The copy is whole. */
 export async function endFilling(link: RedisLink, prefix: string, meta: StoreMeta): Promise<void> {
-  await finishMaking(link, new KeyNames(prefix, meta.partitions).meta(), prefix, meta)
+  const key = new KeyNames(prefix, meta.partitions).meta()
+  await mark(link, prefix, meta)
+  await link.command(key, 'SET', [key, JSON.stringify({ ...meta, state: 'ready' } satisfies StoreMeta)])
 }
 
-/** Has any partition lost its mark? */
+/** Has any partition lost its mark? Throws when one does not answer. */
 async function isDamaged(link: RedisLink, prefix: string, meta: StoreMeta): Promise<boolean> {
   const keys = new KeyNames(prefix, meta.partitions)
   const answers = await link.commands(Array.from({ length: meta.partitions }, (_, p) => ({ key: keys.epoch(p), name: 'GET', args: [keys.epoch(p)] })))
+  const away = answers.find((answer) => answer instanceof StoreUnavailable)
+  if (away !== undefined) throw away
   return answers.some((answer) => answer !== meta.epoch)
 }
 
-/** Marks every partition. Whoever finds the making unfinished does the same again: nothing has been counted meanwhile. */
-async function finishMaking(link: RedisLink, key: string, prefix: string, meta: StoreMeta): Promise<StoreMeta> {
+/** Marks every partition with the epoch. */
+async function mark(link: RedisLink, prefix: string, meta: StoreMeta): Promise<void> {
   const keys = new KeyNames(prefix, meta.partitions)
   const answers = await link.commands(Array.from({ length: meta.partitions }, (_, p) => ({ key: keys.epoch(p), name: 'SET', args: [keys.epoch(p), meta.epoch] })))
   const failed = answers.find((answer) => answer instanceof Error)
-  if (failed instanceof Error) throw failed
-  const ready: StoreMeta = { ...meta, state: 'ready' }
-  await link.command(key, 'SET', [key, JSON.stringify(ready)])
-  return ready
+  if (failed !== undefined) throw failed
 }

@@ -53,6 +53,9 @@ const REPEAT_PAUSE_MS = 500
 const TRIES_MAX = 4
 /** Remembered reservations; one that is not is read when it is voided. */
 const OWN_MAX = 200_000
+/** What the scripts take for a counter. */
+const INTEGER = /^(0|-?[1-9]\d*)$/
+const LARGEST = 9.2e18
 /** Due reservations looked at per partition and sweep. */
 const DUE_MAX = 1_000
 
@@ -153,20 +156,20 @@ export class RedisStore implements Store {
     if (!time.agreed) throw new StoreUnavailable('the time is not agreed on')
     const partitions = Array.from({ length: keys.partitions }, (_, p) => p)
     const lists = await link.commands(partitions.map((p) => ({ key: keys.due(p), name: 'ZRANGEBYSCORE', args: [keys.due(p), '-inf', nowMs, 'LIMIT', 0, DUE_MAX] })))
+    const [first] = lists
+    if (first instanceof StoreUnavailable && lists.every((ids) => ids instanceof StoreUnavailable)) throw first
     const due: DueReservation[] = []
     for (const [p, ids] of lists.entries()) {
-      if (ids instanceof StoreUnavailable) throw ids
-      // A damaged list is one partition's trouble; its moves are answered with `broken`.
+      // A server of a cluster that is away, or a damaged list, is its own partitions' trouble; the moves of a damaged one are answered with `broken`.
       if (ids instanceof Error || (ids as readonly string[]).length === 0) continue
       const texts = await link.commands((ids as readonly string[]).map((id) => ({ key: keys.reservation(p, id), name: 'GET', args: [keys.reservation(p, id)] })))
       for (const [i, id] of (ids as readonly string[]).entries()) {
         const text = texts[i]
-        if (text instanceof StoreUnavailable) throw text
         const stored = typeof text === 'string' ? toReservation(text) : null
         if (stored?.state === 'open') due.push({ id, home: stored.home, checkpoint: stored.checkpoint, deadlineMs: stored.deadlineMs })
         // It was closed since the list was read, or the list was left behind by damage: a list that keeps it would be looked at for ever.
         // An expired one may be revived meanwhile, and is in the list again.
-        else if (text === null || stored?.state === 'settled' || stored?.state === 'voided') await link.command(keys.due(p), 'ZREM', [keys.due(p), id])
+        else if (text === null || stored?.state === 'settled' || stored?.state === 'voided') await link.commands([{ key: keys.due(p), name: 'ZREM', args: [keys.due(p), id] }])
       }
     }
     return due
@@ -176,8 +179,19 @@ export class RedisStore implements Store {
     const { link, keys } = this.#parts
     const wanted = standingKeys(keys, this.#partition(home), checks)
     if (wanted.length === 0) return []
-    const values = await link.command(wanted[0]!, 'MGET', wanted) as readonly (string | null)[]
+    const key = wanted[0]!
+    const [answer, present] = await link.commands([{ key, name: 'MGET', args: wanted }, { key, name: 'EXISTS', args: wanted }])
+    for (const one of [answer, present]) if (one instanceof Error) throw one
+    const values = answer as readonly (string | null)[]
+    // MGET shows what is no text as absent, which would read as 0. What came between the two commands is no damage.
+    const damaged = values.some((value) => value !== null && !(INTEGER.test(value) && Math.abs(Number(value)) <= LARGEST))
+      || (values.filter((value) => value !== null).length !== present && (await this.#typesOf(wanted)).some((type) => type !== 'none' && type !== 'string'))
+    if (damaged) throw new StoreUnavailable('a counter is damaged')
     return fromStandingValues(values, checks)
+  }
+
+  #typesOf(names: readonly string[]): Promise<readonly unknown[]> {
+    return this.#parts.link.commands(names.map((key) => ({ key, name: 'TYPE', args: [key] })))
   }
 
   status(): StoreStatus {

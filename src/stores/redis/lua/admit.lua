@@ -73,10 +73,11 @@ moves.extend = { texts = 2, make = function(m, texts)
     for c = 1, #checks do hold(changes, slots[c], rest[c]) end
     mayAll(changes)
     typeIs(due, 'zset')
-    make(changes)
     local counted = risen(r.booked, amounts)
+    local countedUsage = amounts and risenUsage(r.bookedUsage, texts[2]) or r.bookedUsage
+    make(changes)
     keep(key, {
-      state = 'O', home = r.home, u = r.u, deadline = deadline, checkpoint = checkpoint, held = rest, counted = counted, countedUsage = amounts and risenUsage(r.bookedUsage, texts[2]) or r.bookedUsage,
+      state = 'O', home = r.home, u = r.u, deadline = deadline, checkpoint = checkpoint, held = rest, counted = counted, countedUsage = countedUsage,
       booked = r.booked, bookedUsage = r.bookedUsage, corrections = r.corrections, slots = r.slots, lines = r.lines, skeleton = r.skeleton,
     }, 0)
     onceWritten('ZADD', KEYS[plain + due], whole(deadline), id)
@@ -109,7 +110,6 @@ moves.extend = { texts = 2, make = function(m, texts)
   if not newer and not held then return answer end
   mayAll(changes)
   typeIs(due, 'zset')
-  make(changes)
   local next = {}
   for name, value in pairs(r) do next[name] = value end
   if held then next.held = held end
@@ -120,8 +120,9 @@ moves.extend = { texts = 2, make = function(m, texts)
       next.counted = risen(r.counted, amounts)
       next.countedUsage = r.counted and risenUsage(r.countedUsage, texts[2]) or texts[2]
     end
-    onceWritten('ZADD', KEYS[plain + due], whole(next.deadline), id)
   end
+  make(changes)
+  if newer then onceWritten('ZADD', KEYS[plain + due], whole(next.deadline), id) end
   keep(key, next, 0)
   return answer
 end }

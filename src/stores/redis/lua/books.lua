@@ -54,8 +54,10 @@ local function get(key)
     if damaged[key] then error('broken') end
     local text = raw[key]
     if not text then return 0 end
+    -- As INCRBY wants it: Lua would take hexadecimal, fractions and "nan" as well, and with "nan" nothing is ever too much.
+    if text ~= '0' and not string.find(text, '^%-?[1-9]%d*$') then error('broken') end
     value = tonumber(text)
-    if value == nil then error('broken') end
+    if value > 9.2e18 or value < -9.2e18 then error('broken') end
     values[key] = value
   end
   return value
@@ -110,7 +112,7 @@ local function reservation(key)
   else
     local state, rest = match(text, '^' .. FORMAT .. '(%u)\n?(.*)')
     if state == 'S' and rest ~= '' then
-      r = { state = 'S', digest = rest }
+      r = { state = 'S', digest = match(rest, '^[^\n]*') }
     elseif state == 'V' then
       r = { state = 'V' }
     elseif state == 'O' or state == 'E' then
@@ -121,6 +123,8 @@ local function reservation(key)
         counted = counted ~= '-' and numbersOf(counted) or nil, countedUsage = countedUsage, booked = booked ~= '-' and numbersOf(booked) or nil, bookedUsage = bookedUsage,
         corrections = tonumber(corrections), slots = slots, lines = lines, skeleton = skeleton,
       }
+      -- One number for each line, or what is missing would be taken for 0.
+      if (r.counted and #r.counted ~= #r.held) or (r.booked and #r.booked ~= #r.held) then error('broken') end
     else
       error('broken')
     end
@@ -281,10 +285,7 @@ local changed, writes = {}, {}
 
 -- May this counter be changed by this? Asked for every change of a move before the first one is made.
 local function mayAdd(key, amount)
-  local value = get(key)
-  local text = raw[key]
-  if text and not string.find(text, '^%-?%d+$') then error('broken') end
-  local sum = value + amount
+  local sum = get(key) + amount
   if sum > 9.2e18 or sum < -9.2e18 then error('broken') end
   local delta = (deltas[key] or 0) + amount
   if delta > LARGEST or delta < -LARGEST then error('broken') end
@@ -400,13 +401,16 @@ end
 
 -- The id of a partition's next event: instant and ordinal, both rising.
 local lastIds = {}
-local function nextEventId(key, nowMs)
+local function nextEventId(key, events, nowMs)
   local text = lastIds[key] or read(key)
   local ms, ordinal = 0, 0
   if text then
     local m, o = string.match(text, '^(%d+)%-(%d+)$')
     if not m then error('broken') end
     ms, ordinal = tonumber(m), tonumber(o)
+  elseif redis.call('EXISTS', KEYS[plain + events]) == 1 then
+    -- Events whose count is lost: consumers would take the next ones for those that they have.
+    error('broken')
   end
   return whole(max(ms, nowMs)) .. '-' .. whole(ordinal + 1)
 end

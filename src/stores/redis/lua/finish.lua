@@ -1,7 +1,7 @@
 -- settle, void and expire. They let go of what is held and write down what was used, so they must work although memory is short.
 
 local function append(last, events, nowMs, record)
-  local id = nextEventId(last, nowMs)
+  local id = nextEventId(last, events, nowMs)
   lastIds[last] = id
   local fields = { 'XADD', KEYS[plain + events], id, 'v', FORMAT, 'i', record.id, 'k', record.kind, 'c', whole(record.correction), 't', whole(nowMs), 'b', record.body, 'u', record.usage }
   if record.booked then
@@ -44,7 +44,7 @@ moves.settle = { texts = 4, make = function(m, texts)
   mayAll(changes)
   typeIs(due, 'zset')
   typeIs(events, 'stream')
-  nextEventId(last, nowMs)
+  nextEventId(last, events, nowMs)
   make(changes)
   keep(key, { state = 'S', digest = texts[2] }, ttl)
   if open then onceWritten('ZREM', KEYS[plain + due], id) end
@@ -104,7 +104,7 @@ moves.expire = { texts = 1, make = function(m, texts)
   mayAll(changes)
   typeIs(due, 'zset')
   typeIs(events, 'stream')
-  nextEventId(last, nowMs)
+  nextEventId(last, events, nowMs)
   make(changes)
   local again = r.booked ~= nil
   local corrections = again and r.corrections + 1 or 0
