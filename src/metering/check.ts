@@ -57,6 +57,8 @@ export interface Balance {
   readonly reserved: number
   /** What is left, the smallest over the refusing ceilings (over all, if none refuses); may be negative after an overrun; null is unlimited. */
   readonly room: number | null
+  /** What grants add to this period: what is left of them, and what it has drawn of them. Only where there are, or were, grants. */
+  readonly granted?: number
   /** Settled use per slot, oldest first, only where there is more than one: it tells when room comes back. */
   readonly usedBySlot?: readonly number[]
 }

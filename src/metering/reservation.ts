@@ -141,7 +141,9 @@ function checkOf(group: Group, need: Need, admittedMs: number, nowMs: number, cl
   const [first, ...others] = group.applied
   const check = group.kind.check(first as AppliedLimit, need, admittedMs, nowMs, clamp)
   if (others.length === 0) return check
-  return { ...check, ceilings: [...check.ceilings, ...others.flatMap((applied) => group.kind.check(applied, need, admittedMs, nowMs, clamp).ceilings)] }
+  const further = others.map((applied) => group.kind.check(applied, need, admittedMs, nowMs, clamp))
+  const alongside = check.alongside ?? further.find((one) => one.alongside !== undefined)?.alongside
+  return { ...check, ceilings: [...check.ceilings, ...further.flatMap(({ ceilings }) => ceilings)], ...(alongside === undefined ? {} : { alongside }) }
 }
 
 function isConcurrency(meter: Meter): boolean {

@@ -98,6 +98,16 @@ export function balanceOf(check: Check, counter: CounterLookUp): Balance {
     const left = free - heldAgainst(ceiling, check.alongside, use.pending, counter)
     if (room === null || left < room) room = left
   }
+  const granted = grantedIn(check, counter)
+  if (granted !== null) return { used: use.settled, reserved: use.pending, room, granted }
   if (check.slots.length === 1) return { used: use.settled, reserved: use.pending, room }
   return { used: use.settled, reserved: use.pending, room, usedBySlot: check.slots.map((slot) => counter(slot).settled) }
+}
+
+function grantedIn(check: Check, counter: CounterLookUp): number | null {
+  const ceiling = check.ceilings.find(({ beyond }) => beyond !== undefined)
+  if (ceiling === undefined) return null
+  let granted = counter(ceiling.beyond!).settled
+  for (const bucket of ceiling.buckets) if (outlives(bucket) && bucket.ceiling !== null) granted += Math.max(0, bucket.ceiling - counter(bucket.counter!).settled)
+  return granted
 }

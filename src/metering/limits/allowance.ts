@@ -1,11 +1,11 @@
 import { assert } from '../../assert.ts'
 import { type Period, periodAt } from '../calendar.ts'
 import type { AppliedLimit, LimitKind } from './limit.ts'
-import { singleCheck, singleFitsAtMs } from './single.ts'
+import { grantedCheck, singleCheck, singleFitsAtMs } from './single.ts'
 
 /**
  * An amount for a period: day, week, month, billing period or lifetime; a budget is the same in money. One counter, named by the period's start.
- * The overdraft is a second bucket with a counter of its own. The output bound may be lowered to fit, where the plan clamps.
+ * Grants are drawn after it, then the overdraft, each a bucket with a counter of its own. The output bound may be lowered to fit, where the plan clamps.
  */
 export const allowance: LimitKind = {
   name: 'allowance',
@@ -13,7 +13,9 @@ export const allowance: LimitKind = {
     || (window.kind === 'calendar' && (window.unit === 'day' || window.unit === 'week' || window.unit === 'month')),
   check(applied, need, admittedMs, _nowMs, clamp) {
     const period = periodOf(applied, admittedMs)
-    return singleCheck(applied, need, period?.startMs ?? 0, period?.endMs ?? null, clamp)
+    if (applied.grants === undefined) return singleCheck(applied, need, period?.startMs ?? 0, period?.endMs ?? null, clamp)
+    const neighbours = period === null ? [] : [periodOf(applied, period.startMs - 1)!.startMs, period.endMs]
+    return grantedCheck(applied, need, admittedMs, period?.startMs ?? 0, period?.endMs ?? null, neighbours, clamp)
   },
   resetsAtMs: (applied, nowMs) => periodOf(applied, nowMs)?.endMs ?? null,
   fitsAtMs: (applied, nowMs, usedBySlot, ceiling, amount) => singleFitsAtMs(nowMs, periodOf(applied, nowMs)?.endMs ?? null, usedBySlot?.[0] ?? 0, ceiling, amount),

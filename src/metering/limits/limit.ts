@@ -1,4 +1,5 @@
 import type { Check } from '../check.ts'
+import type { Grant } from '../grant.ts'
 import type { Meter } from '../meter.ts'
 
 export type CalendarUnit = 'minute' | 'hour' | 'day' | 'week' | 'month'
@@ -34,6 +35,8 @@ export interface Limit {
   readonly mode: 'enforce' | 'shadow'
   readonly visible: boolean
   readonly overdraft: Overdraft
+  /** What is drawn here was paid before: when it is used up, payment is required. */
+  readonly prepaid?: boolean
 }
 
 /** Whose counter it is, and that account's calendar. */
@@ -64,6 +67,8 @@ export interface AppliedLimit {
   readonly scope: Scope
   /** The selector's value, such as the model of `each: model`; part of the counter's identity. */
   readonly selector: string
+  /** Every grant that extends it, those that are over included; absent: there never was one. */
+  readonly grants?: readonly Grant[]
 }
 
 /** One file of pure arithmetic per kind; `index.ts` lists them. */
