@@ -1,5 +1,6 @@
 import type { AccountChanges } from '../accounts/account-changes.ts'
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
+import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config/config.ts'
 import type { Outbox, StoreStatus } from '../stores/store.ts'
@@ -12,6 +13,7 @@ export interface AdminParts {
   config(): Config
   readonly directory: StoredKeyDirectory
   readonly changes: AccountChanges
+  readonly subscriptions: SubscriptionChanges
   readonly outbox: Outbox
   readonly clock: Clock
   storeStatus(): StoreStatus
