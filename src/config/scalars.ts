@@ -139,10 +139,10 @@ export function instantOf(text: string): Answer<number> {
 export function momentOf(text: string, timeZone: string): Answer<number> {
   const want = 'write a day such as 2027-01-15 (from its first instant, by the time zone) or an instant such as 2027-01-15T10:00:00Z'
   const day = dateOf(text.slice(0, 10))
-  if ('problem' in day) return { problem: text.length === 10 && /^\d{4}-\d{2}-\d{2}$/.test(text) ? day.problem : `${shown(text)} is neither; ${want}` }
+  if ('problem' in day) return { problem: text.length === 10 && /^\d{4}-\d{2}-\d{2}$/.test(text) ? day.problem : `${shown(text)} is neither a day nor an instant; ${want}` }
   if (text.length === 10) return { value: civilDayMs(timeZone, text) }
   const instant = instantOf(text)
-  return 'problem' in instant ? { problem: `${shown(text)} is neither; ${want}` } : instant
+  return 'problem' in instant ? { problem: `${shown(text)} is neither a day nor an instant; ${want}` } : instant
 }
 
 const termUnits: Readonly<Record<string, TermLength['unit']>> = { day: 'day', days: 'day', month: 'month', months: 'month', year: 'year', years: 'year' }

@@ -3,7 +3,7 @@ import { METERS } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
 import type { RedisStoreConfig } from './config.ts'
 import { redisUrlOf } from './redis-url.ts'
-import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, termOf, sizeOf } from './scalars.ts'
+import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, sizeOf, termOf } from './scalars.ts'
 import type { Field, Json, Shape } from './shape.ts'
 import { bool, either, grammar, isNothing, jsonOf, list, mapping, named, object, oneOf, oneOrMore, optional, quote, raw, refuseQuoted, required, scalar, section, textOrEmpty, what } from './shape.ts'
 import { listed, pathOf, shown } from './problem.ts'
@@ -428,7 +428,7 @@ const plan = object({
 
 const addition = object({
   name: required(named('the name of a limit', limitGrammar), 'Which limit has more.'),
-  limit: required(raw('added', 'an amount with a plus sign, such as +1M', [{ type: 'string', pattern: '^\\+' }]), 'How much more: +1M.'),
+  limit: required(raw('added', 'an amount with a plus sign, such as +1M', [{ type: 'string', pattern: '^\\+' }, { type: 'number', minimum: 0 }]), 'How much more: +1M.'),
   meter: optional(raw('meter', 'the name of a meter', [{ type: 'string' }]), null, 'Needed only where plans have limits of this name on different meters.'),
 }, { name: 'addition', hints: { window: 'what is added has the window of the limit; leave it out' } })
 
