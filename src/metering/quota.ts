@@ -6,7 +6,7 @@ import { toWholeSecond } from './event.ts'
 import { kindOf } from './limits/index.ts'
 import type { AppliedLimit } from './limits/limit.ts'
 import { isLong, isMoney, waitText, windowName, windowPhrase } from './limits/window.ts'
-import { type Meter, meterName, meterScale, meterUnit } from './meter.ts'
+import { type Meter, meterName, meterScale, meterUnit, moneyDigits } from './meter.ts'
 import type { CheckRefusal, ReserveAnswer } from './moves.ts'
 import { decimalOfNanos } from './price.ts'
 import { type Draft, totalOf } from './reservation.ts'
@@ -162,17 +162,17 @@ function refusalFor(draft: Draft, { applied, balance, why, fitsAtMs }: Candidate
     ...(item.resetsAtMs === null ? {} : { resets_at: toWholeSecond(item.resetsAtMs), resets_in_seconds: Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)) }),
   }
   const unit = isMoney(limit) ? draft.entitlement.currency ?? item.unit : item.limit === 1 && meter.kind === 'builtin' ? item.unit.replace(/s$/, '') : item.unit
-  const ceiling = isMoney(limit) ? moneyText(limit.ceiling ?? 0) : item.limit ?? 0
-  const used = isMoney(limit) ? moneyText(balance.used) : item.used
+  const ceiling = isMoney(limit) ? moneyText(limit, limit.ceiling ?? 0) : item.limit ?? 0
+  const used = isMoney(limit) ? moneyText(limit, balance.used) : item.used
   const amount = `${ceiling} ${alarming.test(unit) ? 'units' : unit} ${windowPhrase(window)}`
   if (window.kind === 'in_flight') {
     return refusal('concurrency_limit', `${named('Concurrency limit', limit.name)} reached: ${item.limit ?? 0} ${item.limit === 1 ? 'request' : 'requests'} at once, ${item.reserved} in flight.`, base, concurrencyRetryMs)
   }
   if (why === 'held') {
-    return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${used} used and ${isMoney(limit) ? moneyText(balance.reserved) : item.reserved} held by calls in flight.`, base, heldRetryMs)
+    return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${used} used and ${isMoney(limit) ? moneyText(limit, balance.reserved) : item.reserved} held by calls in flight.`, base, heldRetryMs)
   }
   if (limit.prepaid === true) {
-    return new GatewayError('no_credit_available', `There is no credit left for '${limit.name}': ${used} of ${isMoney(limit) ? moneyText((limit.ceiling ?? 0) + (balance.granted ?? 0)) : item.limit ?? 0} ${unit} are used.`, { details: { ...base, retryAfterMs: null } })
+    return new GatewayError('no_credit_available', `There is no credit left for '${limit.name}': ${used} of ${isMoney(limit) ? moneyText(limit, (limit.ceiling ?? 0) + (balance.granted ?? 0)) : item.limit ?? 0} ${unit} are used.`, { details: { ...base, retryAfterMs: null } })
   }
   const waitMs = fitsAtMs === null ? null : Math.max(1, fitsAtMs - nowMs)
   const long = isLong(window) || isMoney(limit)
@@ -198,8 +198,8 @@ function named(what: string, name: string): string {
 }
 
 /** Nanos as people write money: two digits after the point, more where there are more. */
-function moneyText(nanos: number): string {
-  return decimalOfNanos(nanos).replace(/0{1,7}$/, '')
+function moneyText({ meter }: AppliedLimit['limit'], nanos: number): string {
+  return decimalOfNanos(nanos, moneyDigits(meter)).replace(/(\.\d\d\d*?)0+$/, '$1')
 }
 
 function plainWords(amount: string): string {

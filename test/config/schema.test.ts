@@ -52,6 +52,9 @@ const beyondShapes = new Set([
   'store-redis-substituted', 'store-substituted-path', 'store-cluster-database', 'store-cluster-comma', 'store-sentinel-no-master', 'store-sentinel-master', 'store-sentinel-database', 'store-synchronous-on-redis', 'store-partitions-on-embedded',
   'subscription-end-and-renewal', 'subscription-moment', 'subscription-plan-changes', 'subscription-term', 'add-on-unknown', 'add-on-amount',
   'store-deadline-short', 'events-keep-alone', 'events-archive-name', 'events-keep-short', 'server-workers-embedded', 'server-workers-memory', 'plan-name-proto', 'merge-proto',
+  'cost-plus-currency', 'cost-plus-hidden', 'cost-plus-provider', 'plan-fee-twice', 'plan-fee-without-prices', 'plan-included', 'plan-unpriced-model',
+  'price-long-input-order', 'price-long-input-tiers', 'price-no-models', 'price-package-of-nothing', 'price-tiers-end', 'price-tiers-middle',
+  'price-tiers-order', 'price-two-forms', 'price-two-scales', 'price-version-order', 'price-version-twice', 'price-versions-in-two-currencies',
 ])
 
 t.test('the JSON Schema refuses mistakes of shape', async (t) => {

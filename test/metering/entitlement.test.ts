@@ -5,7 +5,7 @@ import { type Ask, mayUseModel, resolveEntitlement } from '../../src/metering/en
 import { longestMatch, matches } from '../../src/metering/glob.ts'
 import type { Limit } from '../../src/metering/limits/limit.ts'
 import { draftReservation, draftStanding } from '../../src/metering/reservation.ts'
-import { accountOf, limitOf, planOf, principalOf } from './people.ts'
+import { accountOf, cardOf, limitOf, planOf, principalOf } from './people.ts'
 import { readTable } from './table.ts'
 
 const noon = Date.UTC(2026, 10, 22, 12)
@@ -52,7 +52,7 @@ t.test('calls are allowed, counted and refused as entitlement.txt says', async (
     else if (kind === 'limit') last?.limits.push(limitOf(text.slice('limit '.length).trim()))
   }
   const plans = new Map<string, Plan>([...written.plan].map(([name, plan]) =>
-    [name, planOf(name, plan.limits, { public: plan.public, entitlements: entitlementsOf(plan), prices: { currency: 'USD', version: '1', rates: [{ models: ['*'], picosPer: { input_tokens: 1 } }] } })]))
+    [name, planOf(name, plan.limits, { public: plan.public, entitlements: entitlementsOf(plan), prices: cardOf([{ models: ['*'], picosPer: { input_tokens: 1 } }]) })]))
   const accountFrom = (name: string): Account => {
     const account = written.account.get(name)!
     return accountOf(name, { plan: account.words['plan'] ?? null, parent: account.words['parent'] ?? null, limits: account.limits, entitlements: entitlementsOf(account) })
@@ -123,7 +123,7 @@ t.test('a reload acts on the next call, for the plans of parents too', async (t)
 
 t.test('the plan decides on store, output and prices; words of a caller are cut short', async (t) => {
   const rates = [{ models: ['gpt-*'], picosPer: { input_tokens: 5 } }, { models: ['*'], picosPer: { input_tokens: 1 } }]
-  const plan = planOf('p', [], { prices: { currency: 'EUR', version: '7', rates }, entitlements: { maxOutputTokens: 500, features: ['store'] } })
+  const plan = planOf('p', [], { prices: cardOf(rates, { currency: 'EUR', version: '7' }), entitlements: { maxOutputTokens: 500, features: ['store'] } })
   const ask: Ask = { endpoint: 'chat', known: true, endpointByDefault: true, model: 'gpt-4', features: [], endUser: null }
   const found = resolveEntitlement(principalOf(plan, [accountOf('a')], { keyEntitlements: { maxOutputTokens: 50, features: [] } }), ask, new Map())
   if (found instanceof GatewayError) throw found
