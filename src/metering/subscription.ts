@@ -46,6 +46,8 @@ export function isServed(state: SubscriptionState): boolean {
   return state === 'trial' || state === 'active' || state === 'grace'
 }
 
+export const LONGEST_GRACE_MS = 366 * 86_400_000
+
 /** What a subscription may leave to its kind. */
 export interface SubscriptionFields extends Omit<Subscription, 'renewal'> {
   readonly renewal: 'auto' | 'none' | null
@@ -56,6 +58,7 @@ export function subscriptionOf(fields: SubscriptionFields): Subscription | strin
   const { kind, startMs, trialEndMs, endMs, term, suspended, plans } = fields
   if (trialEndMs !== null && trialEndMs <= startMs) return 'the trial ends before it starts'
   if (endMs !== null && endMs <= (trialEndMs ?? startMs)) return trialEndMs === null ? 'it ends before it starts' : 'it ends before its trial does'
+  if (fields.graceMs > LONGEST_GRACE_MS) return 'its grace is longer than 366 days'
   if (suspended !== null && suspended.untilMs !== null && suspended.untilMs <= suspended.fromMs) return 'the suspension ends before it begins'
   if (plans.some((change, index) => change.fromMs <= (plans[index - 1]?.fromMs ?? -Infinity))) return 'its changes of plan are not one after the other'
   if (kind === 'trial') {

@@ -182,6 +182,7 @@ t.test('an allowance of a term begins anew when the term does', async (t) => {
   t.equal(slotAt(at('2027-03-31') - 1), slotAt(at('2027-02-28')))
   t.equal(kind.resetsAtMs(lap, at('2027-03-15'), undefined), at('2027-03-31'))
   t.equal(kind.lengthMs(lap, at('2027-03-15')), 31 * day)
+  t.equal(kind.check(lap, { fixed: 1, perUnit: 0 }, at('2027-03-15'), at('2027-03-15'), false).endsMs, at('2027-03-31') + 366 * day, 'kept: a grace that comes later still counts to it')
   const alone = { ...lap, scope: { ...lap.scope, subscription: null } }
   t.equal(kind.check(alone, { fixed: 1, perUnit: 0 }, nowMs, nowMs, false).slots[0], 'account:acme|total_tokens||term|0', 'without a subscription it is for ever')
   t.equal(kind.resetsAtMs(alone, nowMs, undefined), null)

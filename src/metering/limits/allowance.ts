@@ -1,6 +1,6 @@
 import { assert } from '../../assert.ts'
 import { periodAt } from '../calendar.ts'
-import { usageTermAt } from '../subscription.ts'
+import { LONGEST_GRACE_MS, usageTermAt } from '../subscription.ts'
 import type { AppliedLimit, LimitKind } from './limit.ts'
 import { grantedCheck, singleCheck, singleFitsAtMs } from './single.ts'
 
@@ -14,9 +14,10 @@ export const allowance: LimitKind = {
     || (window.kind === 'calendar' && (window.unit === 'day' || window.unit === 'week' || window.unit === 'month')),
   check(applied, need, admittedMs, _nowMs, clamp) {
     const period = periodOf(applied, admittedMs)
-    if (applied.grants === undefined) return singleCheck(applied, need, period?.startMs ?? 0, period?.endMs ?? null, clamp)
+    const endsMs = counterEndsMs(applied, period?.endMs ?? null)
+    if (applied.grants === undefined) return singleCheck(applied, need, period?.startMs ?? 0, endsMs, clamp)
     const neighbours = period === null ? [] : [periodOf(applied, period.startMs - 1)!.startMs, ...(period.endMs === null ? [] : [period.endMs])]
-    return grantedCheck(applied, need, admittedMs, period?.startMs ?? 0, period?.endMs ?? null, neighbours, clamp)
+    return grantedCheck(applied, need, admittedMs, period?.startMs ?? 0, endsMs, neighbours, clamp)
   },
   resetsAtMs: (applied, nowMs) => periodOf(applied, nowMs)?.endMs ?? null,
   fitsAtMs: (applied, nowMs, usedBySlot, ceiling, amount) => singleFitsAtMs(nowMs, periodOf(applied, nowMs)?.endMs ?? null, usedBySlot?.[0] ?? 0, ceiling, amount),
@@ -24,6 +25,11 @@ export const allowance: LimitKind = {
     const period = periodOf(applied, nowMs)
     return period === null || period.endMs === null ? null : period.endMs - period.startMs
   },
+}
+
+/** A counter keeps the end that it was begun with, and a term may yet become the last one, whose grace counts to it, or a longer one. */
+function counterEndsMs({ limit }: AppliedLimit, endMs: number | null): number | null {
+  return limit.window.kind === 'term' && endMs !== null ? endMs + LONGEST_GRACE_MS : endMs
 }
 
 /** null: the lifetime, which has no edges; without a subscription, a term is one. `endMs` null: the last term, after which nothing begins anew. */
