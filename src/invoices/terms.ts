@@ -22,12 +22,11 @@ export interface InvoiceTerms {
 
 export interface BilledAccount {
   readonly id: string
-  /** Its own or inherited one; null: none. */
-  readonly plan: Plan | null
   readonly calendar: AccountCalendar
-  readonly subscription: Subscription | null
-  /** Changes of plan beside the subscription's, in order. */
-  readonly changes?: readonly PlanChange[]
+  /** Its own or inherited one; null: none. */
+  readonly subscription: Pick<Subscription, 'kind' | 'startMs' | 'trialEndMs' | 'endMs'> | null
+  /** All plans that it was on, in order (`planChangesOf`). */
+  readonly changes: readonly PlanChange[]
 }
 
 /**
@@ -35,25 +34,24 @@ export interface BilledAccount {
  * anchor of the billing periods.
  */
 export function termsOf(account: BilledAccount, period: Period, plans: ReadonlyMap<string, Plan>, prepaidLimitOf: (bucket: string) => string | null): InvoiceTerms {
-  const { plan, calendar, subscription } = account
+  const { calendar, subscription } = account
   const { timeZone } = calendar
+  const terms = { account: account.id, period, timeZone, plans, prepaidLimitOf }
+  if (subscription?.kind === 'trial') return { ...terms, shares: [], joined: [], yearOf: null }
   const begunMs = subscription === null ? null : subscription.trialEndMs ?? subscription.startMs
-  const later = account.changes ?? subscription?.plans ?? []
-  const own: PlanChange[] = plan === null ? [] : [{ plan: plan.name, version: plan.version, fromMs: begunMs ?? 0, proration: plan.proration }]
-  // Whoever changes during the trial comes to the plan that is there when it ends.
-  const changes = begunMs === null ? [...own, ...later] : settled([...own, ...later], begunMs)
-  const onTrial = subscription?.kind === 'trial'
-  const yearMs = onTrial ? null : yearIn(begunMs ?? civilDayMs(timeZone, calendar.anchor), timeZone, period)
-  const ended = subscription !== null && subscription.endMs !== null && yearMs !== null && yearMs >= subscription.endMs
+  const endedMs = subscription?.endMs ?? null
+  const changes = begunMs === null ? account.changes : settled(account.changes, begunMs)
+  const yearMs = yearIn(begunMs ?? civilDayMs(timeZone, calendar.anchor), timeZone, period)
   return {
-    account: account.id, period, timeZone, plans, prepaidLimitOf,
-    shares: onTrial ? [] : feeShares(changes, period, timeZone, subscription?.endMs ?? null),
-    joined: onTrial ? [] : changes.filter(({ fromMs }) => fromMs > 0 && fromMs >= period.startMs && fromMs < period.endMs).map((change) => change.plan),
-    yearOf: yearMs === null || ended ? null : planAt(changes, yearMs)?.plan ?? null,
+    ...terms,
+    shares: feeShares(changes, period, timeZone, endedMs),
+    // What has been so ever since anybody knows (0) was not come to.
+    joined: changes.filter(({ fromMs }) => fromMs > 0 && fromMs >= period.startMs && fromMs < period.endMs && fromMs < (endedMs ?? Infinity)).map(({ plan }) => plan),
+    yearOf: yearMs === null || yearMs >= (endedMs ?? Infinity) ? null : planAt(changes, yearMs)?.plan ?? null,
   }
 }
 
-/** The plan of `begunMs` begins then; later changes follow. */
+/** Whoever changes during the trial comes to the plan that is there when it ends; later changes follow. */
 function settled(changes: readonly PlanChange[], begunMs: number): readonly PlanChange[] {
   const first = changes.findLast(({ fromMs }) => fromMs <= begunMs)
   return [...(first === undefined ? [] : [{ ...first, fromMs: begunMs }]), ...changes.filter(({ fromMs }) => fromMs > begunMs)]

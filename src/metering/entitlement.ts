@@ -78,7 +78,8 @@ export function resolveEntitlement(principal: Principal, ask: Ask, plans: Readon
   const unpriced = refusedUnpriced(principal, ask, prices)
   if (unpriced !== null) return unpriced
   if (own.byEndUser && ask.endUser !== null) return { ...entitlementOf(principal, own, ask.endpoint, ask.model, ask.endUser, prices), endpoint: endpointOf(own.entitlements, ask) }
-  const key = `${encoded(ask.endpoint)} ${ask.model === null ? '' : `=${ask.model}`}${ask.features.length === 0 ? '' : ` ${ask.features.join()}`} ${version?.version ?? ''}`
+  // The model comes last: it is the caller's own word, and may hold anything.
+  const key = `${encoded(ask.endpoint)} ${ask.features.join()} ${version?.version ?? ''} ${ask.model === null ? '' : `=${ask.model}`}`
   const known = own.known.get(key)
   if (known !== undefined) return known
   const fresh = { ...entitlementOf(principal, own, ask.endpoint, ask.model, null, prices), endpoint: endpointOf(own.entitlements, ask) }

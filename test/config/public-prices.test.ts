@@ -52,8 +52,8 @@ t.test('a markup is exact, and rounded up to the last digit of a price', async (
   const marked = ratesFor(cardOf(pricesOf(['openai'], 2_000)[0]!), 'gpt-4o-mini')
   t.match(base?.picosPer, { input_tokens: 150_000, cached_input_tokens: 75_000, output_tokens: 600_000 })
   t.match(marked?.picosPer, { input_tokens: 180_000, cached_input_tokens: 90_000, output_tokens: 720_000 })
-  const odd = ratesFor(cardOf(pricesOf(['openai'], 1_234)[0]!), 'gpt-4o-mini')
-  t.equal(odd?.picosPer['cached_input_tokens'], Math.ceil(75_000 * 1.1234))
+  const odd = ratesFor(cardOf(pricesOf(['openai'], 1_235)[0]!), 'gpt-4o-mini')
+  t.equal(odd?.picosPer['cached_input_tokens'], 84_263, 'of 84,262.5')
 })
 
 t.test('the version of the data and the dates of its changes are part of the version, and overrides come first', async (t) => {

@@ -10,8 +10,8 @@ import { termsOf, type InvoiceTerms } from '../../src/invoices/terms.ts'
 import type { UsageEvent } from '../../src/metering/event.ts'
 import type { Quantities } from '../../src/metering/meter.ts'
 import { decimalOfNanos, pricedUsage, ratesFor, ratesOfCall } from '../../src/metering/price.ts'
+import type { PlanChange } from '../../src/metering/plan-change.ts'
 import type { Subscription } from '../../src/metering/subscription.ts'
-import { planOf } from '../metering/people.ts'
 
 const period = { startMs: Date.UTC(2026, 0, 1), endMs: Date.UTC(2026, 1, 1) }
 
@@ -71,9 +71,9 @@ const subscription = (more: Partial<Subscription>): Subscription => ({
 })
 
 t.test('what an invoice bears follows from the subscription', async (t) => {
-  const plan = planOf('p', [], { proration: 'by_day' })
   const terms = (given: Subscription | null, anchor = '2026-01-01'): Pick<InvoiceTerms, 'shares' | 'joined' | 'yearOf'> => {
-    const { shares, joined, yearOf } = termsOf({ id: 'a', plan, calendar: { timeZone: 'UTC', anchor }, subscription: given }, period, new Map(), () => null)
+    const changes: PlanChange[] = [{ plan: 'p', version: 1, fromMs: given?.startMs ?? 0, proration: 'by_day' }, ...(given?.plans ?? [])]
+    const { shares, joined, yearOf } = termsOf({ id: 'a', changes, calendar: { timeZone: 'UTC', anchor }, subscription: given }, period, new Map(), () => null)
     return { shares, joined, yearOf }
   }
   const all = { plan: 'p', version: 1, days: 31, ofDays: 31 }
@@ -86,6 +86,7 @@ t.test('what an invoice bears follows from the subscription', async (t) => {
   t.same(terms(subscription({ kind: 'trial', trialEndMs: at('2026-03-01') })), { shares: [], joined: [], yearOf: null }, 'nor does one that goes on')
   t.same(terms(subscription({ endMs: at('2026-01-05') })), { shares: [{ ...all, days: 4 }], joined: [], yearOf: null }, 'over before its year begins')
   const changed = subscription({ plans: [{ plan: 'q', version: 2, fromMs: at('2026-01-11'), proration: 'by_day' }] })
+  t.same(terms(subscription({ startMs: at('2025-12-25'), trialEndMs: at('2026-01-21'), plans: [{ plan: 'q', version: 2, fromMs: at('2026-01-05'), proration: 'by_day' }] })), { shares: [{ plan: 'q', version: 2, days: 11, ofDays: 31 }], joined: ['q'], yearOf: 'q' }, 'changed during its trial')
   t.same(terms(changed), { shares: [{ ...all, days: 10 }, { plan: 'q', version: 2, days: 21, ofDays: 31 }], joined: ['q'], yearOf: 'p' })
 })
 
