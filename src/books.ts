@@ -2,14 +2,18 @@ import { AccountChanges } from './accounts/account-changes.ts'
 import { SubscriptionChanges } from './accounts/subscriptions.ts'
 import { StoredKeyDirectory } from './accounts/key-directory.ts'
 import type { AdminParts, RunningGateway } from './admin/route.ts'
+import { Archive } from './archive/archive.ts'
+import { ARCHIVE, EventHistory } from './archive/history.ts'
 import { withTime } from './clock.ts'
 import type { Clock } from './clock.ts'
 import type { Config } from './config/config.ts'
-import { Deliveries } from './deliveries.ts'
+import { Deliveries, gapKind } from './deliveries.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
+import { measureSpool } from './spool/measure.ts'
 import { StoreUnavailable } from './stores/store.ts'
+import type { Opening } from './stores/index.ts'
 import type { Store } from './stores/store.ts'
 import type { Writable } from 'node:stream'
 
@@ -54,15 +58,20 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
     const directory = await StoredKeyDirectory.open(store.records, config, clock)
     const changes = new AccountChanges(store.records, directory, clock, random)
     const subscriptions = new SubscriptionChanges(store.records, directory, changes, clock)
-    const deliveries = new Deliveries({ outbox: store.outbox, clock, random, log, metrics, stdout })
+    const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout })
     return {
       store, clock, directory, changes, deliveries,
-      adminParts: (current, gateway) => ({
-        config: current, directory, changes, subscriptions, outbox: store.outbox, clock, gateway,
-        storeStatus: () => store.status(),
-        quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
-        retryDead: (consumer) => deliveries.retryDead(consumer, current()),
-      }),
+      adminParts(current, gateway) {
+        const history = new EventHistory({ outbox: store.outbox, archive: () => archiveOf(current(), log), clock })
+        return {
+          config: current, directory, changes, subscriptions, outbox: store.outbox, history, clock, gateway,
+          storeStatus: () => store.status(),
+          inspectStore: () => inspect(store, current()),
+          quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
+          retryDead: (consumer) => deliveries.retryDead(consumer, current()),
+          replay: (sink, sinceMs) => deliveries.replay(sink, current().instance, sinceMs, history),
+        }
+      },
       async close() {
         await deliveries.stop()
         directory.close()
@@ -75,13 +84,32 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
   }
 }
 
-async function openStoreOf({ store, server, upstreams, events }: Config, { clock, random, log, adminAddress, acceptLoss }: BooksParts): Promise<Store> {
+/** What the configured archive has; null: there is none. */
+function archiveOf({ events, sinks }: Config, log: Log): Archive | null {
+  const path = sinks.find(({ name }) => name === ARCHIVE)?.settings['path']
+  return events.archive === null || typeof path !== 'string' ? null : new Archive(path, log)
+}
+
+async function inspect(store: Store, { store: config }: Config): ReturnType<AdminParts['inspectStore']> {
+  const gaps = (await store.records.list(gapKind)).map(({ id, value }) => ({ sink: id, events: Number(value['events'] ?? 0), atMs: Number(value['at_ms'] ?? 0) }))
+  return {
+    details: await store.inspect?.() ?? null, gaps,
+    spool: config.kind === 'redis' && config.spool !== null ? { directory: config.spool, measure: measureSpool(config.spool) } : null,
+  }
+}
+
+/** What a store is opened with under this configuration. */
+export function openingOf({ server, upstreams, events }: Config, { clock, random, log, adminAddress, acceptLoss }: Omit<BooksParts, 'metrics' | 'stdout'>): Opening {
   const longestMs = Math.max(server.timeouts.totalMs, ...[...upstreams.values()].map(({ timeouts }) => timeouts?.totalMs ?? 0))
+  return {
+    clock, random, log, forgetAfterMs: longestMs + rememberMs, hotMs: events.hotMs, acceptLoss: acceptLoss ?? false, ...(adminAddress === undefined ? {} : { adminAddress }),
+  }
+}
+
+async function openStoreOf(config: Config, parts: BooksParts): Promise<Store> {
   try {
     const { openStore } = await import('./stores/index.ts')
-    return await openStore(store, {
-      clock, random, log, forgetAfterMs: longestMs + rememberMs, hotMs: events.hotMs, acceptLoss: acceptLoss ?? false, ...(adminAddress === undefined ? {} : { adminAddress }),
-    })
+    return await openStore(config.store, openingOf(config, parts))
   } catch (error) {
     const known = error instanceof StoreUnavailable || (error instanceof Error && ['DirectoryRefused', 'JournalDamaged', 'StoreRefused'].includes(error.name))
     const advice = error instanceof Error && error.name === 'JournalDamaged' ? '; `tallygate store repair` writes what can be read to a copy, with a report' : ''

@@ -83,13 +83,15 @@ export async function openFront(parts: FrontParts): Promise<Front> {
   }
 }
 
-/** A store that is elsewhere has a deadline of its own for every call: admission waits for that one, and no longer. */
+/**
+ * A store that is elsewhere has a deadline of its own for every call, and that is how long admission waits when it is away. Many calls at once wait for each other
+ * as well, in this process: they would all be refused in vain if that counted, for as long as so many come.
+ */
 function boundsOf(store: StoreConfig): { bounds?: Partial<Bounds> } {
-  return store.kind === 'redis' ? { bounds: { reserveMs: store.deadlineMs + REPLY_MS } } : {}
+  return store.kind === 'redis' ? { bounds: { reserveMs: store.deadlineMs + QUEUE_MS } } : {}
 }
 
-/** So that the store's own words arrive before we give up. */
-const REPLY_MS = 50
+const QUEUE_MS = 1_750
 
 /** Settlements that the store did not take: only one that is elsewhere can be away while this process runs. */
 async function spoolOf({ config, clock, log }: FrontParts): Promise<Spool | null> {

@@ -32,6 +32,7 @@ export class Metrics {
   readonly outboxLag = this.#gauge('tallygate_outbox_events', 'Events not yet delivered, by sink.', ['sink'], 'max')
   readonly outboxAge = this.#gauge('tallygate_outbox_oldest_seconds', 'Age of the oldest undelivered event, by sink.', ['sink'], 'max')
   readonly dead = this.#gauge('tallygate_dead_events', 'Buried events, by sink.', ['sink'], 'max')
+  readonly outboxMissed = this.#counter('tallygate_outbox_missed_total', 'Events that were removed before a sink had them, by sink: it was not configured then.', ['sink'])
   readonly delivered = this.#counter('tallygate_delivered_total', 'Events delivered, by sink.', ['sink'])
   readonly deliveryRetries = this.#counter('tallygate_delivery_retries_total', 'Failed delivery attempts, by sink.', ['sink'])
   readonly reloads = this.#counter('tallygate_config_reloads_total', 'Config reloads by result.', ['result'])

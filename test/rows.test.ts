@@ -9,7 +9,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const numbered = (letter: string, last: number): string[] => Array.from({ length: last }, (_, i) => `${letter}${i + 1}`)
 const expected = [
   ...numbered('I', 9), ...numbered('G', 20), ...numbered('E', 14), ...numbered('C', 20), ...numbered('U', 33), ...numbered('K', 13), ...numbered('H', 28), ...numbered('L', 19), ...numbered('A', 13), ...numbered('B', 15),
-  ...numbered('N', 12), '4.6', ...numbered('W', 8), '4.8',
+  ...numbered('R', 27), 'F2', 'F3', 'F4', 'F5', 'D3', 'D4', 'D5', 'D6', 'D7', ...numbered('N', 12), '4.6', ...numbered('W', 8), '4.8',
 ]
 
 interface Row { readonly id: string; readonly tests: readonly string[]; readonly note: string }

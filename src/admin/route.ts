@@ -2,8 +2,9 @@ import type { AccountChanges } from '../accounts/account-changes.ts'
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
 import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
 import type { Clock } from '../clock.ts'
-import type { Config } from '../config/config.ts'
-import type { Outbox, StoreStatus } from '../stores/store.ts'
+import type { Config, SinkConfig } from '../config/config.ts'
+import type { EventHistory } from '../archive/history.ts'
+import type { Outbox, StoreDetails, StoreStatus } from '../stores/store.ts'
 import { Problem } from './problem.ts'
 
 export type Role = 'viewer' | 'admin'
@@ -15,14 +16,28 @@ export interface AdminParts {
   readonly changes: AccountChanges
   readonly subscriptions: SubscriptionChanges
   readonly outbox: Outbox
+  /** Events of the store and of the archive. */
+  readonly history: EventHistory
   readonly clock: Clock
   storeStatus(): StoreStatus
+  inspectStore(): Promise<StoreInspection>
   /** Exchanges whose settlement could not be booked as it was sent; kept whole in the store. */
   quarantined(): Promise<readonly string[]>
   /** null: no gateway runs, a command has the store to itself. */
   readonly gateway: RunningGateway | null
   /** Delivers the dead records of a consumer (null: of all) again. Gives how many arrived and how many were refused once more. */
   retryDead(consumer: string | null): Promise<{ readonly delivered: number; readonly failed: number }>
+  /** Delivers to a sink again what was settled since an instant: `events` of the store, by the sink's own loop, after `archived` of the archive, which are delivered when `done`. */
+  replay(sink: SinkConfig, sinceMs: number): Promise<{ readonly events: number; readonly archived: number; readonly done: Promise<void> }>
+}
+
+export interface StoreInspection {
+  /** null: the store does not say. */
+  readonly details: StoreDetails | null
+  /** Sinks that have missed events since the books were begun: they were not configured when those were removed. */
+  readonly gaps: readonly { readonly sink: string; readonly events: number; /** Of the last one. */ readonly atMs: number }[]
+  /** Of this machine; null: there is none. `measure` null: it cannot be read. */
+  readonly spool: { readonly directory: string; readonly measure: { readonly settlements: number; readonly bytes: number } | null } | null
 }
 
 /** The gateway around the admin port. */

@@ -1,6 +1,5 @@
-import { toUsageEvent } from '../metering/event.ts'
 import type { UsageEvent } from '../metering/event.ts'
-import type { Outbox } from '../stores/store.ts'
+import type { EventHistory } from '../archive/history.ts'
 import { Problem } from './problem.ts'
 
 /** What usage may be grouped by: fields of the events. */
@@ -31,37 +30,29 @@ type Sums = { [name in (typeof summed)[number]]: number } & { events: number }
 export type UsageRow = Readonly<Record<string, unknown>>
 
 const rowsMax = 10_000
-const recordsPerRead = 1_000
 
 /**
  * Sums usage events. Time is the instant of admission, as everywhere: an event belongs to the window that admitted it, whenever it was
- * settled. Reads the outbox piece by piece, so memory is bounded by the number of rows.
+ * settled. Reads events piece by piece, so memory is bounded by the number of rows.
  */
-export async function reportUsage(outbox: Outbox, question: UsageQuestion): Promise<{ rows: UsageRow[]; events: number }> {
+export async function reportUsage(history: Pick<EventHistory, 'read'>, question: UsageQuestion): Promise<{ rows: UsageRow[]; events: number }> {
   const groups = new Map<string, { key: Record<string, unknown>; sums: Sums; costNanos: Map<string, bigint> }>()
   let events = 0
   // Nothing is settled before it was admitted, so no record older than `fromMs` can matter.
-  for (let position = await outbox.positionAt(question.fromMs); ;) {
-    const entries = await outbox.scan(position, recordsPerRead)
-    for (const { record } of entries) {
-      const event = toUsageEvent(record)
-      const admittedMs = Date.parse(event.time)
-      if (admittedMs < question.fromMs || admittedMs >= question.toMs) continue
-      if (question.account !== null && event.data['account'] !== question.account) continue
-      events += 1
-      const key = groupOf(event, admittedMs, question)
-      const name = JSON.stringify(Object.values(key))
-      let group = groups.get(name)
-      if (group === undefined) {
-        if (groups.size === rowsMax) throw new Problem(422, `the answer would have more than ${rowsMax} rows; ask for a shorter time or group by less`)
-        group = { key, sums: noSums(), costNanos: new Map() }
-        groups.set(name, group)
-      }
-      addTo(group.sums, group.costNanos, event)
+  for await (const event of history.read(question.fromMs)) {
+    const admittedMs = Date.parse(event.time)
+    if (admittedMs < question.fromMs || admittedMs >= question.toMs) continue
+    if (question.account !== null && event.data['account'] !== question.account) continue
+    events += 1
+    const key = groupOf(event, admittedMs, question)
+    const name = JSON.stringify(Object.values(key))
+    let group = groups.get(name)
+    if (group === undefined) {
+      if (groups.size === rowsMax) throw new Problem(422, `the answer would have more than ${rowsMax} rows; ask for a shorter time or group by less`)
+      group = { key, sums: noSums(), costNanos: new Map() }
+      groups.set(name, group)
     }
-    const last = entries.at(-1)
-    if (last === undefined || entries.length < recordsPerRead) break
-    position = last.position
+    addTo(group.sums, group.costNanos, event)
   }
   const rows = [...groups.values()].map(({ key, sums, costNanos }) => ({
     ...key, ...sums, cost: Object.fromEntries([...costNanos].map(([currency, nanos]) => [currency, toDecimal(nanos)])),

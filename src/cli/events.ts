@@ -63,7 +63,11 @@ export const eventCommands: readonly Command[] = [
     run: (input, around) => throughDoor(input, around, async (door) => {
       const answer = await door.ask('POST', '/api/v1/events/replay', { body: given({ sink: input.text('sink'), since: input.text('since') }) })
       if (input.flag('json')) printJson(around, answer)
-      else print(around, `${String(answer['events'])} events will be delivered to ${String(answer['sink'])} again${door.running ? '' : ' when the gateway runs'}`)
+      else {
+        const { events, archived, sink } = answer
+        const before = archived === 0 ? '' : `${String(archived)} events of the archive ${door.running ? 'are being' : 'were'} delivered to ${String(sink)} again${door.running ? '' : ', as far as it took them'}\n`
+        print(around, `${before}${String(events)} events will be delivered to ${String(sink)} again${door.running ? '' : ' when the gateway runs'}`)
+      }
       return 0
     }),
   },

@@ -23,6 +23,8 @@ const sliceTokens = 256
 /** Bytes and compute time have no worst case: a little is held at once, the rest as it comes. */
 const firstBytes = 1
 const firstComputeMs = 1_000
+/** A store call that fails so soon was not waited for in vain: its connection broke. */
+const quicklyMs = 75
 const waitStepMs = 50
 const waitStepMaxMs = 250
 
@@ -259,7 +261,7 @@ async function reserveTwice(w: Workings, move: Reserve, startedMs: number): Prom
   try {
     return await w.store.reserve(move)
   } catch (error) {
-    if (w.clock.monotonicMs() - startedMs > w.limits.reserveMs / 4) throw error
+    if (w.clock.monotonicMs() - startedMs > quicklyMs) throw error
     return w.store.reserve(move)
   }
 }

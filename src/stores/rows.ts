@@ -21,6 +21,8 @@ export interface HeaderRow {
   readonly source: string
   /** Of a store that has them: what the rows' `partition` counts from. */
   readonly partitions: number | null
+  /** The making of the books: machines that know it know the copy too. null: nobody does. */
+  readonly epoch: string | null
   /** ISO 8601. */
   readonly at: string
 }

@@ -9,6 +9,7 @@ import { adminRoutes } from '../../src/admin/admin-api.ts'
 import { adminCaller } from '../../src/admin/admin-caller.ts'
 import { startAdminServer } from '../../src/admin/admin-server.ts'
 import type { AdminParts, ReloadState } from '../../src/admin/route.ts'
+import { EventHistory } from '../../src/archive/history.ts'
 import { systemClock } from '../../src/clock.ts'
 import type { Config } from '../../src/config/config.ts'
 import { silentLog } from '../../src/log.ts'
@@ -50,6 +51,9 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, systemClock), outbox, clock: systemClock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
+    history: new EventHistory({ outbox, archive: () => null, clock: systemClock }),
+    inspectStore: async () => ({ details: null, gaps: [], spool: null }),
+    replay: async () => ({ events: 1, archived: 0, done: Promise.resolve() }),
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const server = await startAdminServer({

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import type { Check } from '../../src/metering/check.ts'
+import type { SettleAnswer } from '../../src/metering/moves.ts'
 import type { RedisStore } from '../../src/stores/redis/store.ts'
 import { StoreUnavailable, type OutboxEntry, type Store } from '../../src/stores/store.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
@@ -77,7 +78,7 @@ export function startLoad(stores: readonly Store[], { parallel = 10, pauseMs = 5
       }
     }
   }
-  const voids: Promise<unknown>[] = []
+  const ends: Promise<unknown>[] = []
   const exchange = async (store: Store, home: string): Promise<void> => {
     const nowMs = Date.now()
     const id = newId(nowMs)
@@ -98,13 +99,23 @@ export function startLoad(stores: readonly Store[], { parallel = 10, pauseMs = 5
       refusedAtMs.push(performance.now())
       reasons.add(error.message)
       // Unknown: it may have been made. It is let go of by its id, never just forgotten.
-      voids.push(insist(() => store.void({ id, nowMs: Date.now(), home })))
+      ends.push(insist(() => store.void({ id, nowMs: Date.now(), home })))
       await sleep(20)
       return
     }
-    const answer = await insist(() => store.settle(settleOf(id, Date.now(), home, checks, [TOKENS])))
-    if (!['settled', 'already_settled', 'settled_unheld', 'settled_late'].includes(answer.outcome)) throw new Error(`a settlement was answered with ${answer.outcome}`)
-    settled.get(home)!.add(id)
+    const move = settleOf(id, Date.now(), home, checks, [TOKENS])
+    const settle = async (answered: Promise<SettleAnswer>): Promise<void> => {
+      const { outcome } = await answered
+      if (!['settled', 'already_settled', 'settled_unheld', 'settled_late'].includes(outcome)) throw new Error(`a settlement was answered with ${outcome}`)
+      settled.get(home)!.add(id)
+    }
+    try {
+      await settle(timed(() => store.settle(move)))
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error
+      // As out of a gateway's spool, while it goes on with other calls.
+      ends.push(settle(insist(() => store.settle(move))))
+    }
   }
   const lanes = Array.from({ length: parallel }, async (_, lane) => {
     for (let turn = lane; !stopped; turn += parallel) {
@@ -127,7 +138,7 @@ export function startLoad(stores: readonly Store[], { parallel = 10, pauseMs = 5
     async stop() {
       stopped = true
       await over
-      await Promise.all(voids)
+      await Promise.all(ends)
       return { asked, refused: refusedAtMs.length, refusedAtMs, settled, longestMs, reasons }
     },
   }

@@ -1,7 +1,8 @@
+import { ARCHIVE, type EventHistory, type Page } from '../../archive/history.ts'
+import type { SinkConfig } from '../../config/config.ts'
 import { toUsageEvent } from '../../metering/event.ts'
 import type { UsageEvent } from '../../metering/event.ts'
-import { timeOfId } from '../../metering/id.ts'
-import type { Outbox, OutboxEntry, Position } from '../../stores/store.ts'
+import type { Outbox } from '../../stores/store.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Route } from '../route.ts'
 import { bucketSizes, groupings, reportUsage } from '../usage-report.ts'
@@ -9,8 +10,6 @@ import type { BucketSize, Grouping } from '../usage-report.ts'
 import { toPastMs } from '../when.ts'
 
 const waitMaxS = 30
-/** A search for one event looks at this many records at most. */
-const searchMax = 1_000_000
 
 export const eventRoutes: readonly Route[] = [
   {
@@ -23,7 +22,7 @@ export const eventRoutes: readonly Route[] = [
       bucket: { type: 'string', about: 'a row for each, in UTC', values: bucketSizes },
       account: { type: 'string', about: 'of this account only' },
     },
-    async handle({ query }, { outbox, clock }) {
+    async handle({ query }, { history, clock }) {
       const nowMs = clock.nowMs()
       const fromMs = toPastMs(textOf(query, 'from') ?? '24h', 'from', nowMs)
       const to = textOf(query, 'to')
@@ -31,7 +30,7 @@ export const eventRoutes: readonly Route[] = [
       const toMs = to === null ? nowMs + 1 : toPastMs(to, 'to', nowMs)
       if (toMs <= fromMs) throw new Problem(422, 'from must lie before to')
       const bucket = textOf(query, 'bucket') as BucketSize | null
-      const report = await reportUsage(outbox, { fromMs, toMs, by: groupingsOf(textOf(query, 'by')), bucket, account: textOf(query, 'account') })
+      const report = await reportUsage(history, { fromMs, toMs, by: groupingsOf(textOf(query, 'by')), bucket, account: textOf(query, 'account') })
       return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), ...report }
     },
   },
@@ -44,26 +43,26 @@ export const eventRoutes: readonly Route[] = [
       limit: { type: 'integer', about: 'how many at most; 100 unless given', minimum: 1, maximum: 1000 },
       wait: { type: 'integer', about: `seconds to wait for the first one; 0 unless given, ${waitMaxS} at most`, minimum: 0, maximum: waitMaxS },
     },
-    async handle({ query, gone }, { outbox, clock }) {
+    async handle({ query, gone }, { outbox, history, clock }) {
       const after = textOf(query, 'after')
       const since = textOf(query, 'since')
-      const position = after ?? (since === null ? null : await outbox.positionAt(toPastMs(since, 'since', clock.nowMs())))
+      const sinceMs = since === null ? null : toPastMs(since, 'since', clock.nowMs())
       const count = numberOf(query, 'limit') ?? 100
-      let entries: readonly OutboxEntry[]
+      let page: Page
       try {
-        entries = await outbox.scan(position, count)
+        page = await history.page(after, sinceMs, count)
       } catch (error) {
         if (after === null || !(error instanceof RangeError)) throw error
         throw new Problem(400, `"${after}" is no position of an event: after is what an earlier answer gave as next`)
       }
       const untilMs = clock.monotonicMs() + (numberOf(query, 'wait') ?? 0) * 1_000
-      while (entries.length === 0 && !gone()) {
+      while (page.entries.length === 0 && !gone()) {
         const leftMs = untilMs - clock.monotonicMs()
         if (leftMs <= 0) break
         await appended(outbox, clock, Math.min(leftMs, 1_000))
-        entries = await outbox.scan(position, count)
+        page = await history.page(page.next ?? after, sinceMs, count)
       }
-      return { events: entries.map((entry) => ({ position: entry.position, event: toUsageEvent(entry.record) })), next: entries.at(-1)?.position ?? position }
+      return { events: page.entries, next: page.next }
     },
   },
   {
@@ -90,25 +89,28 @@ export const eventRoutes: readonly Route[] = [
   },
   {
     method: 'POST', path: '/api/v1/events/replay', role: 'admin', summary: 'Deliver again what was written since an instant; ids are the same, so books do not change twice',
-    answer: 'sink, since, events: how many will be delivered',
+    answer: 'sink, since, events: how many of the store will be delivered, archived: how many of the archive before',
     body: {
       sink: { type: 'string', required: true, about: 'which sink' },
       since: { type: 'string', required: true, about: 'an instant, or how long ago such as 24h' },
     },
     async handle({ body, who }, parts) {
       const sink = textOf(body, 'sink') ?? ''
-      mustBeSink(parts, sink)
+      const config = mustBeSink(parts, sink)
+      if (sink === ARCHIVE) throw new Problem(422, 'the archive is what older events are replayed from; it has them already')
       const sinceMs = toPastMs(textOf(body, 'since') ?? '', 'since', parts.clock.nowMs())
       const since = new Date(sinceMs).toISOString()
       await parts.changes.note(who, 'events.replay', sink, { since })
-      await parts.outbox.rewind(sink, await parts.outbox.positionAt(sinceMs))
-      return { sink, since, events: (await parts.outbox.lag(sink)).count }
+      const { events, archived, done } = await parts.replay(config, sinceMs)
+      // A command that is alone with the store ends with its answer.
+      if (parts.gateway === null) await done
+      return { sink, since, events, archived }
     },
   },
   {
     method: 'GET', path: '/api/v1/events/{id}', role: 'viewer', summary: 'An event and its corrections, by the id that answers carry as x-request-id', answer: 'events',
-    async handle({ params }, { outbox }) {
-      const events = await eventsById(outbox, params['id'] ?? '')
+    async handle({ params }, { history }) {
+      const events = await eventsById(history, params['id'] ?? '')
       if (events.length === 0) throw new Problem(404, `there is no event "${params['id']}" among those that are kept`)
       return { events }
     },
@@ -127,9 +129,12 @@ export const eventRoutes: readonly Route[] = [
   },
 ]
 
-function mustBeSink({ config }: AdminParts, name: string): void {
-  const names = config().sinks.map((sink) => sink.name)
-  if (!names.includes(name)) throw new Problem(404, `there is no sink "${name}"; there ${names.length === 0 ? 'are none' : `is ${names.join(', ')}`}`)
+function mustBeSink({ config }: AdminParts, name: string): SinkConfig {
+  const { sinks } = config()
+  const found = sinks.find((sink) => sink.name === name)
+  if (found !== undefined) return found
+  const names = sinks.map((sink) => sink.name)
+  throw new Problem(404, `there is no sink "${name}"; there ${names.length === 0 ? 'are none' : `is ${names.join(', ')}`}`)
 }
 
 function groupingsOf(text: string | null): Grouping[] {
@@ -143,22 +148,12 @@ function groupingsOf(text: string | null): Grouping[] {
 }
 
 /** The id tells when the exchange was admitted, so the search begins there. */
-async function eventsById(outbox: Outbox, id: string): Promise<UsageEvent[]> {
-  const exchange = id.replace(/\.late(\.\d+)?$/, '')
+async function eventsById(history: EventHistory, id: string): Promise<UsageEvent[]> {
+  const exchange = id.replace(/\.late(\.?\d+)?$/, '')
   if (!/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/.test(exchange)) {
     throw new Problem(422, `"${id}" is not the id of an event`)
   }
-  const found: UsageEvent[] = []
-  let position: Position | null = await outbox.positionAt(timeOfId(exchange))
-  for (let seen = 0; seen < searchMax;) {
-    const entries = await outbox.scan(position, 1_000)
-    for (const { record } of entries) if (record.id === exchange) found.push(toUsageEvent(record))
-    const last = entries.at(-1)
-    if (last === undefined || entries.length < 1_000) break
-    seen += entries.length
-    position = last.position
-  }
-  return found
+  return await history.find(exchange)
 }
 
 /** Until records may have been appended, or the time is over. */

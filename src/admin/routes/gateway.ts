@@ -36,16 +36,6 @@ export const gatewayRoutes: readonly Route[] = [
       return { ...toReloadDocument(state), version: config().version }
     },
   },
-  {
-    method: 'GET', path: '/api/v1/store', role: 'viewer', summary: 'The store', answer: 'kind, where, admitting, reason, quarantined: settlements that could not be booked, waiting: what each sink has not taken yet',
-    async handle(_asked, { config, storeStatus, outbox, quarantined }) {
-      const { store, sinks } = config()
-      const where = store.kind === 'embedded' ? { directory: store.dir, synchronous: store.synchronous } : {}
-      const waiting: Record<string, number> = {}
-      for (const { name } of sinks) waiting[name] = (await outbox.lag(name)).count
-      return { kind: store.kind, ...where, ...storeStatus(), quarantined: (await quarantined()).length, waiting }
-    },
-  },
 ]
 
 function toReloadDocument(state: ReloadState): Readonly<Record<string, unknown>> {

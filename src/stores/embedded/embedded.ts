@@ -162,7 +162,7 @@ class EmbeddedStore extends LocalStore {
   }
 
   export(version: string): AsyncIterable<StoreRow> {
-    const header = { version, source: 'embedded', partitions: null, at: new Date(this.#clock.nowMs()).toISOString() }
+    const header = { version, source: 'embedded', partitions: null, epoch: null, at: new Date(this.#clock.nowMs()).toISOString() }
     return framed(header, exportRows(this.#layout, this.ledger, this.outbox))
   }
 

@@ -2,7 +2,7 @@ import type { Clock } from '../../clock.ts'
 import type { OutboxRecord } from '../../metering/event.ts'
 import { Tally, RowsRefused, type ClosedRow, type ContentRow, type CounterRow, type DeadRow, type EventRow, type Filled, type Homes, type StoreRow } from '../rows.ts'
 import { toClosedText } from './closed-text.ts'
-import { beginFilling, endFilling } from './epoch.ts'
+import { beginFilling, endFilling, type StoreMeta } from './epoch.ts'
 import { toPosition } from './event-position.ts'
 import { toFields } from './event-record.ts'
 import { KeyNames } from './keys.ts'
@@ -14,7 +14,8 @@ export interface FillParts {
   readonly link: RedisLink
   readonly prefix: string
   readonly partitions: number
-  readonly epoch: string
+  /** Where the source has none that machines remember. */
+  readonly newEpoch: () => string
   readonly clock: Clock
   readonly forgetAfterMs: number
   /** The instant that an id begins with. */
@@ -29,12 +30,17 @@ const DEAD_ORDINAL = 900_000_000_000_000
 
 /** Writes the rows of another store into an empty Redis. Nobody can open it until all is there. Throws RowsRefused, StoreRefused, StoreUnavailable. */
 export async function fillRedis(parts: FillParts, rows: AsyncIterable<StoreRow>, homes: Homes): Promise<Filled> {
-  const { link, prefix, partitions, epoch, clock } = parts
+  const { link, prefix, partitions, clock } = parts
   const keys = new KeyNames(prefix, partitions)
   for await (const page of scanKeys(link, keys)) throw new RowsRefused(`the target is not empty: it has keys such as ${page[0]}; choose another store.prefix, or empty it`)
-  const meta = await beginFilling(link, prefix, partitions, epoch, clock.nowMs())
+  let meta: StoreMeta | null = null
   const filling = new Filling(parts, keys, homes)
-  for await (const row of rows) await filling.take(row)
+  for await (const row of rows) {
+    if (row.t === 'store') meta = await beginFilling(link, prefix, partitions, row.epoch ?? parts.newEpoch(), clock.nowMs())
+    if (meta === null) throw new RowsRefused('these rows have no header')
+    await filling.take(row)
+  }
+  if (meta === null) throw new RowsRefused('there are no rows')
   const filled = await filling.end()
   await endFilling(link, prefix, meta)
   return filled

@@ -212,7 +212,7 @@ export class RedisRecords implements Records {
     if (last instanceof Error) throw last
     // An emptied server knows no keys. They are not revoked by that: an operator decides what is to be done.
     if (meta === 0) return
-    for (const kind of [...this.#watched.keys()]) this.#takeAll(kind, await this.#list(kind))
+    for (const kind of Array.from(this.#watched.keys())) this.#takeAll(kind, await this.#list(kind))
     this.#followed = (last as readonly (readonly [string])[])[0]?.[0] ?? null
     this.#unsure = false
   }
@@ -256,7 +256,7 @@ export class RedisRecords implements Records {
     const watched = this.#watched.get(kind)
     if (watched === undefined) return
     for (const [id, text] of texts) this.#take(kind, id, text)
-    for (const id of [...watched.told.keys()]) if (!texts.has(id)) this.#take(kind, id, undefined)
+    for (const id of watched.told.keys()) if (!texts.has(id)) this.#take(kind, id, undefined)
   }
 
   /** What a look has found: told unless it is known. */

@@ -55,16 +55,16 @@ export async function openRedis(options: RedisOptions): Promise<RedisStore> {
   const confirm = options.confirm.replicas > 0 || options.confirm.fsync ? options.confirm : null
   const link = await openLink({ url, deadlineMs, clock, random, log, ...(confirm === null ? {} : { confirm }) })
   try {
-    await reached(link, clock, options.patienceMs ?? PATIENCE_MS)
-    await demand(link, options)
+    const untilMs = clock.monotonicMs() + (options.patienceMs ?? PATIENCE_MS)
+    await patiently(link, clock, untilMs, () => demand(link, options))
     const keys = new KeyNames(prefix, options.partitions)
     const time = new ServerTime(link, keys.meta(), clock)
     await time.start()
-    const meta = await openMeta({
-      link, prefix, partitions: options.partitions, nowMs: time.nowMs(), acceptLoss,
-      newEpoch: () => Buffer.from(random.bytes(12)).toString('hex'),
-      knownEpoch: memoryDir === null ? null : await recall(memoryDir, prefix),
-    })
+    const knownEpoch = memoryDir === null ? null : await recall(memoryDir, prefix)
+    const newEpoch = (): string => Buffer.from(random.bytes(12)).toString('hex')
+    const meta = await patiently(link, clock, untilMs, () => openMeta({
+      link, prefix, partitions: options.partitions, nowMs: time.nowMs(), acceptLoss, newEpoch, knownEpoch,
+    }))
     const remember = (epoch: string): void => {
       if (memoryDir !== null) void note(memoryDir, prefix, epoch).catch((error: unknown) => log.warn({ error: String(error) }, 'the store\'s epoch could not be noted'))
     }
@@ -84,10 +84,17 @@ export async function openRedis(options: RedisOptions): Promise<RedisStore> {
   }
 }
 
-async function reached(link: RedisLink, clock: Clock, patienceMs: number): Promise<void> {
-  const untilMs = clock.monotonicMs() + patienceMs
-  while (!link.up) {
-    if (clock.monotonicMs() >= untilMs) throw new StoreUnavailable(`Redis cannot be used: ${link.reason ?? 'it does not answer'}`)
+/** Again and again while the server is away, or too slow for its deadline as at a busy start: what is done may be repeated. */
+async function patiently<Done>(link: RedisLink, clock: Clock, untilMs: number, step: () => Promise<Done>): Promise<Done> {
+  for (;;) {
+    let why = link.reason ?? 'it does not answer'
+    try {
+      if (link.up) return await step()
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error
+      why = error.message
+    }
+    if (clock.monotonicMs() >= untilMs) throw new StoreUnavailable(`Redis cannot be used: ${why}`)
     await clock.sleep(LOOK_AGAIN_MS)
   }
 }
@@ -109,10 +116,10 @@ export async function fillEmptyRedis(options: RedisOptions, rows: AsyncIterable<
   const deadlineMs = Math.max(options.deadlineMs, FILL_DEADLINE_MS)
   const link = await openLink({ url, deadlineMs, clock, random, log })
   try {
-    await reached(link, clock, options.patienceMs ?? PATIENCE_MS)
-    await demand(link, options)
-    const epoch = Buffer.from(random.bytes(12)).toString('hex')
-    return await fillRedis({ link, prefix, partitions, epoch, clock, forgetAfterMs, timeOf: options.timeOf ?? timeOfId }, rows, homes)
+    const untilMs = clock.monotonicMs() + (options.patienceMs ?? PATIENCE_MS)
+    await patiently(link, clock, untilMs, () => demand(link, options))
+    const newEpoch = (): string => Buffer.from(random.bytes(12)).toString('hex')
+    return await fillRedis({ link, prefix, partitions, newEpoch, clock, forgetAfterMs, timeOf: options.timeOf ?? timeOfId }, rows, homes)
   } finally {
     await link.close()
   }

@@ -156,15 +156,16 @@ export class RedisStore implements Store {
     if (!time.agreed) throw new StoreUnavailable('the time is not agreed on')
     const partitions = Array.from({ length: keys.partitions }, (_, p) => p)
     const lists = await link.commands(partitions.map((p) => ({ key: keys.due(p), name: 'ZRANGEBYSCORE', args: [keys.due(p), '-inf', nowMs, 'LIMIT', 0, DUE_MAX] })))
-    const [first] = lists
-    if (first instanceof StoreUnavailable && lists.every((ids) => ids instanceof StoreUnavailable)) throw first
     const due: DueReservation[] = []
+    let away: StoreUnavailable | null = null
     for (const [p, ids] of lists.entries()) {
       // A server of a cluster that is away, or a damaged list, is its own partitions' trouble; the moves of a damaged one are answered with `broken`.
+      if (ids instanceof StoreUnavailable) away = ids
       if (ids instanceof Error || (ids as readonly string[]).length === 0) continue
       const texts = await link.commands((ids as readonly string[]).map((id) => ({ key: keys.reservation(p, id), name: 'GET', args: [keys.reservation(p, id)] })))
       for (const [i, id] of (ids as readonly string[]).entries()) {
         const text = texts[i]
+        if (text instanceof StoreUnavailable) away = text
         const stored = typeof text === 'string' ? toReservation(text) : null
         if (stored?.state === 'open') due.push({ id, home: stored.home, checkpoint: stored.checkpoint, deadlineMs: stored.deadlineMs })
         // It was closed since the list was read, or the list was left behind by damage: a list that keeps it would be looked at for ever.
@@ -172,6 +173,8 @@ export class RedisStore implements Store {
         else if (text === null || stored?.state === 'settled' || stored?.state === 'voided') await link.commands([{ key: keys.due(p), name: 'ZREM', args: [keys.due(p), id] }])
       }
     }
+    // What was not told must not look like nothing.
+    if (due.length === 0 && away !== null) throw away
     return due
   }
 
@@ -218,7 +221,7 @@ export class RedisStore implements Store {
   export(version: string): AsyncIterable<StoreRow> {
     const { link, keys, clock, forgetAfterMs } = this.#parts
     const nowMs = (): number => this.nowMs()
-    return framed({ version, source: 'redis', partitions: keys.partitions, at: new Date(nowMs()).toISOString() },
+    return framed({ version, source: 'redis', partitions: keys.partitions, epoch: this.#epoch, at: new Date(nowMs()).toISOString() },
       exportRows({ link, keys, outbox: this.outbox, clock, nowMs, forgetAfterMs }))
   }
 
