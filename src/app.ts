@@ -1,6 +1,7 @@
 import { rm, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Writable } from 'node:stream'
+import { Announcer } from './accounts/announcer.ts'
 import { withCalendars } from './accounts/calendars.ts'
 import { hashOfSecret, newSecret } from './accounts/secret.ts'
 import { startAdminServer } from './admin/admin-server.ts'
@@ -89,6 +90,7 @@ class RunningApp implements App {
   readonly #startedMs: number
   #config: Config
   #books: Books | null = null
+  #announcer: Announcer | null = null
   #front: Front | null = null
   #admin: { readonly address: Address; close(): Promise<void> } | null = null
   #demo: { readonly model: RunningDemoModel; readonly secret: string } | null = null
@@ -125,6 +127,7 @@ class RunningApp implements App {
       ? await openFront({ config: () => this.#config, books, clock, random, log, metrics })
       : await openWorkers({ config: this.#config, clock, log, metrics })
     await this.#openAdmin(books)
+    this.#announce(books)
     this.#reloader.start()
   }
 
@@ -161,6 +164,7 @@ class RunningApp implements App {
 
   /** After a failed start: closes whatever is open. */
   async abandon(): Promise<void> {
+    this.#announcer?.close()
     await this.#admin?.close()
     await this.#front?.close()
     await this.#books?.close()
@@ -171,6 +175,7 @@ class RunningApp implements App {
     const { clock, log } = this.#options
     log.info({}, 'draining')
     this.#reloader.close()
+    this.#announcer?.close()
     await this.#front?.drain()
     if (this.#books !== null && !(await this.#books.deliveries.flush(clock.nowMs() + flushMs))) {
       log.warn({}, 'some events were not taken by their sinks; they wait in the outbox for the next start')
@@ -233,6 +238,17 @@ class RunningApp implements App {
     if (plan === undefined) return
     const { id, secret } = await books.changes.createKey({ id: 'first', account: null, plan: plan.name, expiresMs: null }, 'first start')
     this.#firstKey = { id, secret, plan: plan.name }
+  }
+
+  /** Ends of subscriptions are told in the log, and kept in the store's records. */
+  #announce({ store, directory, clock }: Books): void {
+    const { random, log } = this.#options
+    this.#announcer = new Announcer({
+      records: store.records, directory, clock, random,
+      tell: ({ account, what, daysAhead, endsMs }) => log.warn({ account, what, days_ahead: daysAhead, ends: new Date(endsMs).toISOString() }, daysAhead === 0 ? `a ${what} has ended` : `a ${what} ends soon`),
+      failed: (error) => log.warn({ why: error instanceof Error ? error.name : 'unknown' }, 'what ends soon could not be announced; it will be tried again'),
+    })
+    this.#announcer.start()
   }
 
   async #openAdmin(books: Books): Promise<void> {

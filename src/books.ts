@@ -1,4 +1,5 @@
 import { AccountChanges } from './accounts/account-changes.ts'
+import { SubscriptionChanges } from './accounts/subscriptions.ts'
 import { StoredKeyDirectory } from './accounts/key-directory.ts'
 import type { AdminParts, RunningGateway } from './admin/route.ts'
 import { Archive } from './archive/archive.ts'
@@ -56,13 +57,14 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
   try {
     const directory = await StoredKeyDirectory.open(store.records, config, clock)
     const changes = new AccountChanges(store.records, directory, clock, random)
+    const subscriptions = new SubscriptionChanges(store.records, directory, changes, clock)
     const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout })
     return {
       store, clock, directory, changes, deliveries,
       adminParts(current, gateway) {
         const history = new EventHistory({ outbox: store.outbox, archive: () => archiveOf(current(), log), clock })
         return {
-          config: current, directory, changes, outbox: store.outbox, history, clock, gateway,
+          config: current, directory, changes, subscriptions, outbox: store.outbox, history, clock, gateway,
           storeStatus: () => store.status(),
           inspectStore: () => inspect(store, current()),
           quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),

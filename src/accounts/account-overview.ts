@@ -1,5 +1,8 @@
 import type { Account } from '../config/config.ts'
+import { isServed, subscriptionAt } from '../metering/subscription.ts'
+import type { SubscriptionState } from '../metering/subscription.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
+import type { Principal } from './principal.ts'
 
 /** A key as operators see it; never a secret, never a hash. Instants are RFC 3339. */
 export interface KeyOverview {
@@ -7,7 +10,7 @@ export interface KeyOverview {
   readonly account: string
   readonly plan: string | null
   /** `hidden`: a key of the config has the same id. `orphaned`: its account or plan is gone. */
-  readonly state: 'active' | 'revoked' | 'expired' | 'suspended' | 'orphaned' | 'hidden'
+  readonly state: 'active' | 'revoked' | 'expired' | 'suspended' | 'not_started' | 'ended' | 'orphaned' | 'hidden'
   /** `file:line` of the YAML, or `store`. */
   readonly where: string
   readonly expires_at: string | null
@@ -36,6 +39,9 @@ export interface AccountOverview {
   readonly suspended_reason: string | null
   readonly timezone: string
   readonly billing_anchor: string
+  readonly add_ons: readonly string[]
+  /** Of its own subscription; null: it has none. */
+  readonly subscription: SubscriptionState | null
 }
 
 export function listKeys(directory: StoredKeyDirectory, nowMs: number): KeyOverview[] {
@@ -51,25 +57,27 @@ export function findKey(directory: StoredKeyDirectory, id: string, nowMs: number
   return directory.storedKeys.has(id) ? overviewOfKey(directory, id, 'store', nowMs) : undefined
 }
 
-export function listAccounts(directory: StoredKeyDirectory): AccountOverview[] {
+export function listAccounts(directory: StoredKeyDirectory, nowMs: number): AccountOverview[] {
   const accounts = new Map<string, Account>(directory.config.accounts)
   const keysOf = new Map<string, number>()
   for (const id of keyIds(directory)) {
-    const principal = directory.principalOf(id)
+    const principal = directory.principalOf(id, nowMs)
     if (principal === undefined) continue
     accounts.set(principal.account.id, principal.account)
     keysOf.set(principal.account.id, (keysOf.get(principal.account.id) ?? 0) + 1)
   }
-  return [...accounts.values()].map((account) => overviewOfAccount(directory, account, keysOf.get(account.id) ?? 0)).sort((a, b) => compare(a.id, b.id))
+  return [...accounts.values()].map((account) => overviewOfAccount(directory, account, keysOf.get(account.id) ?? 0, nowMs)).sort((a, b) => compare(a.id, b.id))
 }
 
-function overviewOfAccount(directory: StoredKeyDirectory, account: Account, keys: number): AccountOverview {
+function overviewOfAccount(directory: StoredKeyDirectory, account: Account, keys: number, nowMs: number): AccountOverview {
   const suspension = directory.suspensionOf(account.id)
   const parents = parentsOf(directory, account)
+  const acting = directory.actingChainOf(account.id, nowMs)
+  const subscription = directory.subscriptionOf(account.id)
   const suspendedParent = parents.find((parent) => parent.suspended || directory.suspensionOf(parent.id) !== undefined)
   return {
     id: account.id,
-    plan: account.plan ?? parents.find((parent) => parent.plan !== null)?.plan ?? null,
+    plan: acting.plan?.name ?? account.plan ?? null,
     parent: account.parent,
     keys,
     suspended: account.suspended || suspension !== undefined || suspendedParent !== undefined,
@@ -80,6 +88,8 @@ function overviewOfAccount(directory: StoredKeyDirectory, account: Account, keys
     suspended_reason: suspension?.reason ?? null,
     timezone: account.calendar.timeZone,
     billing_anchor: account.calendar.anchor,
+    add_ons: [...account.addOns, ...(subscription?.addOns ?? [])],
+    subscription: subscription === undefined ? null : subscriptionAt(subscription, nowMs).state,
   }
 }
 
@@ -99,7 +109,7 @@ function overviewOfKey(directory: StoredKeyDirectory, id: string, where: string,
   const configured = where === 'store' ? undefined : directory.configuredKey(id)
   const stored = where === 'store' ? directory.storedKeys.get(id) : undefined
   const hidden = where === 'store' && directory.configuredKey(id) !== undefined
-  const principal = directory.principalOf(id)
+  const principal = directory.principalOf(id, nowMs)
   const revocation = directory.revocationOf(id)
   const rotation = directory.rotationOf(id)
   const expiresMs = configured === undefined ? (stored?.expires_ms ?? null) : configured.expiresMs
@@ -110,7 +120,7 @@ function overviewOfKey(directory: StoredKeyDirectory, id: string, where: string,
     id,
     account: configured?.account ?? stored?.account ?? id,
     plan: principal?.plan.name ?? configured?.plan ?? stored?.plan ?? null,
-    state: hidden ? 'hidden' : revocation !== undefined ? 'revoked' : expired ? 'expired' : principal === undefined ? 'orphaned' : suspended ? 'suspended' : 'active',
+    state: hidden ? 'hidden' : revocation !== undefined ? 'revoked' : expired ? 'expired' : principal === undefined ? 'orphaned' : suspended ? 'suspended' : standingOf(directory, principal, nowMs),
     where,
     expires_at: toInstant(expiresMs ?? undefined),
     created_at: toInstant(stored?.created_ms),
@@ -134,4 +144,15 @@ function toInstant(ms: number | undefined): string | null {
 
 function compare(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0
+}
+
+/** By the first subscription on the way up that is not served. */
+function standingOf(directory: StoredKeyDirectory, { chain }: Principal, nowMs: number): KeyOverview['state'] {
+  for (const { id, subscription } of chain) {
+    const own = subscription ?? directory.subscriptionOf(id)
+    if (own === undefined) continue
+    const { state } = subscriptionAt(own, nowMs)
+    if (!isServed(state)) return state === 'pending' ? 'not_started' : state === 'suspended' ? 'suspended' : 'ended'
+  }
+  return 'active'
 }

@@ -1,7 +1,17 @@
+import type { PlanChange } from '../metering/plan-change.ts'
+import { subscriptionOf } from '../metering/subscription.ts'
+import type { Subscription } from '../metering/subscription.ts'
+
 // The documents about keys and accounts that are made at run time, as they lie in the store's records.
 
-/** Kinds of documents; the id is a key's or an account's. `calendar`: the time zone and billing anchor in force, see calendars.ts. */
-export const recordKinds = { key: 'key', rotation: 'rotation', revocation: 'revocation', suspension: 'suspension', audit: 'audit', calendar: 'calendar' } as const
+/**
+ * Kinds of documents; the id is a key's or an account's. `calendar`: the time zone and billing anchor in force and the plans that were, see calendars.ts.
+ * `announcement`: what was announced of a subscription, see announcer.ts.
+ */
+export const recordKinds = {
+  key: 'key', rotation: 'rotation', revocation: 'revocation', suspension: 'suspension', audit: 'audit', calendar: 'calendar',
+  subscription: 'subscription', announcement: 'announcement',
+} as const
 
 type Document = Readonly<Record<string, unknown>>
 
@@ -72,6 +82,72 @@ export function toBan(value: Document): Ban {
   return { at_ms: numberOr(at_ms, 0), by: typeof by === 'string' ? by : 'unknown', reason: typeof reason === 'string' ? reason : null }
 }
 
+/** A subscription made by the API or the command line. */
+export interface StoredSubscription {
+  readonly subscription: Subscription
+  /** Of the document: 1 at first, and one more with every change. */
+  readonly revision: number
+  /** The latest ones, oldest first. */
+  readonly changes: readonly SubscriptionChange[]
+}
+
+export interface SubscriptionChange {
+  /** Chosen by who asked for it, so that asking again changes nothing more. */
+  readonly id: string
+  readonly action: string
+  readonly revision: number
+  readonly at_ms: number
+  readonly by: string
+}
+
+/** Never undefined: a subscription that cannot be read serves nobody. */
+export function toStoredSubscription(value: Document): StoredSubscription {
+  const { kind, start_ms, trial_end_ms, end_ms, grace_ms, renewal, term, time_zone, suspended, seats, plans, add_ons, revision, changes } = value
+  const held = typeof suspended === 'object' && suspended !== null ? (suspended as Document) : null
+  const length = typeof term === 'object' && term !== null ? (term as Document) : null
+  const unit = length?.['unit']
+  const made = subscriptionOf({
+    kind: kind === 'perpetual' || kind === 'trial' ? kind : 'term', startMs: numberOr(start_ms, NaN), trialEndMs: numberOrNull(trial_end_ms), endMs: numberOrNull(end_ms),
+    graceMs: numberOr(grace_ms, 0), renewal: kind === 'perpetual' ? null : renewal === 'auto' ? 'auto' : 'none',
+    term: unit === 'day' || unit === 'month' || unit === 'year' ? { unit, count: numberOr(length?.['count'], 1) } : null,
+    timeZone: typeof time_zone === 'string' ? time_zone : 'UTC',
+    suspended: held === null ? null : { fromMs: numberOr(held['from_ms'], 0), untilMs: numberOrNull(held['until_ms']) },
+    seats: numberOrNull(seats), plans: documentsOf(plans).map(toPlanChange), addOns: Array.isArray(add_ons) ? add_ons.filter((name) => typeof name === 'string') : [],
+    where: 'store',
+  })
+  return {
+    subscription: typeof made === 'string' || Number.isNaN(made.startMs) ? unreadable : made,
+    revision: numberOr(revision, 0),
+    changes: documentsOf(changes).map(({ id, action, revision: of, at_ms, by }) => ({
+      id: String(id), action: String(action), revision: numberOr(of, 0), at_ms: numberOr(at_ms, 0), by: String(by),
+    })),
+  }
+}
+
+export function toSubscriptionDocument({ subscription: s, revision, changes }: StoredSubscription): Document {
+  return {
+    kind: s.kind, start_ms: s.startMs, trial_end_ms: s.trialEndMs, end_ms: s.endMs, grace_ms: s.graceMs, renewal: s.renewal, term: s.term === null ? null : { ...s.term },
+    time_zone: s.timeZone, suspended: s.suspended === null ? null : { from_ms: s.suspended.fromMs, until_ms: s.suspended.untilMs }, seats: s.seats,
+    plans: s.plans.map(toPlanChangeDocument), add_ons: [...s.addOns], revision, changes: changes.map((change) => ({ ...change })),
+  }
+}
+
+const unreadable: Subscription = Object.freeze({
+  kind: 'term', startMs: 0, trialEndMs: null, endMs: 1, graceMs: 0, renewal: 'none', term: null, timeZone: 'UTC', suspended: null, seats: null, plans: [], addOns: [], where: 'store',
+})
+
+export function toPlanChange({ plan, version, from_ms, proration }: Document): PlanChange {
+  return { plan: String(plan), version: numberOr(version, 1), fromMs: numberOr(from_ms, 0), proration: proration === 'by_day' ? 'by_day' : 'none' }
+}
+
+export function toPlanChangeDocument({ plan, version, fromMs, proration }: PlanChange): Document {
+  return { plan, version, from_ms: fromMs, proration }
+}
+
+export function documentsOf(value: unknown): readonly Document[] {
+  return Array.isArray(value) ? value.filter((each): each is Document => typeof each === 'object' && each !== null) : []
+}
+
 export function toAuditEntry(value: Document): AuditEntry {
   const { at_ms, who, action, target, details } = value
   return {
@@ -81,6 +157,10 @@ export function toAuditEntry(value: Document): AuditEntry {
     target: typeof target === 'string' ? target : '',
     details: typeof details === 'object' && details !== null ? (details as Document) : {},
   }
+}
+
+function numberOrNull(value: unknown): number | null {
+  return typeof value === 'number' && Number.isFinite(value) ? value : null
 }
 
 function numberOr(value: unknown, otherwise: number): number {

@@ -3,12 +3,15 @@ import type { Clock } from '../clock.ts'
 import { DEFAULT_CALENDAR } from '../config/config.ts'
 import type { Account, Config, KeyConfig } from '../config/config.ts'
 import type { Records } from '../stores/store.ts'
-import { recordKinds, toBan, toRotation, toStoredKey } from './account-records.ts'
-import type { Ban, Rotation, StoredKey } from './account-records.ts'
-import type { KeyDirectory, KeyLookup, Principal } from './principal.ts'
+import type { Subscription } from '../metering/subscription.ts'
+import { endOf, lastServedMs } from '../metering/subscription.ts'
+import { recordKinds, toBan, toRotation, toStoredKey, toStoredSubscription } from './account-records.ts'
+import type { Ban, Rotation, StoredKey, StoredSubscription } from './account-records.ts'
+import { actingChain } from './acting-account.ts'
+import type { ActingChain } from './acting-account.ts'
+import type { Inactive, KeyDirectory, KeyLookup, Principal } from './principal.ts'
 
 const unknown: KeyLookup = Object.freeze({ outcome: 'unknown' })
-const suspended: KeyLookup = Object.freeze({ outcome: 'inactive', why: 'suspended' })
 
 /** Parents may be nested this deep; the config says so with a sentence, this only ends loops. */
 const chainMax = 8
@@ -34,8 +37,8 @@ export class StoredKeyDirectory implements KeyDirectory {
   readonly #rotatedByHash = new Map<string, string>()
   readonly #revocations = new Map<string, Ban>()
   readonly #suspensions = new Map<string, Ban>()
-  /** null: the key names an account or plan that is gone. */
-  readonly #principals = new Map<string, Principal | null>()
+  readonly #subscriptions = new Map<string, StoredSubscription>()
+  readonly #known = new Map<string, Known>()
   readonly #unwatch: (() => void)[] = []
 
   private constructor(index: KeyIndex) {
@@ -49,6 +52,7 @@ export class StoredKeyDirectory implements KeyDirectory {
       [recordKinds.rotation, (id, value) => directory.#takeRotation(id, value === undefined ? undefined : toRotation(value))],
       [recordKinds.revocation, (id, value) => take(directory.#revocations, id, value === undefined ? undefined : toBan(value))],
       [recordKinds.suspension, (id, value) => take(directory.#suspensions, id, value === undefined ? undefined : toBan(value))],
+      [recordKinds.subscription, (id, value) => directory.#takeSubscription(id, value === undefined ? undefined : toStoredSubscription(value))],
     ]
     for (const [kind, changed] of followed) {
       // Watched first: a change between the two is then seen twice rather than never.
@@ -65,7 +69,7 @@ export class StoredKeyDirectory implements KeyDirectory {
 
   use(index: KeyIndex): void {
     this.#index = index
-    this.#principals.clear()
+    this.#known.clear()
   }
 
   find(secret: string, nowMs: number): KeyLookup {
@@ -74,12 +78,9 @@ export class StoredKeyDirectory implements KeyDirectory {
     const id = this.#index.byHash.get(hex)?.id ?? this.#rotatedByHash.get(hex) ?? this.#storedByHash.get(hex)
     // The compare is over digests, whose bytes a guesser does not choose; it guards against a map that matched loosely.
     if (id === undefined || !this.#holds(id, digest, hex, nowMs)) return unknown
-    const principal = this.#principal(id)
+    const { principal, inactive } = this.#about(id, nowMs)
     if (principal === null) return unknown
-    for (const account of principal.chain) {
-      if (account.suspended || this.#suspensions.has(account.id)) return suspended
-    }
-    return { outcome: 'found', principal }
+    return this.#suspended(principal) ?? inactive ?? { outcome: 'found', principal }
   }
 
   close(): void {
@@ -111,9 +112,30 @@ export class StoredKeyDirectory implements KeyDirectory {
     return this.#suspensions.get(accountId)
   }
 
+  /** What the store has of an account's subscription, also where the file has one, which wins. */
+  get storedSubscriptions(): ReadonlyMap<string, StoredSubscription> {
+    return this.#subscriptions
+  }
+
+  /** The account's own: the file's, else the store's. */
+  subscriptionOf(accountId: string): Subscription | undefined {
+    return this.config.accounts.get(accountId)?.subscription ?? this.#subscriptions.get(accountId)?.subscription
+  }
+
+  /** A key that names a plan is its own account. */
+  isOwnAccount(id: string): boolean {
+    const key = this.#index.byId.get(id) ?? this.#storedById.get(id)
+    return key !== undefined && key.plan !== null
+  }
+
+  /** An account and those above it, with the terms that hold at an instant; empty when the config does not have it. */
+  actingChainOf(accountId: string, atMs: number): ActingChain {
+    return this.#acting(accountChain(this.config, accountId), atMs)
+  }
+
   /** Who the key is, whatever its state; undefined when its account or plan is gone. */
-  principalOf(keyId: string): Principal | undefined {
-    return this.#principal(keyId) ?? undefined
+  principalOf(keyId: string, nowMs: number): Principal | undefined {
+    return this.#about(keyId, nowMs).principal ?? undefined
   }
 
   /** Hashes that open this key now, each with the instant at which it stops; null: it does not. */
@@ -146,13 +168,28 @@ export class StoredKeyDirectory implements KeyDirectory {
     return current !== undefined && same(digest, current)
   }
 
-  #principal(id: string): Principal | null {
-    let principal = this.#principals.get(id)
-    if (principal === undefined) {
-      principal = buildPrincipal(id, this.#index, this.#storedById.get(id))
-      this.#principals.set(id, principal)
+  #about(id: string, nowMs: number): Known {
+    const known = this.#known.get(id)
+    if (known !== undefined && known.fromMs <= nowMs && nowMs < known.untilMs) return known
+    const key = this.#index.byId.get(id) ?? toKeyConfig(id, this.#storedById.get(id))
+    const chain = key === undefined ? [] : key.account === null ? (key.plan === null ? [] : [ownAccount(key.id, key.plan)]) : accountChain(this.config, key.account)
+    const acting = this.#acting(chain, nowMs)
+    const fresh: Known = {
+      principal: key === undefined ? null : toPrincipal(key, acting), inactive: toInactive(acting), fromMs: acting.fromMs, untilMs: acting.untilMs,
     }
-    return principal
+    this.#known.set(id, fresh)
+    return fresh
+  }
+
+  #acting(chain: readonly Account[], atMs: number): ActingChain {
+    return actingChain(chain, this.config, (id) => this.#subscriptions.get(id)?.subscription, atMs)
+  }
+
+  /** By an operator: the config's or the store's word. */
+  #suspended(principal: Principal): Inactive | undefined {
+    const account = principal.chain.find(({ id, suspended }) => suspended || this.#suspensions.has(id))
+    if (account === undefined) return undefined
+    return { outcome: 'inactive', why: 'suspended', whose: account === principal.account ? 'own' : 'parent', sinceMs: this.#suspensions.get(account.id)?.at_ms ?? null, untilMs: null }
   }
 
   #takeKey(id: string, key: StoredKey | undefined): void {
@@ -160,7 +197,13 @@ export class StoredKeyDirectory implements KeyDirectory {
     if (before !== undefined && this.#storedByHash.get(before.hash) === id) this.#storedByHash.delete(before.hash)
     take(this.#storedById, id, key)
     if (key !== undefined) this.#storedByHash.set(key.hash, id)
-    this.#principals.delete(id)
+    this.#known.delete(id)
+  }
+
+  #takeSubscription(accountId: string, subscription: StoredSubscription | undefined): void {
+    take(this.#subscriptions, accountId, subscription)
+    // Whose keys are under this account is not worth an index: it happens a few times a day.
+    this.#known.clear()
   }
 
   #takeRotation(id: string, rotation: Rotation | undefined): void {
@@ -184,17 +227,19 @@ async function indexKeys(config: Config, clock: Clock): Promise<KeyIndex> {
   return { config, byHash, byId }
 }
 
-function buildPrincipal(id: string, index: KeyIndex, stored: StoredKey | undefined): Principal | null {
-  const { config } = index
-  const key = index.byId.get(id) ?? (stored === undefined ? undefined : toKeyConfig(id, stored))
-  if (key === undefined) return null
-  const chain = accountChain(config, key)
+/** What is known of a key while nothing that depends on the time changes. */
+interface Known {
+  /** null: the key names an account or plan that is gone. */
+  readonly principal: Principal | null
+  readonly inactive: Inactive | null
+  readonly fromMs: number
+  readonly untilMs: number
+}
+
+function toPrincipal(key: KeyConfig, { chain, plan }: ActingChain): Principal | null {
   const [account] = chain
   const root = chain.at(-1)
-  if (account === undefined || root === undefined) return null
-  const planName = chain.find((each) => each.plan !== null)?.plan ?? null
-  const plan = planName === null ? undefined : config.plans.get(planName)
-  if (plan === undefined) return null
+  if (account === undefined || root === undefined || plan === undefined) return null
   return Object.freeze({
     keyId: key.id,
     account,
@@ -208,11 +253,21 @@ function buildPrincipal(id: string, index: KeyIndex, stored: StoredKey | undefin
   })
 }
 
-/** The key's account, then its parents. Empty when one of them is missing: a key must not escape a parent's limits. */
-function accountChain(config: Config, key: KeyConfig): Account[] {
-  if (key.account === null) return key.plan === null ? [] : [ownAccount(key.id, key.plan)]
+function toInactive({ chain, refused }: ActingChain): Inactive | null {
+  if (refused === null) return null
+  const { account, subscription, standing } = refused
+  const whose = account.id === chain[0]?.id ? 'own' : 'parent'
+  if (standing.state === 'pending') return { outcome: 'inactive', why: 'not_started', whose, startsMs: subscription.startMs }
+  if (standing.state === 'suspended') return { outcome: 'inactive', why: 'suspended', whose, sinceMs: standing.sinceMs, untilMs: standing.untilMs }
+  return {
+    outcome: 'inactive', why: 'ended', whose, trial: subscription.kind === 'trial', endedMs: endOf(subscription) ?? 0, servedUntilMs: lastServedMs(subscription) ?? 0,
+  }
+}
+
+/** The account, then its parents. Empty when one of them is missing: a key must not escape a parent's limits. */
+function accountChain(config: Config, accountId: string): readonly Account[] {
   const chain: Account[] = []
-  for (let id: string | null = key.account; id !== null;) {
+  for (let id: string | null = accountId; id !== null;) {
     const account = config.accounts.get(id)
     if (account === undefined || chain.length === chainMax) return []
     chain.push(account)
@@ -224,11 +279,12 @@ function accountChain(config: Config, key: KeyConfig): Account[] {
 /** A key that names a plan is its own account. */
 function ownAccount(id: string, plan: string): Account {
   return Object.freeze({
-    id, plan, parent: null, calendar: DEFAULT_CALENDAR, limits: [], entitlements: {}, labels: {}, suspended: false,
+    id, plan, parent: null, calendar: DEFAULT_CALENDAR, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [],
   })
 }
 
-function toKeyConfig(id: string, key: StoredKey): KeyConfig {
+function toKeyConfig(id: string, key: StoredKey | undefined): KeyConfig | undefined {
+  if (key === undefined) return undefined
   return {
     id, hash: key.hash, account: key.account, plan: key.plan, limits: [], entitlements: {}, labels: {}, expiresMs: key.expires_ms, endUserFrom: null, where: 'store',
   }

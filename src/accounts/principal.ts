@@ -21,7 +21,18 @@ export type KeyLookup =
   | { readonly outcome: 'found'; readonly principal: Principal }
   /** Unknown, revoked or expired: the caller is told the same. */
   | { readonly outcome: 'unknown' }
-  | { readonly outcome: 'inactive'; readonly why: 'suspended' }
+  | Inactive
+
+/** The key is right, and the account may not call now. Instants are ms since 1970; null: not known, or never. */
+export type Inactive =
+  /** By an operator, or by the subscription until it is over. */
+  | { readonly outcome: 'inactive'; readonly why: 'suspended'; readonly whose: Whose; readonly sinceMs: number | null; readonly untilMs: number | null }
+  | { readonly outcome: 'inactive'; readonly why: 'not_started'; readonly whose: Whose; readonly startsMs: number }
+  /** `servedUntilMs`: its end, or that of the grace after it. */
+  | { readonly outcome: 'inactive'; readonly why: 'ended'; readonly whose: Whose; readonly trial: boolean; readonly endedMs: number; readonly servedUntilMs: number }
+
+/** The caller's own account, or one above it. */
+export type Whose = 'own' | 'parent'
 
 /** Finds who a secret belongs to. Keys of the YAML and keys made at run time, revocations and suspensions winning over both. */
 export interface KeyDirectory {

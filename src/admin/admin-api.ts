@@ -7,6 +7,7 @@ import { eventRoutes } from './routes/events.ts'
 import { gatewayRoutes } from './routes/gateway.ts'
 import { keyRoutes } from './routes/keys.ts'
 import { storeRoutes } from './routes/store.ts'
+import { subscriptionRoutes } from './routes/subscriptions.ts'
 
 /** A request to the admin API as plain values: the admin port makes them, and so does a command that has opened the store itself. */
 export interface AdminRequest {
@@ -30,7 +31,7 @@ const openApiRoute: Route = {
   handle: () => toOpenApi(adminRoutes),
 }
 
-export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...eventRoutes, ...storeRoutes, openApiRoute]
+export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...eventRoutes, ...storeRoutes, openApiRoute]
 
 /** Throws a Problem, ChangeRefused or StoreUnavailable for whatever is not to be; anything else thrown is a bug. */
 export async function answerAdmin(request: AdminRequest, parts: AdminParts): Promise<AdminAnswer> {

@@ -1,5 +1,6 @@
 import type { AccountChanges } from '../accounts/account-changes.ts'
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
+import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
 import type { Clock } from '../clock.ts'
 import type { Config, SinkConfig } from '../config/config.ts'
 import type { EventHistory } from '../archive/history.ts'
@@ -13,6 +14,7 @@ export interface AdminParts {
   config(): Config
   readonly directory: StoredKeyDirectory
   readonly changes: AccountChanges
+  readonly subscriptions: SubscriptionChanges
   readonly outbox: Outbox
   /** Events of the store and of the archive. */
   readonly history: EventHistory

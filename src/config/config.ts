@@ -1,4 +1,6 @@
 import type { Limit, AccountCalendar } from '../metering/limits/limit.ts'
+import type { PlanChange, Proration } from '../metering/plan-change.ts'
+import type { Subscription } from '../metering/subscription.ts'
 
 /** What a valid configuration is, after parsing: frozen, every default filled in, every name resolved. Nothing after this asks "is it set?". */
 export interface Config {
@@ -9,6 +11,7 @@ export interface Config {
   /** Exact names and globs, in file order. */
   readonly models: readonly Model[]
   readonly plans: ReadonlyMap<string, Plan>
+  readonly addOns: ReadonlyMap<string, AddOn>
   readonly accounts: ReadonlyMap<string, Account>
   readonly keys: readonly KeyConfig[]
   readonly sinks: readonly SinkConfig[]
@@ -120,7 +123,11 @@ export interface Plan {
   readonly entitlements: Entitlements
   readonly limits: readonly Limit[]
   readonly policy: Policy
-  readonly prices: PriceCard | null
+  /** What a change to this plan within a period means for the period's allowances and fees. */
+  readonly proration: Proration
+  readonly prices: RateCard | null
+  /** What the plan costs beside its calls; null: nothing. */
+  readonly charges: PlanCharges | null
 }
 
 export interface Entitlements {
@@ -129,7 +136,22 @@ export interface Entitlements {
   /** Endpoint names, or `METHOD /path` globs for endpoints that no dialect knows; null: the stateless ones of its dialects. */
   readonly endpoints: readonly string[] | null
   readonly maxOutputTokens: number | null
+  /** Input and output together; null: what the model takes. */
+  readonly maxContextTokens: number | null
+  /** 1 to 255, a lower one first; null: none. */
+  readonly priority: number | null
   readonly features: readonly string[]
+}
+
+/** What can be bought beside a plan. */
+export interface AddOn {
+  readonly name: string
+  /** Put on top of the ceilings of limits of these names and meters; amounts in small units. */
+  readonly additions: readonly { readonly limit: string; readonly meter: string; readonly amount: number }[]
+  /** Limits of its own. */
+  readonly limits: readonly Limit[]
+  /** Models, endpoints and features are added to what there is; the others stand in its place. */
+  readonly entitlements: Partial<Entitlements>
 }
 
 export interface Policy {
@@ -141,18 +163,70 @@ export interface Policy {
   readonly countFailed: boolean
   readonly storeDown: { readonly kind: 'deny' } | { readonly kind: 'allow' } | { readonly kind: 'allow_up_to'; readonly amount: number }
   readonly waitMs: number
+  /** A model without a price: `check` is a mistake in the file, and refused; null: refused where a limit in money depends on it. */
+  readonly unpriced: 'check' | 'refuse' | 'free' | null
 }
 
-/** Flat rates for now. Prices are integers: 10⁻¹² of the currency per small unit. */
-export interface PriceCard {
+/**
+ * Prices over time. Money is an integer in 10⁻ˢᶜᵃˡᵉ of the currency ("nanos": the scale is 9 unless the currency is small), prices are a thousand times
+ * finer ("picos").
+ */
+export interface RateCard {
+  /** null: written in its plan. */
+  readonly name: string | null
   readonly currency: string
+  readonly scale: number
+  /** By `fromMs`; at least one. */
+  readonly versions: readonly PriceCard[]
+}
+
+/** The prices of one time. */
+export interface PriceCard {
+  /** In force from then on, until the next one is; null: always. */
+  readonly fromMs: number | null
+  /** Unique in its card; with the version of the public price data, where that is used. */
   readonly version: string
   readonly rates: readonly ModelRates[]
+  /** Public prices with their markup: of the models for which `rates` have nothing. */
+  readonly base?: readonly ModelRates[]
 }
 
 export interface ModelRates {
   readonly models: readonly string[]
-  readonly picosPer: { readonly [meter: string]: number }
+  /** What events cost and limits in money count, picos per small unit. Of a price that the whole period decides, the dearest that it can be. */
+  readonly picosPer: UnitPrices
+  /** Prices that the whole period decides, by meter: the invoice sets events' costs right. */
+  readonly byPeriod?: { readonly [meter: string]: PeriodPrice }
+  /** Instead of `picosPer`, for calls with a longer input; ascending by `over`, in tokens. */
+  readonly longInput?: readonly { readonly over: number; readonly picosPer: UnitPrices }[]
+  /** For each call that used the feature, in picos. */
+  readonly features?: UnitPrices
+}
+
+export interface UnitPrices { readonly [name: string]: number }
+
+/** `graduated`: each unit has the price of its tier. `volume`: all units have the price of the tier that the last one is in. `package`: begun ones count whole. */
+export type PeriodPrice =
+  | { readonly kind: 'graduated' | 'volume'; readonly tiers: readonly PriceTier[] }
+  | { readonly kind: 'package'; /** small units */ readonly size: number; /** nanos each */ readonly nanos: number }
+
+/** Up to and with so many small units; null, the last one's: without end. */
+export interface PriceTier { readonly upTo: number | null; readonly picos: number }
+
+/** Money in nanos. */
+export interface PlanCharges {
+  readonly fees: readonly Fee[]
+  /** What a billing period's usage costs at least; null: nothing. */
+  readonly minimum: number | null
+  /** Free in each billing period, by the meter that is priced, in small units. */
+  readonly included: UnitPrices
+}
+
+export interface Fee {
+  readonly name: string
+  readonly amount: number
+  /** `year`: in the billing period in which a year of the subscription begins. `once`: in the one in which the account came to the plan. */
+  readonly every: 'billing_period' | 'year' | 'once'
 }
 
 export interface Account {
@@ -165,6 +239,12 @@ export interface Account {
   readonly entitlements: Partial<Entitlements>
   readonly labels: Readonly<Record<string, string>>
   readonly suspended: boolean
+  /** null: none in the file; the store may have one. */
+  readonly subscription: Subscription | null
+  /** Names, in the order in which they apply. */
+  readonly addOns: readonly string[]
+  /** Which plan of its own the account was on since when, as the gateway has seen it; in order. */
+  readonly planHistory: readonly PlanChange[]
 }
 
 export interface KeyConfig {

@@ -1,6 +1,7 @@
 import type { Limit, Window } from '../metering/limits/limit.ts'
-import { meterName, meterScale } from '../metering/meter.ts'
-import type { Config, Plan } from './config.ts'
+import { METERS, meterName, meterScale } from '../metering/meter.ts'
+import type { BuiltinMeter } from '../metering/meter.ts'
+import type { Config, Plan, PlanCharges, RateCard } from './config.ts'
 import { withoutPassword } from './redis-url.ts'
 import { words } from './schema.ts'
 import { toYaml } from './yaml.ts'
@@ -59,6 +60,7 @@ function windowText(window: Window): string {
     case 'fixed': return ` in every ${lengthText(window.ms)} of the clock`
     case 'calendar': return ` ${calendar[window.unit]}`
     case 'billing_period': return ' in a billing period'
+    case 'term': return ' in a term of the subscription'
     case 'lifetime': return ' for ever'
     case 'in_flight': return ''
   }
@@ -76,6 +78,18 @@ function number(value: number): string {
   return value.toLocaleString('en', { maximumFractionDigits: 12 })
 }
 
+function priceTexts(prices: RateCard, charges: PlanCharges | null): readonly string[] {
+  const money = (amount: number): string => `${number(amount / 10 ** prices.scale)} ${prices.currency}`
+  const versions = prices.versions.map(({ version, fromMs }) => (fromMs === null ? version : `${version} from ${new Date(fromMs).toISOString().slice(0, 10)}`))
+  const texts = [`Prices in ${prices.currency} of ${versions.join(', then ')}`]
+  if (charges === null) return texts
+  for (const { name, amount, every } of charges.fees) texts.push(`${name} ${money(amount)} ${every === 'once' ? 'once' : every === 'year' ? 'a year' : 'a billing period'}`)
+  const included = Object.entries(charges.included).map(([meter, amount]) => `${number(amount / METERS[meter as BuiltinMeter].scale)} ${things[meter] ?? meter}`)
+  if (included.length > 0) texts.push(`Included in a billing period: ${included.join(', ')}`)
+  if (charges.minimum !== null) texts.push(`Usage of at least ${money(charges.minimum)} a billing period`)
+  return texts
+}
+
 function termsText(plan: Plan): string {
   const { entitlements, policy, prices } = plan
   const sentences = [
@@ -83,6 +97,8 @@ function termsText(plan: Plan): string {
   ]
   if (entitlements.endpoints !== null) sentences.push(`Endpoints: ${entitlements.endpoints.join(', ') || 'none'}`)
   if (entitlements.maxOutputTokens !== null) sentences.push(`Answers of ${number(entitlements.maxOutputTokens)} tokens at most`)
+  if (entitlements.maxContextTokens !== null) sentences.push(`Contexts of ${number(entitlements.maxContextTokens)} tokens at most`)
+  if (entitlements.priority !== null) sentences.push(`Priority ${entitlements.priority}`)
   if (entitlements.features.length > 0) sentences.push(`With ${entitlements.features.join(', ')}`)
   if (policy.onInsufficient === 'refuse') sentences.push('Never shortens an answer to what is left')
   if (policy.reserve === 'slices') sentences.push('Holds what a stream may use in slices')
@@ -90,7 +106,8 @@ function termsText(plan: Plan): string {
   if (policy.waitMs > 0) sentences.push(`Waits ${words(policy.waitMs)} for capacity`)
   if (policy.storeDown.kind === 'allow') sentences.push('Lets every call through while the store is away')
   if (policy.storeDown.kind === 'allow_up_to') sentences.push(`Lets ${number(policy.storeDown.amount)} of each limit through while the store is away`)
-  if (prices !== null) sentences.push(`Prices in ${prices.currency} of ${prices.version}`)
+  if (plan.proration === 'by_day') sentences.push('A change to it within a period counts by days')
+  if (prices !== null) sentences.push(...priceTexts(prices, plan.charges))
   return `${sentences.join('. ')}.`
 }
 

@@ -13,6 +13,8 @@ export interface KnownMeters {
   readonly weighted: ReadonlyMap<string, WeightedMeter>
   /** All names, broken ones too. */
   readonly names: ReadonlySet<string>
+  /** In how many digits after the point money is counted; 9 unless the currency is a small one. */
+  readonly moneyScale?: number
 }
 
 const sumMax = Number.MAX_SAFE_INTEGER
@@ -78,6 +80,7 @@ function limitOf(raw: RawLimit, meters: KnownMeters, report: Report): Limit | un
 }
 
 function meterOf(name: string, meters: KnownMeters): Meter | undefined {
+  if (name === 'cost' && meters.moneyScale !== undefined && meters.moneyScale !== 9) return { kind: 'builtin', name, scale: 10 ** meters.moneyScale }
   if (Object.hasOwn(METERS, name)) return { kind: 'builtin', name: name as BuiltinMeter }
   const weighted = meters.weighted.get(name)
   return weighted === undefined ? undefined : { kind: 'weighted', weighted }
@@ -90,7 +93,7 @@ function ceilingOf(node: ScalarNode, meter: Meter): Answer<number | null> {
 }
 
 /** An amount in the meter's small units: seconds may be written as a duration, bytes as a size. */
-function amountOf(node: ScalarNode, meter: Meter): Answer<number> {
+export function amountOf(node: ScalarNode, meter: Meter): Answer<number> {
   const refused = refuseQuoted(node)
   if (refused !== undefined) return refused
   const text = node.text
@@ -107,25 +110,25 @@ function hideSubstituted<T>(node: ScalarNode, answer: Answer<T>): Answer<T> {
   return 'problem' in answer && node.substituted ? { problem: 'what is substituted here has to be an amount such as 20, 100k or 2.5M, and is not' } : answer
 }
 
-const windowNames = ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'lifetime'] as const
+const windowNames = ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'term', 'lifetime'] as const
 const calendarUnits: readonly CalendarUnit[] = ['minute', 'hour', 'day', 'week', 'month']
 const otherWindows: Readonly<Record<string, string>> = {
   minutely: 'minute', hourly: 'hour', daily: 'day', weekly: 'week', monthly: 'month', days: 'day', hours: 'hour', minutes: 'minute', weeks: 'week', months: 'month',
-  billing: 'billing_period', period: 'billing_period', billing_cycle: 'billing_period', 'billing-period': 'billing_period', forever: 'lifetime', total: 'lifetime', ever: 'lifetime', year: '365d',
+  billing: 'billing_period', period: 'billing_period', billing_cycle: 'billing_period', 'billing-period': 'billing_period', renewal: 'term', subscription: 'term', forever: 'lifetime', total: 'lifetime', ever: 'lifetime', year: '365d',
 }
 
 function windowOf(raw: RawLimit, concurrent: boolean, report: Report): Answer<Window> {
   const node = raw.window
   if (concurrent) return node === null ? { value: { kind: 'in_flight' } } : { problem: 'concurrency has no window: it is what is in flight; leave it out' }
-  if (node === null) return { problem: 'is missing; write a duration such as 1m, or one of minute, hour, day, week, month, billing_period, lifetime' }
+  if (node === null) return { problem: 'is missing; write a duration such as 1m, or one of minute, hour, day, week, month, billing_period, term, lifetime' }
   const unit = calendarUnits.find((candidate) => candidate === node.text)
   if (unit !== undefined) return { value: { kind: 'calendar', unit } }
-  if (node.text === 'billing_period' || node.text === 'lifetime') return { value: { kind: node.text } }
+  if (node.text === 'billing_period' || node.text === 'term' || node.text === 'lifetime') return { value: { kind: node.text } }
   if (!/^\d/.test(node.text)) {
     const other = node.text.toLowerCase()
     const near = report.suggestion(node.text, windowNames)
     const meant = Object.hasOwn(otherWindows, other) ? `; did you mean "${otherWindows[other]}"?` : near.startsWith('; did you mean') ? near : ''
-    return { problem: `${quote(node)} is not a window; write a duration such as 1m, or one of minute, hour, day, week, month, billing_period, lifetime${meant}` }
+    return { problem: `${quote(node)} is not a window; write a duration such as 1m, or one of minute, hour, day, week, month, billing_period, term, lifetime${meant}` }
   }
   const ms = durationOf(node.text)
   if ('problem' in ms) return hideSubstituted(node, ms)

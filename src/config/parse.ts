@@ -1,9 +1,10 @@
 import { hash } from 'node:crypto'
 import { join } from 'node:path'
 import { METERS, meterName } from '../metering/meter.ts'
-import type { BuiltinMeter, WeightedMeter } from '../metering/meter.ts'
+import type { WeightedMeter } from '../metering/meter.ts'
 import type { Limit } from '../metering/limits/limit.ts'
-import type { Account, Address, AdminConfig, Config, Entitlements, EventsConfig, KeyConfig, Model, Plan, Policy, PriceCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
+import { addOnOf } from './add-on-rules.ts'
+import type { Account, AddOn, Address, AdminConfig, Config, Entitlements, EventsConfig, KeyConfig, Model, Plan, Policy, RateCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
 import { DEFAULT_CALENDAR } from './config.ts'
 import { limitsOf } from './limit-rules.ts'
 import type { KnownMeters } from './limit-rules.ts'
@@ -11,10 +12,12 @@ import type { LoadOptions } from './load.ts'
 import type { Path, Report } from './problem.ts'
 import { listed, pathOf, shown } from './problem.ts'
 import { warnOfOutages, warnOfPlan } from './plan-warnings.ts'
-import { addressOf, isLoopback, priceOf } from './scalars.ts'
-import type { RawAccount, RawConfig, RawEntitlements, RawFileSink, RawKey, RawModel, RawPlan, RawPolicy, RawPriceCard, RawTimeouts, RawUpstream } from './schema.ts'
-import { PRICED, REDIS_ONLY, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
+import { chargesOf, defaultMoneyScale, rateCardOf } from './price-cards.ts'
+import { addressOf, isLoopback } from './scalars.ts'
+import type { RawAccount, RawConfig, RawEntitlements, RawFileSink, RawKey, RawModel, RawPlan, RawPolicy, RawPriceCard, RawRates, RawTimeouts, RawUpstream } from './schema.ts'
+import { REDIS_ONLY, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
 import { quote } from './shape.ts'
+import { subscriptionFrom } from './subscription-rules.ts'
 import { weightedMeter } from './weighted-meter.ts'
 import type { MapNode, Node } from './yaml.ts'
 import { looseText } from './yaml.ts'
@@ -27,7 +30,7 @@ export function parseConfig(root: MapNode, options: LoadOptions, files: readonly
 
 const defaultTimeouts: ServerConfig['timeouts'] = { connectMs: 5_000, firstByteMs: 300_000, idleMs: 120_000, totalMs: 1_800_000 }
 const defaultPolicy: Policy = {
-  reserve: 'worst_case', outputDefault: 4_096, onInsufficient: 'clamp', clampFloor: 1_024, onDisconnect: 'cancel', countFailed: false, storeDown: { kind: 'deny' }, waitMs: 0,
+  reserve: 'worst_case', outputDefault: 4_096, onInsufficient: 'clamp', clampFloor: 1_024, onDisconnect: 'cancel', countFailed: false, storeDown: { kind: 'deny' }, waitMs: 0, unpriced: null,
 }
 const levelsMax = 4
 const archiveFileBytes = 256 * 1_048_576
@@ -58,7 +61,7 @@ class Parser {
       if ('value' in meter) weighted.set(name, meter.value)
       else report.problem(node, pathOf(pathOf(null, 'meters'), name), node.substituted ? 'what is substituted here has to be a sum of meters, and is not' : meter.problem)
     }
-    this.#meters = { weighted, names: new Set([...Object.keys(METERS), ...this.#namesIn('meters').keys()]) }
+    this.#meters = { weighted, names: new Set([...Object.keys(METERS), ...this.#namesIn('meters').keys()]), moneyScale: this.#moneyScale() }
   }
 
   parse(): Config {
@@ -74,6 +77,8 @@ class Parser {
       const plan = this.#plans.get(name)
       if (plan !== undefined && plan !== null) plans.set(name, plan)
     }
+    this.#readSubscriptions(plans)
+    const addOns = this.#addOns(plans)
     const keys = this.#keys(plans)
     this.#checkCosts(plans)
     this.#checkEndUsers(keys, plans)
@@ -89,7 +94,7 @@ class Parser {
       if (rawPlan !== undefined) warnOfOutages(plan, rawPlan, store, this.#report)
     }
     const content = {
-      server, admin: this.#admin(server.listen), store, upstreams, models, plans, accounts: this.#accounts, keys,
+      server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, accounts: this.#accounts, keys,
       sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
@@ -97,7 +102,7 @@ class Parser {
   }
 
   /** Names that the file defines, broken ones too: a reference to one of them is not a typo. */
-  #namesIn(section: 'plans' | 'accounts' | 'upstreams' | 'meters' | 'prices'): ReadonlyMap<string, unknown> {
+  #namesIn(section: 'plans' | 'add_ons' | 'accounts' | 'upstreams' | 'meters' | 'prices'): ReadonlyMap<string, unknown> {
     const value = this.#raw.node.entries.get(section)?.value
     return value?.kind === 'map' ? value.entries : new Map()
   }
@@ -301,36 +306,28 @@ class Parser {
 
   // -------------------------------------------------------------------------------------------------------------- prices and plans
 
-  #cards(): ReadonlyMap<string, PriceCard> {
-    const cards = new Map<string, PriceCard>()
-    for (const [name, raw] of this.#raw.prices) cards.set(name, this.#card(raw))
+  #cards(): ReadonlyMap<string, RateCard> {
+    const cards = new Map<string, RateCard>()
+    for (const [name, raws] of this.#raw.prices) cards.set(name, this.#card(name, raws))
     return cards
   }
 
-  #card(raw: RawPriceCard): PriceCard {
-    const named = this.#at(raw, 'models')
-    if (named.kind === 'map' && named.entries.size === 0) this.#report.problem(this.#at(raw, 'models'), pathOf(raw.trail, 'models'), 'prices no model; "*" stands for every one')
-    const rates: PriceCard['rates'][number][] = []
-    this.#checkTies(raw.models, (rates) => rates)
-    for (const [pattern, rawRates] of raw.models) {
-      const picosPer: { [meter: string]: number } = {}
-      for (const meter of PRICED) {
-        const node = rawRates[meter]
-        if (node === null || node === undefined) continue
-        const price = priceOf(node.text, METERS[meter].scale)
-        if ('value' in price) picosPer[meter] = price.value
-        else this.#report.problem(node, pathOf(rawRates.trail, meter), node.substituted ? 'what is substituted here has to be a price, and is not' : price.problem)
-      }
-      const has = (meter: BuiltinMeter): boolean => picosPer[meter] !== undefined
-      if (has('total_tokens') && (has('input_tokens') || has('output_tokens'))) {
-        this.#report.problem(this.#at(rawRates, 'total_tokens'), pathOf(rawRates.trail, 'total_tokens'), 'is input and output together, which have prices of their own here: tokens would be charged twice')
-      }
-      rates.push({ models: [pattern], picosPer })
+  /** Counters, limits and grants in money know no currency, so that all prices of a gateway are counted with the same digits. */
+  #moneyScale(): number {
+    const cards = [...this.#raw.prices.values(), ...[...this.#raw.plans.values()].map(({ prices }) => (prices === null || typeof prices === 'string' ? nothing : prices))].flat()
+    const scale = cards[0]?.scale ?? defaultMoneyScale
+    for (const card of cards) {
+      if ((card.scale ?? defaultMoneyScale) !== scale) this.#report.problem(this.#at(card, 'scale'), pathOf(card.trail, 'scale'), `is not ${scale}, that of the prices at ${where(cards[0] ?? card)}; all prices of a gateway have one`)
     }
-    return { currency: raw.currency, version: raw.version, rates }
+    return scale
   }
 
-  #plan(name: string, cards: ReadonlyMap<string, PriceCard>): Plan | undefined {
+  #card(name: string | null, raws: readonly RawPriceCard[]): RateCard {
+    for (const raw of raws) this.#checkTies(raw.models ?? new Map<string, RawRates>(), (rates) => rates)
+    return rateCardOf(name, raws, this.#report)
+  }
+
+  #plan(name: string, cards: ReadonlyMap<string, RateCard>): Plan | undefined {
     const done = this.#plans.get(name)
     const raw = this.#raw.plans.get(name)
     if (done === null) {
@@ -344,36 +341,38 @@ class Parser {
     return plan
   }
 
-  #resolve(name: string, raw: RawPlan, cards: ReadonlyMap<string, PriceCard>): Plan | undefined {
+  #resolve(name: string, raw: RawPlan, cards: ReadonlyMap<string, RateCard>): Plan | undefined {
     const base = this.#base(raw, cards)
     const own = limitsOf(raw.limits, this.#meters, this.#report)
     const prices = this.#prices(raw, cards)
     if (base === undefined) return undefined
     const given = entitlementsOf(raw.entitlements)
-    const entitlements: Entitlements = { models: ['*'], endpoints: null, maxOutputTokens: null, features: [], ...base?.entitlements, ...given }
+    const entitlements: Entitlements = { models: ['*'], endpoints: null, maxOutputTokens: null, maxContextTokens: null, priority: null, features: [], ...base?.entitlements, ...given }
     return {
       name, version: raw.version, public: raw.public, entitlements,
       limits: replaced(base?.limits ?? nothing, own),
       policy: policyOf(raw.policy, base?.policy ?? defaultPolicy),
+      proration: raw.proration ?? base?.proration ?? 'none',
       prices: prices ?? base?.prices ?? null,
+      charges: chargesOf(raw, prices ?? base?.prices ?? null, base, this.#report),
     }
   }
 
   /** The plan that this one extends; null: none; undefined: it is not there or broken. */
-  #base(raw: RawPlan, cards: ReadonlyMap<string, PriceCard>): Plan | null | undefined {
+  #base(raw: RawPlan, cards: ReadonlyMap<string, RateCard>): Plan | null | undefined {
     if (raw.extends === null) return null
     if (this.#isKnown('plans', raw.extends, raw, 'extends', 'plan')) return this.#plan(raw.extends, cards)
     return undefined
   }
 
-  #prices(raw: RawPlan, cards: ReadonlyMap<string, PriceCard>): PriceCard | null {
+  #prices(raw: RawPlan, cards: ReadonlyMap<string, RateCard>): RateCard | null {
     if (raw.prices === null) return null
-    if (typeof raw.prices !== 'string') return this.#card(raw.prices)
+    if (typeof raw.prices !== 'string') return this.#card(null, raw.prices)
     if (!this.#isKnown('prices', raw.prices, raw, 'prices', 'price card')) return null
     return cards.get(raw.prices) ?? null
   }
 
-  #isKnown(section: 'plans' | 'accounts' | 'prices', name: string, raw: { readonly node: MapNode; readonly trail: RawModel['trail'] }, field: string, noun: string): boolean {
+  #isKnown(section: 'plans' | 'accounts' | 'prices' | 'add_ons', name: string, raw: { readonly node: MapNode; readonly trail: RawModel['trail'] }, field: string, noun: string): boolean {
     const names = this.#namesIn(section)
     if (names.has(name)) return true
     const known = names.size === 0 ? `; ${section} defines none` : this.#report.suggestion(name, names.keys())
@@ -394,8 +393,23 @@ class Parser {
         calendar: raw.billing === null ? DEFAULT_CALENDAR : { timeZone: raw.billing.timezone ?? DEFAULT_CALENDAR.timeZone, anchor: raw.billing.anchor ?? DEFAULT_CALENDAR.anchor },
         limits: limitsOf(raw.limits, this.#meters, this.#report),
         entitlements: entitlementsOf(raw.entitlements), labels: labelsOf(raw.labels), suspended: raw.suspended,
+        subscription: null, addOns: raw.add_ons.length === 0 ? nothing : raw.add_ons, planHistory: nothing,
       })
+      for (const name of raw.add_ons) this.#isKnown('add_ons', name, raw, 'add_ons', 'add-on')
     }
+  }
+
+  #readSubscriptions(plans: ReadonlyMap<string, Plan>): void {
+    for (const [id, raw] of this.#raw.accounts) {
+      const account = this.#accounts.get(id)
+      if (raw.subscription === null || account === undefined) continue
+      this.#accounts.set(id, { ...account, subscription: subscriptionFrom(raw.subscription, account.calendar.timeZone, plans, this.#report) })
+    }
+  }
+
+  #addOns(plans: ReadonlyMap<string, Plan>): ReadonlyMap<string, AddOn> {
+    const limits = [...plans.values(), ...this.#accounts.values()].flatMap((each) => each.limits)
+    return new Map([...this.#raw.add_ons].map(([name, raw]) => [name, addOnOf(name, raw, limits, this.#meters, entitlementsOf(raw.entitlements), this.#report)]))
   }
 
   #checkChain(id: string, raw: RawAccount): void {
@@ -592,7 +606,8 @@ function entitlementsOf(raw: RawEntitlements | null): Partial<Entitlements> {
   if (raw === null) return noEntitlements
   return {
     ...(raw.models === null ? {} : { models: raw.models }), ...(raw.endpoints === null ? {} : { endpoints: raw.endpoints }),
-    ...(raw.max_output_tokens === null ? {} : { maxOutputTokens: raw.max_output_tokens }), ...(raw.features === null ? {} : { features: raw.features }),
+    ...(raw.max_output_tokens === null ? {} : { maxOutputTokens: raw.max_output_tokens }), ...(raw.max_context_tokens === null ? {} : { maxContextTokens: raw.max_context_tokens }),
+    ...(raw.priority === null ? {} : { priority: raw.priority }), ...(raw.features === null ? {} : { features: raw.features }),
   }
 }
 
@@ -603,7 +618,7 @@ function policyOf(raw: RawPolicy | null, base: Policy): Policy {
     reserve: raw.reserve ?? base.reserve, outputDefault: raw.output_default ?? base.outputDefault, onInsufficient: raw.on_insufficient ?? base.onInsufficient,
     clampFloor: raw.clamp_floor ?? base.clampFloor, onDisconnect: raw.on_disconnect ?? base.onDisconnect, countFailed: raw.count_failed ?? base.countFailed,
     storeDown: down === null ? base.storeDown : typeof down === 'string' ? { kind: down } : { kind: 'allow_up_to', amount: down.allow_up_to },
-    waitMs: raw.wait ?? base.waitMs,
+    waitMs: raw.wait ?? base.waitMs, unpriced: raw.unpriced ?? base.unpriced,
   }
 }
 

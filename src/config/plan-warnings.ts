@@ -22,12 +22,25 @@ export function warnOfPlan(plan: Plan, raw: RawPlan, models: readonly Model[], r
     const sentence = neverAdmits(limit, plan, models)
     if (sentence !== undefined) warn(limit, sentence)
   }
-  const unpriced = plan.prices === null || !plan.limits.some((limit) => meterName(limit.meter) === 'cost') ? []
-    : models.filter((model) => !model.pattern.includes('*') && matchesAny(plan.entitlements.models, model.pattern) && ratesFor(plan.prices, model.pattern) === null)
-  if (unpriced.length > 0) warn(null, `limits cost and grants ${listed(unpriced.map((model) => model.pattern))} without a price`)
-  for (const rates of plan.prices?.rates ?? []) {
+  checkUnpriced(plan, raw, models, report)
+  for (const rates of plan.prices?.versions.flatMap((version) => version.rates) ?? []) {
     const has = (meter: string): boolean => rates.picosPer[meter] !== undefined
     if (has('input_tokens') && !has('output_tokens')) warn(null, `prices input_tokens of ${listed(rates.models)} but not output_tokens, which are then free`)
+  }
+}
+
+/** Configured models that the plan grants and has no price for: a mistake where it says `unpriced: check`, else told where that is hardly meant. */
+function checkUnpriced(plan: Plan, raw: RawPlan, models: readonly Model[], report: Report): void {
+  const { prices, policy: { unpriced } } = plan
+  if (prices === null || unpriced === 'free') return
+  const granted = models.filter((model) => !model.pattern.includes('*') && matchesAny(plan.entitlements.models, model.pattern))
+  for (const version of prices.versions) {
+    const lacking = granted.filter((model) => ratesFor(version, model.pattern) === null).map((model) => model.pattern)
+    if (lacking.length === 0) continue
+    const without = `${listed(lacking)} without a price${prices.versions.length === 1 ? '' : ` in the version ${version.version}`}`
+    if (unpriced === 'check') report.problem(raw.node, raw.trail, `grants ${without}`)
+    else if (unpriced === 'refuse') report.warn(raw.node, raw.trail, `grants ${without}: its calls are refused`)
+    else if (plan.limits.some((limit) => meterName(limit.meter) === 'cost')) report.warn(raw.node, raw.trail, `limits cost and grants ${without}`)
   }
 }
 

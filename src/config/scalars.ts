@@ -1,3 +1,5 @@
+import { civilDayMs } from '../metering/calendar.ts'
+import type { TermLength } from '../metering/calendar.ts'
 import { shown } from './problem.ts'
 
 /** Texts that people write, turned into values; a sentence when they cannot be. Pure: no YAML, no files. */
@@ -133,6 +135,35 @@ export function instantOf(text: string): Answer<number> {
   return valid ? { value: Date.parse(text) } : { problem: `${shown(text)} is not an instant; ${want}` }
 }
 
+/** A date (the first instant of that day in the zone) or an RFC 3339 instant → ms since 1970. */
+export function momentOf(text: string, timeZone: string): Answer<number> {
+  const want = 'write a day such as 2027-01-15 (from its first instant, by the time zone) or an instant such as 2027-01-15T10:00:00Z'
+  const day = dateOf(text.slice(0, 10))
+  if ('problem' in day) return { problem: text.length === 10 && /^\d{4}-\d{2}-\d{2}$/.test(text) ? day.problem : `${shown(text)} is neither a day nor an instant; ${want}` }
+  if (text.length === 10) return { value: civilDayMs(timeZone, text) }
+  const instant = instantOf(text)
+  return 'problem' in instant ? { problem: `${shown(text)} is neither a day nor an instant; ${want}` } : instant
+}
+
+const termUnits: Readonly<Record<string, TermLength['unit']>> = { day: 'day', days: 'day', month: 'month', months: 'month', year: 'year', years: 'year' }
+const weekDays = 7
+
+/** `month`, `year`, `3 months`, `2 weeks`, `90 days`. */
+export function termOf(text: string): Answer<TermLength> {
+  const [, digits = '1', word = ''] = /^(?:(\d{1,4}) )?([a-z]+)$/.exec(text) ?? []
+  const count = Number(digits)
+  const weeks = word === 'week' || word === 'weeks'
+  const unit = weeks ? 'day' : Object.hasOwn(termUnits, word) ? termUnits[word] : undefined
+  if (unit === undefined) return { problem: `${shown(text)} is not a term; write month, year, or a number of days, weeks, months or years, such as 3 months` }
+  if (count < 1 || count > 1_200) return { problem: `${shown(text)} is out of range; a term is 1 to 1200 ${weeks ? 'week' : unit}s long` }
+  return { value: { unit, count: weeks ? count * weekDays : count } }
+}
+
+/** The other way: `month`, `3 months`. */
+export function termText({ unit, count }: TermLength): string {
+  return count === 1 ? unit : `${count} ${unit}s`
+}
+
 /** `10%`, `12.5%` → 10, 12.5. */
 export function percentOf(text: string): Answer<number> {
   const match = /^(\d{1,4}(?:\.\d{1,2})?)%$/.exec(text)
@@ -140,17 +171,17 @@ export function percentOf(text: string): Answer<number> {
   return { value: Number(match[1]) }
 }
 
-/** `0.15/M`, `2/k`, `0.001` → 10⁻¹² of the currency for one small unit of a meter whose unit has `meterScale` of them. */
-export function priceOf(text: string, meterScale: number): Answer<number> {
+/** `0.15/M`, `2/k`, `0.001` → picos (10⁻¹² of the currency, where it is counted with 9 digits) for one small unit of a meter whose unit has `meterScale` of them. */
+export function priceOf(text: string, meterScale: number, moneyScale = 9): Answer<number> {
   const match = /^([^/]*)(?:\/([kM]))?$/.exec(text)
   if (match === null) return { problem: `${shown(text)} is not a price; write 0.15/M (for a million), 2/k (for a thousand) or 0.001 (for one)` }
   const decimal = decimalOf(match[1] ?? '')
   if ('problem' in decimal || /[kMG]$/.test(match[1] ?? '')) return { problem: `${shown(text)} is not a price; write 0.15/M (for a million), 2/k (for a thousand) or 0.001 (for one)` }
   const per = BigInt(meterScale) * (suffixes[match[2] ?? ''] ?? 1n)
   // The price of `per` small units, in picos; a price finer than one pico a unit would have to be rounded on every call.
-  const picos = { units: decimal.value.units * 1_000_000_000_000n, decimals: decimal.value.decimals }
+  const picos = { units: decimal.value.units * 10n ** BigInt(moneyScale + 3), decimals: decimal.value.decimals }
   const divisor = 10n ** BigInt(picos.decimals) * per
-  if (picos.units % divisor !== 0n) return { problem: `${shown(text)} is finer than 0.000000000001 for one counted unit` }
+  if (picos.units % divisor !== 0n) return { problem: `${shown(text)} is finer than 0.${'0'.repeat(moneyScale + 2)}1 for one counted unit` }
   const value = picos.units / divisor
   return value > largest ? { problem: `${shown(text)} is too much to count exactly` } : { value: Number(value) }
 }

@@ -3,7 +3,7 @@ import { METERS } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
 import type { RedisStoreConfig } from './config.ts'
 import { redisUrlOf } from './redis-url.ts'
-import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, sizeOf } from './scalars.ts'
+import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, sizeOf, termOf } from './scalars.ts'
 import type { Field, Json, Shape } from './shape.ts'
 import { bool, either, grammar, isNothing, jsonOf, list, mapping, named, object, oneOf, oneOrMore, optional, quote, raw, refuseQuoted, required, scalar, section, textOrEmpty, what } from './shape.ts'
 import { listed, pathOf, shown } from './problem.ts'
@@ -53,6 +53,7 @@ const address = scalar('address', 'an address to listen on, such as 127.0.0.1:80
 const id = named('an id (a letter or digit first, then letters, digits and . _ @ + -; 128 at most)', idGrammar)
 const model = named('a model name or a pattern with * (no spaces, 256 characters at most)', modelGrammar)
 const path = scalar('path', 'a path', [{ type: 'string', minLength: 1 }], (text) => text === '' || text.includes('\0') ? { problem: 'is not a path' } : { value: text })
+const instant = scalar('instant', 'a date or an instant such as 2027-01-15T10:00:00Z', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}' }], instantOf)
 const models = list(model)
 
 /** Credentials go into a header: visible ASCII. What was wrong is said without showing it. */
@@ -286,6 +287,8 @@ const entitlements = object({
   models: optional(models, null, 'Names and patterns with *. Default ["*"]: every model.'),
   endpoints: optional(list(endpoint), null, 'Endpoint names, or METHOD /path with *. Default: the stateless ones of the known dialects.'),
   max_output_tokens: optional(positive, null, 'Longest answer, in tokens.'),
+  max_context_tokens: optional(positive, null, 'Longest input and answer together, in tokens.'),
+  priority: optional(integer('priority', 1, 255), null, 'A lower number goes first; 1 to 255.'),
   features: optional(list(oneOf(FEATURES)), null, 'Granted: hosted_tools, service_tiers, store, background, long_context, stateful. Default none.'),
 })
 
@@ -293,7 +296,7 @@ const limit = object({
   name: required(named('a name for a limit (printable ASCII without " and \\, no space at its ends, 64 characters at most)', limitGrammar), 'Appears in headers and refusals. The same name in an account or key replaces the plan\'s.'),
   meter: required(raw('meter', 'the name of a meter', [{ type: 'string' }]), `What is counted: ${Object.keys(METERS).join(', ')}, or one of meters.`),
   limit: required(raw('ceiling', 'a number such as 20, 100k or 2.5M, or unlimited', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { const: 'unlimited' }]), 'How much; 0 refuses everything. Or unlimited.'),
-  window: optional(raw('window', 'a duration such as 1m, or one of minute, hour, day, week, month, billing_period, lifetime', [{ type: 'string', pattern: durationPattern }, { enum: ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'lifetime'] }]), null, 'In which time. Concurrency has none.'),
+  window: optional(raw('window', 'a duration such as 1m, or one of minute, hour, day, week, month, billing_period, term, lifetime', [{ type: 'string', pattern: durationPattern }, { enum: ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'term', 'lifetime'] }]), null, 'In which time. Concurrency has none.'),
   kind: optional(oneOf(['sliding', 'fixed']), null, 'For a duration: sliding holds in every interval of that length; fixed is aligned to the clock. Default sliding.'),
   per: optional(oneOf(['account', 'key', 'end_user'], { user: '"user" is not one of account, key, end_user; did you mean "end_user"?' }), 'account', 'Whose counter. Default account.'),
   for: optional(object({
@@ -315,19 +318,85 @@ const limit = object({
 const limits = list(limit)
 
 const rate = raw('price', 'a price such as 0.15/M, 2/k or 0.001', [{ type: 'number', minimum: 0 }, { type: 'string', pattern: '^[0-9][0-9_]*(\\.[0-9]+)?(/[kM])?$' }])
+const quantity = raw('quantity', 'an amount such as 1000, 100k or 2.5M, or unlimited', [...numberJson, { const: 'unlimited' }])
+const money = raw('money', 'an amount of money such as 49 or 49.90', numberJson)
+
+const tiers = list(object({
+  up_to: optional(quantity, null, 'The last unit that it holds for; the last tier has none.'),
+  price: required(rate, 'Price of a unit in this tier.'),
+}, { name: 'price_tier', hints: { from: 'tiers say where they end: did you mean "up_to"?' } }), { empty: 'has to have a tier' })
+
+/** Of the forms exactly one; that and the tiers' order are checked in `price-cards.ts`. */
+const periodPrice = object({
+  graduated: optional(tiers, null, 'Each unit has the price of its tier, counted over the billing period.'),
+  volume: optional(tiers, null, 'All units of the billing period have the price of the tier that the last one is in.'),
+  package: optional(object({
+    size: required(quantity, 'Units in a package.'),
+    price: required(money, 'What a package costs; begun ones count whole, over the billing period.'),
+  }), null, 'So much for every so many.'),
+}, { name: 'period_price', hints: { tiers: 'did you mean "graduated" or "volume"?', unit: 'write the price itself: 0.15/M' } })
+const price = either(rate, periodPrice)
 
 /** What a price can be for. */
-export const PRICED: readonly BuiltinMeter[] = [
+export const PRICED = [
   'requests', 'input_tokens', 'cached_input_tokens', 'cache_write_tokens', 'output_tokens', 'reasoning_tokens', 'total_tokens', 'compute_seconds',
   'bytes_in', 'bytes_out', 'audio_seconds', 'images',
-]
-const rates = object(Object.fromEntries(PRICED.map((meter) => [meter, optional(rate, null, `Price of ${METERS[meter].unit}: 0.15/M for a million, 2/k for a thousand, 0.001 for one.`)])) as { [M in string]: Field<ReturnType<typeof rate.read> | null> })
+] as const satisfies readonly BuiltinMeter[]
+export type Priced = (typeof PRICED)[number]
+
+function priceFields<N extends string, T>(names: readonly N[], shape: Shape<T>, about: (name: N) => string): { readonly [K in N]: Field<T | null> } {
+  return Object.fromEntries(names.map((name) => [name, optional(shape, null, about(name))])) as { readonly [K in N]: Field<T | null> }
+}
+const aboutPrice = (meter: Priced): string => `Price of ${METERS[meter].unit}: 0.15/M for a million, 2/k for a thousand, 0.001 for one.`
+
+const longInput = object({
+  over: required(quantity, 'For calls whose input has more tokens than this: all their tokens have these prices.'),
+  ...priceFields(PRICED, rate, aboutPrice),
+}, { name: 'long_input' })
+const rates = object({
+  ...priceFields(PRICED, price, aboutPrice),
+  ...priceFields(FEATURES, rate, (feature) => `For each call that uses ${feature}.`),
+  long_input: optional(list(longInput), null, 'Prices of calls with a long input; what is not given stays.'),
+}, { name: 'rates', hints: { cache_read_tokens: 'did you mean "cached_input_tokens"?', features: 'write the features themselves: hosted_tools: 0.01' } })
+
+const costPlus = object({
+  providers: required(oneOrMore(named('a provider of the public price data, such as openai', /^[a-z0-9_-]{1,64}$/), 'has to name a provider'), 'Whose public prices: openai, anthropic, google … ; of two that have a model, the first.'),
+  markup: required(raw('markup', 'a percentage such as 20%', [{ type: 'string', pattern: '%$' }]), 'Added to them.'),
+}, { name: 'cost_plus', hints: { provider: 'did you mean "providers"?' } })
 
 const priceCard = object({
   currency: required(named('a currency code of three capital letters, such as USD', /^[A-Z]{3}$/), 'ISO 4217 code.'),
+  scale: optional(integer('scale', 6, 9), null, 'In how many digits after the point money is counted: 9, or 6 for a currency of which much makes little, such as JPY. Default 9.'),
   version: required(named('a version such as its date, 2026-11-01 (printable ASCII, 64 characters at most)', /^[!-~]{1,64}$/), 'When these prices began; events carry it.'),
-  models: required(mapping('model', modelGrammar, rates), 'Prices by model; the exact name, then the longest pattern.'),
-}, { name: 'price_card' })
+  from: optional(instant, null, 'In force from then on, by the instant of a call\'s admission. Default: always.'),
+  models: optional(mapping('model', modelGrammar, rates), null, 'Prices by model; the exact name, then the longest pattern.'),
+  cost_plus: optional(costPlus, null, 'Public prices with a markup, for models that have none here.'),
+}, { name: 'price_card', hints: { rates: 'did you mean "models"?', prices: 'did you mean "models"?' } })
+
+/** One card, or its versions one after the other. */
+function rateCard(card: Shape<RawPriceCard>): Shape<readonly RawPriceCard[]> {
+  const versions = list(card, { empty: 'has to have a version' })
+  return {
+    name: 'rate_card',
+    json: { anyOf: [jsonOf(card), versions.json] },
+    read(node, at, report) {
+      if (node.kind === 'seq') return versions.read(node, at, report)
+      const value = card.read(node, at, report)
+      return value === undefined ? undefined : [value]
+    },
+  }
+}
+const prices = rateCard(priceCard)
+const planPrices: Shape<string | readonly RawPriceCard[]> = {
+  json: { anyOf: [jsonOf(id), jsonOf(prices)] },
+  read: (node, at, report) => (node.kind === 'scalar' ? id : prices).read(node, at, report),
+}
+
+const fee = object({
+  name: required(named('a name for a fee (printable ASCII without " and \\, no space at its ends, 64 characters at most)', limitGrammar), 'Stands on the invoice.'),
+  amount: required(money, 'How much, in the currency of the prices.'),
+  every: optional(oneOf(['billing_period', 'year', 'once'], { month: '"month" is not one of billing_period, year, once; a billing period is a month long: write billing_period' }), 'billing_period', 'billing_period; year: in the billing period in which a year of the account begins; once: when the account comes to the plan. Default billing_period.'),
+})
 
 const policy = object({
   reserve: optional(oneOf(['worst_case', 'slices']), null, 'worst_case holds the whole output bound; slices grow with the stream. Default worst_case.'),
@@ -338,7 +407,10 @@ const policy = object({
   count_failed: optional(bool, null, 'Calls that the upstream failed count toward request limits. Default false.'),
   store_down: optional(either(oneOf(['deny', 'allow'], { allow_up_to: 'allow_up_to needs an amount: { allow_up_to: 1000 }' }), object({ allow_up_to: required(whole, 'So many calls.') })), null, 'While the store is away: deny, allow, or { allow_up_to: N }. Default deny.'),
   wait: optional(duration('wait', 0, 600_000), null, 'How long a call may wait for capacity before it is refused. Default 0s.'),
+  unpriced: optional(oneOf(['check', 'refuse', 'free']), null, 'A model without a price, on a plan with prices: check makes a configured one a mistake and refuses all others; refuse; free. Default: refused where a limit in money depends on it.'),
 })
+
+const proration = oneOf(['none', 'by_day'], { daily: '"daily" is not one of none, by_day; did you mean "by_day"?' })
 
 const plan = object({
   version: optional(positive, 1, 'Labels events. Default 1.'),
@@ -347,18 +419,73 @@ const plan = object({
   entitlements: optional(entitlements, null, 'What it may use.'),
   limits: optional(limits, [], 'How much.'),
   policy: optional(policy, null, 'What to do at the edges.'),
-  prices: optional(either(id, priceCard), null, 'Prices: the name of one of prices, or a card of its own.'),
-}, { hints: { models: 'did you mean entitlements: { models: [...] }?', endpoints: 'did you mean entitlements: { endpoints: [...] }?', features: 'did you mean entitlements: { features: [...] }?', price: 'did you mean "prices"?', inherits: 'did you mean "extends"?', parent: 'did you mean "extends"?' } })
+  proration: optional(proration, null, 'A change to this plan within a period: none, or by_day for allowances and fees. Default none.'),
+  prices: optional(planPrices, null, 'Prices: the name of one of prices, or a card of its own.'),
+  fees: optional(list(fee), null, 'Flat fees.'),
+  minimum: optional(money, null, 'What the usage of a billing period costs at least: the invoice adds what is missing.'),
+  included: optional(mapping('priced meter', grammar(/^[a-z_]{1,32}$/, `it is one of ${PRICED.join(', ')}`), quantity), null, 'Units of a billing period that cost nothing, by meter; the dearest first.'),
+}, { hints: { models: 'did you mean entitlements: { models: [...] }?', endpoints: 'did you mean entitlements: { endpoints: [...] }?', features: 'did you mean entitlements: { features: [...] }?', price: 'did you mean "prices"?', commitment: 'did you mean "minimum"?', inherits: 'did you mean "extends"?', parent: 'did you mean "extends"?' } })
+
+const addition = object({
+  name: required(named('the name of a limit', limitGrammar), 'Which limit has more.'),
+  limit: required(raw('added', 'an amount with a plus sign, such as +1M', [{ type: 'string', pattern: '^\\+' }, { type: 'number', minimum: 0 }]), 'How much more: +1M.'),
+  meter: optional(raw('meter', 'the name of a meter', [{ type: 'string' }]), null, 'Needed only where plans have limits of this name on different meters.'),
+}, { name: 'addition', hints: { window: 'what is added has the window of the limit; leave it out' } })
+
+/** More of a limit that there is (`limit: +1M`), or a limit of its own. */
+const addOnLimit: Shape<{ readonly addition: Of<typeof addition> } | { readonly own: Of<typeof limit> }> = {
+  json: { anyOf: [jsonOf(addition), jsonOf(limit)] },
+  read(node, at, report) {
+    const amount = node.kind === 'map' ? node.entries.get('limit')?.value : undefined
+    if (amount?.kind === 'scalar' && amount.text.startsWith('+')) {
+      const read = addition.read(node, at, report)
+      return read === undefined ? undefined : { addition: read }
+    }
+    const read = limit.read(node, at, report)
+    return read === undefined ? undefined : { own: read }
+  },
+}
+
+const addOn = object({
+  limits: optional(list(addOnLimit), [], 'More of limits that there are, as limit: +1M, or limits of its own.'),
+  entitlements: optional(entitlements, null, 'Models, endpoints and features are added; the rest stands in place of the plan\'s.'),
+}, { hints: { models: 'did you mean entitlements: { models: [...] }?', features: 'did you mean entitlements: { features: [...] }?' } })
 
 // ---------------------------------------------------------------------------------------------------------------- accounts, keys, sinks
 
 const labelValue = scalar('label', 'a text of 256 characters at most', [{ type: ['string', 'number', 'boolean'] }], (text) => text.length <= 256 ? { value: text } : { problem: 'is longer than 256 characters' })
 const labels = mapping('label', labelGrammar, labelValue)
 
+const timeZone = scalar('timezone', 'a time zone such as Europe/Berlin', [{ type: 'string' }], (text) => isTimeZone(text) ? { value: text } : { problem: `${shown(text)} is not a time zone; write an IANA name such as Europe/Berlin, or UTC` })
+
 const billing = object({
   anchor: optional(scalar('date', 'a date such as 2026-01-15', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}$' }], dateOf), null, 'The day from which billing periods are counted.'),
-  timezone: optional(scalar('timezone', 'a time zone such as Europe/Berlin', [{ type: 'string' }], (text) => isTimeZone(text) ? { value: text } : { problem: `${shown(text)} is not a time zone; write an IANA name such as Europe/Berlin, or UTC` }), null, 'IANA name. Default UTC.'),
+  timezone: optional(timeZone, null, 'IANA name. Default UTC.'),
 }, { hints: { time_zone: 'did you mean "timezone"?', tz: 'did you mean "timezone"?', start: 'did you mean "anchor"?' } })
+
+const moment = scalar('moment', 'a day such as 2027-01-15 or an instant such as 2027-01-15T10:00:00Z', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}' }], (text) => {
+  const answer = momentOf(text, 'UTC')
+  return 'problem' in answer ? answer : { value: text }
+})
+
+const subscription = object({
+  kind: required(oneOf(['perpetual', 'term', 'trial']), 'perpetual has no end; term ends, or renews; trial ends for good.'),
+  start: required(moment, 'Refused before. A day begins by the time zone.'),
+  trial_end: optional(moment, null, 'Of a trial: its end. Of a term: a trial comes first, and the first term begins here.'),
+  end: optional(moment, null, 'Refused from then on, after the grace.'),
+  term: optional(scalar('term', 'month, year, or a number of days, weeks, months or years', [{ type: 'string' }], termOf), null, 'Length of a term: month, year, 3 months.'),
+  renewal: optional(oneOf(['auto', 'none']), null, 'auto: a term follows the other; none: it ends with the first. Default auto where there is a term and no end.'),
+  grace: optional(duration('grace', 0, 366 * dayMs), 0, 'Still served so long after the end. Default 0.'),
+  timezone: optional(timeZone, null, 'By whose clock terms are counted. Default: that of billing.'),
+  seats: optional(positive, null, 'The ceiling of the plan\'s concurrency limit named seats.'),
+  suspended: optional(object({ from: required(moment, 'Refused from then on.'), until: optional(moment, null, 'Served again.') }), null, 'Refused for a while.'),
+  plan_changes: optional(list(object({
+    plan: required(id, 'The new plan.'), from: required(moment, 'From when.'), proration: optional(proration, null, 'In place of the plan\'s.'),
+  })), [], 'Other plans later; the account\'s plan is the first.'),
+}, { hints: {
+  starts: 'did you mean "start"?', ends: 'did you mean "end"?', expires: 'did you mean "end"?', until: 'did you mean "end"?', renew: 'did you mean "renewal"?', auto_renew: 'did you mean renewal: auto?',
+  trial: 'did you mean "trial_end"?', trial_ends: 'did you mean "trial_end"?', plan: 'the plan stands beside subscription; later ones are plan_changes', time_zone: 'did you mean "timezone"?',
+} })
 
 const account = object({
   plan: optional(id, null, 'Its plan.'),
@@ -368,6 +495,8 @@ const account = object({
   entitlements: optional(entitlements, null, 'In place of the plan\'s, field by field.'),
   labels: optional(labels, null, 'Copied into its events.'),
   suspended: optional(bool, false, 'Refused with 403. Default false.'),
+  subscription: optional(subscription, null, 'From when until when. Default: always; or what the store has.'),
+  add_ons: optional(list(id), [], 'What was bought beside the plan; named twice, it counts twice.'),
 })
 
 type EndUserFrom = { readonly kind: 'header'; readonly name: string } | { readonly kind: 'body'; readonly field: 'user' }
@@ -386,7 +515,7 @@ const key = object({
   limits: optional(limits, [], 'Added to the plan\'s and the account\'s; the same name replaces.'),
   entitlements: optional(entitlements, null, 'In place of the plan\'s, field by field.'),
   labels: optional(labels, null, 'Copied into its events.'),
-  expires: optional(scalar('instant', 'a date or an instant such as 2027-01-15T10:00:00Z', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}' }], instantOf), null, 'Refused from then on.'),
+  expires: optional(instant, null, 'Refused from then on.'),
   end_user_from: optional(endUser, null, 'Whose claim of an end user is believed: header:NAME or body:user.'),
 }, { hints: { key: 'did you mean "secret" or "hash"?', name: 'did you mean "id"?', expires_at: 'did you mean "expires"?' } })
 
@@ -437,15 +566,16 @@ export const root = object({
   upstreams: section(mapping('upstream', idGrammar, upstream), 'Where inference happens. None: UPSTREAM_URL, or the demo model.'),
   models: section(mapping('model', modelGrammar, modelEntry), 'Known models: their bounds and where they are served.'),
   meters: section(mapping('meter', meterGrammar, raw('expression', 'an expression such as input_tokens + 4 * output_tokens', [{ type: 'string' }]), (name) => builtin.has(name) ? `${name} is a meter already; choose another name` : undefined), 'Meters of your own: sums such as input_tokens + 4 * output_tokens.'),
-  prices: section(mapping('price card', idGrammar, priceCard), 'Price cards that plans may name.'),
+  prices: section(mapping('price card', idGrammar, prices), 'Price cards that plans may name; one card, or its dated versions.'),
   plans: section(mapping('plan', idGrammar, plan), 'What can be bought.'),
+  add_ons: section(mapping('add-on', idGrammar, addOn), 'What can be bought beside a plan.'),
   accounts: section(mapping('account', idGrammar, account), 'Who pays.'),
   keys: optional(list(key), [], 'Who may call.'),
   sinks: optional(list(sink), [], 'Where usage events go.'),
 }, { extra: /^x-/, lenient: true })
 
 /** Sections of named things, which several files may share; lists are joined; all else stands in one file only. */
-export const sharedSections = new Set(['upstreams', 'models', 'meters', 'prices', 'plans', 'accounts'])
+export const sharedSections = new Set(['upstreams', 'models', 'meters', 'prices', 'plans', 'add_ons', 'accounts'])
 export const joinedSections = new Set(['keys', 'sinks'])
 
 type Of<S> = S extends Shape<infer T> ? T : never
@@ -453,8 +583,14 @@ export type RawConfig = Of<typeof root>
 export type RawLimit = Of<typeof limit>
 export type RawEntitlements = Of<typeof entitlements>
 export type RawPlan = Of<typeof plan>
+export type RawAddOn = Of<typeof addOn>
+export type RawAddition = Of<typeof addition>
+export type RawSubscription = Of<typeof subscription>
 export type RawPolicy = Of<typeof policy>
 export type RawPriceCard = Of<typeof priceCard>
+export type RawRates = Of<typeof rates>
+export type RawPeriodPrice = Of<typeof periodPrice>
+export type RawTier = Of<typeof tiers>[number]
 export type RawAccount = Of<typeof account>
 export type RawKey = Of<typeof key>
 export type RawFileSink = Of<typeof sinkTypes.file>

@@ -32,13 +32,15 @@ export function withDemo(config: Config, model: Address, keyHash: string): Confi
 /** For a config without any plan. */
 const demoPlan: Plan = {
   name: 'demo', version: 1, public: false,
-  entitlements: { models: ['*'], endpoints: null, maxOutputTokens: null, features: [] },
+  entitlements: { models: ['*'], endpoints: null, maxOutputTokens: null, maxContextTokens: null, priority: null, features: [] },
   limits: [{
     name: 'rpm', meter: { kind: 'builtin', name: 'requests' }, ceiling: 20, window: { kind: 'sliding', ms: 60_000 }, per: 'account', forModels: null, forEndpoints: null,
     each: null, mode: 'enforce', visible: true, overdraft: { kind: 'none' },
   }],
   policy: {
-    reserve: 'worst_case', outputDefault: 4_096, onInsufficient: 'clamp', clampFloor: 1_024, onDisconnect: 'cancel', countFailed: false, storeDown: { kind: 'deny' }, waitMs: 0,
+    reserve: 'worst_case', outputDefault: 4_096, onInsufficient: 'clamp', clampFloor: 1_024, onDisconnect: 'cancel', countFailed: false, storeDown: { kind: 'deny' }, waitMs: 0, unpriced: null,
   },
+  proration: 'none',
   prices: null,
+  charges: null,
 }

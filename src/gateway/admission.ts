@@ -37,7 +37,7 @@ export function entitle(x: Exchange): Entitlement {
   const entitlement = resolveEntitlement(principal, {
     endpoint: route.name, endpointByDefault: route.endpoint.byDefault, known: route.known, model: facts.model, features: facts.features,
     endUser: endUser === null ? null : endUser.slice(0, 256),
-  }, x.config.plans)
+  }, x.config.plans, x.admittedMs)
   if (entitlement instanceof GatewayError) throw entitlement
   return entitlement
 }
@@ -94,6 +94,8 @@ function draftCall(x: Exchange, w: Workings, facts: RequestFacts): CallPlan | Ga
   const { model } = destination
   const input = route.known ? inputBound(facts, model, route.provider.name === 'anthropic' ? anthropicTemplates : templateDefaults) : 0
   const bound = route.known ? boundOf(facts, input, x.body.length) : opaqueBound(x.body.length)
+  const { maxContextTokens } = entitlement
+  if (maxContextTokens !== null && route.known && (input === null || input > maxContextTokens)) return contextTooLarge(input, maxContextTokens)
   const range = outputRange(facts, model, entitlement, input)
   const tokensInSlices = inSlices(x)
   const grown = growingMeters(entitlement)
@@ -111,6 +113,12 @@ function draftCall(x: Exchange, w: Workings, facts: RequestFacts): CallPlan | Ga
   x.draft = draft
   x.bound = { fixed, perUnit: bound.perUnit }
   return { draft, range, tokensInSlices }
+}
+
+function contextTooLarge(input: number | null, max: number): GatewayError {
+  const most = `your plan's context is ${max.toLocaleString('en')} tokens`
+  if (input === null) return new GatewayError('feature_unavailable', `This request refers to content whose length is not known here, and ${most}.`)
+  return new GatewayError('request_too_large', `This request may be ${input.toLocaleString('en')} tokens long before any answer; ${most}.`)
 }
 
 /** `reserve: slices` is for streams whose output is seen; where output is hidden the worst case is the only bound. */

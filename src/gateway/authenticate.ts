@@ -1,5 +1,7 @@
-import type { KeyLookup, Principal } from '../accounts/principal.ts'
+import type { Inactive, KeyLookup, Principal } from '../accounts/principal.ts'
+import { unreachable } from '../assert.ts'
 import { GatewayError } from '../errors.ts'
+import { toWholeSecond } from '../metering/event.ts'
 import type { Downstream } from './downstream.ts'
 import { queryValues } from './headers.ts'
 import type { GatewayParts } from './parts.ts'
@@ -16,11 +18,30 @@ export async function authenticate(d: Downstream, parts: Pick<GatewayParts, 'key
   if (secret === null) throw invalidKey()
   const lookup: KeyLookup = grammar.test(secret) ? parts.keys.find(secret, parts.clock.nowMs()) : { outcome: 'unknown' }
   if (lookup.outcome === 'found') return lookup.principal
-  if (lookup.outcome === 'inactive') throw new GatewayError('subscription_inactive', 'This account is not active.')
+  if (lookup.outcome === 'inactive') throw inactive(lookup)
   // Only now is anyone braked: a valid key never gets here.
   const refusal = await parts.guard.charge(d.address, invalidKey())
   parts.metrics.badKeys.inc({ braked: refusal.code === 'too_many_bad_keys' ? 'yes' : 'no' })
   throw refusal
+}
+
+/** Says which and when, and of accounts above no more than that there is one. */
+function inactive(lookup: Inactive): GatewayError {
+  const owner = lookup.whose === 'own' ? 'This account' : 'An account above this one'
+  const its = lookup.whose === 'own' ? 'this account' : 'an account above this one'
+  switch (lookup.why) {
+    case 'suspended': {
+      const since = lookup.sinceMs === null ? 'is suspended' : `has been suspended since ${toWholeSecond(lookup.sinceMs)}`
+      const until = lookup.untilMs === null ? '' : `, until ${toWholeSecond(lookup.untilMs)}`
+      return new GatewayError('subscription_inactive', `${owner} ${since}${until}.`)
+    }
+    case 'not_started': return new GatewayError('subscription_inactive', `The subscription of ${its} begins at ${toWholeSecond(lookup.startsMs)}.`)
+    case 'ended': {
+      const grace = lookup.servedUntilMs > lookup.endedMs ? `, and the grace after it at ${toWholeSecond(lookup.servedUntilMs)}` : ''
+      return new GatewayError('subscription_inactive', `The ${lookup.trial ? 'trial' : 'subscription'} of ${its} ended at ${toWholeSecond(lookup.endedMs)}${grace}.`)
+    }
+    default: return unreachable(lookup)
+  }
 }
 
 export function hasCredential(d: Downstream): boolean {

@@ -29,6 +29,8 @@ export function skeletonOf(x: Exchange): EventSkeleton {
       session: callerRequestId(x.d.header('x-tallygate-session')),
       tags: {},
     },
+    ...(facts.features.length === 0 ? {} : { features: facts.features }),
+    ...(entitlement.moneyScale === 9 || entitlement.rates === null ? {} : { money_scale: entitlement.moneyScale }),
     ...(entitlement.currency === null || entitlement.rates === null ? {} : { currency: entitlement.currency }),
     ...(entitlement.priceVersion === null || entitlement.rates === null ? {} : { price_version: entitlement.priceVersion }),
   }

@@ -1,6 +1,8 @@
 import { GatewayError } from '../errors.ts'
 import { toInstant, toWholeSecond } from '../metering/event.ts'
 import { quotaItems } from '../metering/quota.ts'
+import { subscriptionAt } from '../metering/subscription.ts'
+import type { Subscription } from '../metering/subscription.ts'
 import { draftStanding } from '../metering/reservation.ts'
 import { authenticate } from './authenticate.ts'
 import type { Exchange } from './exchange.ts'
@@ -28,6 +30,7 @@ export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
     key: principal.keyId,
     plan: principal.plan.name,
     as_of: toInstant(nowMs),
+    ...subscriptionOf(principal.account.subscription, nowMs),
     limits: items.filter((item) => item.visible).map((item) => ({
       name: item.name, meter: item.meter, window: item.window, per: item.per, limit: item.limit,
       used: item.used, reserved: item.reserved, remaining: item.remaining,
@@ -36,4 +39,17 @@ export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
     })),
     grants: [],
   })
+}
+
+/** Nothing at all for an account without one. */
+function subscriptionOf(subscription: Subscription | null, nowMs: number): Readonly<Record<string, unknown>> {
+  if (subscription === null) return {}
+  const { state, sinceMs, untilMs, term } = subscriptionAt(subscription, nowMs)
+  const instant = (atMs: number | null | undefined): string | null => (atMs === null || atMs === undefined ? null : toWholeSecond(atMs))
+  return {
+    subscription: {
+      kind: subscription.kind, state, since: instant(sinceMs), until: instant(untilMs), renewal: subscription.renewal, seats: subscription.seats,
+      term: term === null ? null : { start: instant(term.startMs), end: instant(term.endMs) },
+    },
+  }
 }

@@ -47,7 +47,7 @@ function anchorDay(anchor: string): number {
 }
 
 function computePeriod(key: PeriodUnit | number, timeZone: string, atMs: number): Period {
-  const now = Temporal.Instant.fromEpochMilliseconds(atMs).toZonedDateTimeISO(timeZone)
+  const now = zoned(atMs, timeZone)
   switch (key) {
     case 'minute': return clockPeriod(now, 60_000)
     case 'hour': return clockPeriod(now, 3_600_000)
@@ -90,6 +90,44 @@ function clampedDay(date: Temporal.PlainDate, day: number): Temporal.PlainDate {
 
 function startOfDayMs(timeZone: string, date: Temporal.PlainDate): number {
   return date.toZonedDateTime({ timeZone }).epochMilliseconds
+}
+
+export interface TermLength {
+  readonly unit: 'day' | 'month' | 'year'
+  /** 1 or more. */
+  readonly count: number
+}
+
+/**
+ * `times` lengths after an instant (before it, when negative), at the same time of the zone's clock: the same day of the month, or the month's last where
+ * it is shorter; a time that clocks skip is as much later.
+ */
+export function lengthsAfter(startMs: number, timeZone: string, { unit, count }: TermLength, times: number): number {
+  return zoned(startMs, timeZone).add({ [`${unit}s`]: count * times }).epochMilliseconds
+}
+
+/** The term that contains `atMs`, of terms counted from `startMs`, each from there anew: the 31st comes back after a short month. */
+export function termAt(startMs: number, timeZone: string, length: TermLength, atMs: number): Period {
+  const start = zoned(startMs, timeZone)
+  const gone = start.until(zoned(atMs, timeZone), { largestUnit: length.unit })
+  // The library's own count may be off by one where days are clamped or clocks change; the instants decide.
+  let nth = Math.floor((length.unit === 'day' ? gone.days : length.unit === 'month' ? gone.months : gone.years) / length.count) - 1
+  while (lengthsAfter(startMs, timeZone, length, nth + 1) <= atMs) nth++
+  return { startMs: lengthsAfter(startMs, timeZone, length, nth), endMs: lengthsAfter(startMs, timeZone, length, nth + 1) }
+}
+
+/** How often midnight comes between two instants: days, when each is counted for whom it begins with. */
+export function civilDaysBetween(timeZone: string, fromMs: number, toMs: number): number {
+  return zoned(fromMs, timeZone).toPlainDate().until(zoned(toMs, timeZone).toPlainDate(), { largestUnit: 'day' }).days
+}
+
+/** The first instant of a day written YYYY-MM-DD, which has to exist. */
+export function civilDayMs(timeZone: string, date: string): number {
+  return startOfDayMs(timeZone, Temporal.PlainDate.from(date))
+}
+
+function zoned(atMs: number, timeZone: string): Temporal.ZonedDateTime {
+  return Temporal.Instant.fromEpochMilliseconds(atMs).toZonedDateTimeISO(timeZone)
 }
 
 /** Does the platform know this IANA time zone? */

@@ -6,6 +6,8 @@ export interface Bucket {
   readonly ceiling: number | null
   /** The counter of what this bucket has been drawn. The first bucket has none: what the later ones were not drawn is its own. */
   readonly counter: string | null
+  /** Only for a bucket that outlives the period (a grant): when its counter can no longer matter, ms since 1970; null: never. */
+  readonly endsMs?: number | null
 }
 
 /** One rule's ceilings over a check. Limits with the same counters share a check and have a ceiling each. */
@@ -17,6 +19,11 @@ export interface Ceiling {
   readonly refuses: boolean
   /** False keeps it out of headers and self-service. */
   readonly visible: boolean
+  /**
+   * Where there are, or were in this period, buckets that outlive it: the counter of what those were drawn in this period alone. Without it their draws of
+   * earlier periods could not be told from this one's.
+   */
+  readonly beyond?: string
 }
 
 export interface Check {
@@ -27,6 +34,11 @@ export interface Check {
   readonly slots: readonly string[]
   readonly at: number
   readonly span: number
+  /**
+   * The slots of the periods before and after, where a ceiling has buckets that outlive the period: what is held there may be drawn from the same buckets. Only
+   * their pending counts.
+   */
+  readonly alongside?: readonly string[]
   /** When `slots[at]` can no longer matter to any answer (the window's end), ms since 1970; null: never. After that and `forget_after` it is garbage. */
   readonly endsMs: number | null
   readonly ceilings: readonly Ceiling[]
@@ -45,6 +57,8 @@ export interface Balance {
   readonly reserved: number
   /** What is left, the smallest over the refusing ceilings (over all, if none refuses); may be negative after an overrun; null is unlimited. */
   readonly room: number | null
+  /** What grants add to this period: what is left of them, and what it has drawn of them. Only where there are, or were, grants. */
+  readonly granted?: number
   /** Settled use per slot, oldest first, only where there is more than one: it tells when room comes back. */
   readonly usedBySlot?: readonly number[]
 }

@@ -1,10 +1,11 @@
 import type { Principal } from '../accounts/principal.ts'
-import type { Account, Entitlements, ModelRates, Plan, Policy } from '../config/config.ts'
+import type { Account, Entitlements, ModelRates, Plan, Policy, PriceCard } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
 import { longestMatch, matches, matchesAny } from './glob.ts'
 import { Memo, encoded } from './limits/counter.ts'
 import type { AppliedLimit, Limit, Scope } from './limits/limit.ts'
-import { ratesFor } from './price.ts'
+import { ratesFor, ratesOfCall, versionAt } from './price.ts'
+import type { Subscription } from './subscription.ts'
 
 /** What one call asks for. */
 export interface Ask {
@@ -27,13 +28,22 @@ export interface Entitlement {
   readonly endpoint: string | null
   readonly applied: readonly AppliedLimit[]
   readonly maxOutputTokens: number | null
+  readonly maxContextTokens: number | null
+  /** 1 to 255, a lower one first; null: none. */
+  readonly priority: number | null
+  /** Those of a call with these features; null: the model has no price. */
   readonly rates: ModelRates | null
   readonly currency: string | null
+  /** In how many digits after the point money is counted. */
+  readonly moneyScale: number
   readonly priceVersion: string | null
   readonly policy: Policy
   /** The plan does not grant `store`: it is sent as false. */
   readonly forbidStore: boolean
 }
+
+/** Among endpoints: those that a plan has when it names none. */
+export const DEFAULT_ENDPOINTS = 'default'
 
 /** A principal's own answers, made once: they hold for every call. */
 interface Rights {
@@ -47,6 +57,8 @@ interface Rights {
 
 interface Level {
   readonly account: Account
+  /** The account's own, else that of the nearest one above it. */
+  readonly subscription: Subscription | null
   readonly limits: readonly Limit[]
 }
 
@@ -54,17 +66,23 @@ const rights = new Memo<Principal, Rights>(2_048)
 
 /**
  * The limits that apply to a call, or why it may not be made: `feature_unavailable`; `not_found` for an endpoint that neither a dialect
- * nor any plan knows. `plans` are all plans: public ones that have what is missing are named, and parents' plans are looked up.
+ * nor any plan knows. `plans` are all plans: public ones that have what is missing are named, and parents' plans are looked up. The prices are those
+ * of `admittedMs`.
  */
-export function resolveEntitlement(principal: Principal, ask: Ask, plans: ReadonlyMap<string, Plan>): Entitlement | GatewayError {
+export function resolveEntitlement(principal: Principal, ask: Ask, plans: ReadonlyMap<string, Plan>, admittedMs = Infinity): Entitlement | GatewayError {
   const own = rightsOf(principal, plans)
   const refusal = refused(principal, own.entitlements, ask, plans)
   if (refusal !== null) return refusal
-  if (own.byEndUser && ask.endUser !== null) return { ...entitlementOf(principal, own, ask.endpoint, ask.model, ask.endUser), endpoint: endpointOf(own.entitlements, ask) }
-  const key = `${encoded(ask.endpoint)} ${ask.model === null ? '' : `=${ask.model}`}`
+  const version = versionAt(principal.plan.prices, admittedMs)
+  const prices: CallPrices = { version, rates: ratesOfCall(ratesFor(version, ask.model), ask.features) }
+  const unpriced = refusedUnpriced(principal, ask, prices)
+  if (unpriced !== null) return unpriced
+  if (own.byEndUser && ask.endUser !== null) return { ...entitlementOf(principal, own, ask.endpoint, ask.model, ask.endUser, prices), endpoint: endpointOf(own.entitlements, ask) }
+  // The model comes last: it is the caller's own word, and may hold anything.
+  const key = `${encoded(ask.endpoint)} ${ask.features.join()} ${version?.version ?? ''} ${ask.model === null ? '' : `=${ask.model}`}`
   const known = own.known.get(key)
   if (known !== undefined) return known
-  const fresh = { ...entitlementOf(principal, own, ask.endpoint, ask.model, null), endpoint: endpointOf(own.entitlements, ask) }
+  const fresh = { ...entitlementOf(principal, own, ask.endpoint, ask.model, null, prices), endpoint: endpointOf(own.entitlements, ask) }
   own.known.set(key, fresh)
   return fresh
 }
@@ -72,7 +90,7 @@ export function resolveEntitlement(principal: Principal, ask: Ask, plans: Readon
 /** Everything a principal is counted against that is not of one model or end user alone: what `/-/usage` shows. */
 export function standingEntitlement(principal: Principal, plans: ReadonlyMap<string, Plan>): Entitlement {
   const own = rightsOf(principal, plans)
-  return { ...entitlementOf(principal, own, null, null, null), applied: appliedLimits(principal, own.levels, (limit) => limit.each === null && limit.per !== 'end_user', null, null) }
+  return { ...entitlementOf(principal, own, null, null, null, noPrices), applied: appliedLimits(principal, own.levels, (limit) => limit.each === null && limit.per !== 'end_user', null, null) }
 }
 
 /** For `/v1/models`. */
@@ -86,8 +104,9 @@ function rightsOf(principal: Principal, plans: ReadonlyMap<string, Plan>): Right
   // After a reload the plans are other ones.
   if (known !== undefined && known.plans === plans) return known
   const levels = principal.chain.map((account, index): Level => {
-    if (index > 0) return { account, limits: replaced((account.plan === null ? undefined : plans.get(account.plan))?.limits ?? [], account.limits) }
-    return { account, limits: replaced(replaced(principal.plan.limits, account.limits), principal.keyLimits) }
+    const subscription = principal.chain.slice(index).find((each) => each.subscription !== null)?.subscription ?? null
+    if (index > 0) return { account, subscription, limits: replaced((account.plan === null ? undefined : plans.get(account.plan))?.limits ?? [], account.limits) }
+    return { account, subscription, limits: replaced(replaced(principal.plan.limits, account.limits), principal.keyLimits) }
   })
   const fresh: Rights = {
     plans,
@@ -132,6 +151,7 @@ function refused(principal: Principal, own: Entitlements, ask: Ask, plans: Reado
 function namesEndpoint(entitlements: Entitlements, ask: Ask): boolean {
   if (entitlements.endpoints === null) return ask.known && ask.endpointByDefault
   for (const glob of entitlements.endpoints) {
+    if (glob === DEFAULT_ENDPOINTS && ask.known && ask.endpointByDefault) return true
     if ((ask.known || glob.includes(' ')) && matches(glob, ask.endpoint)) return true
   }
   return false
@@ -153,17 +173,34 @@ function shown(text: string): string {
   return short.replace(/\p{Cc}/gu, ' ').toWellFormed()
 }
 
-function entitlementOf(principal: Principal, own: Rights, endpoint: string | null, model: string | null, endUser: string | null): Entitlement {
+/** The prices in force and those of the call. */
+interface CallPrices {
+  readonly version: PriceCard | null
+  readonly rates: ModelRates | null
+}
+const noPrices: CallPrices = { version: null, rates: null }
+
+/** Calls without a model that a dialect knows, such as a list of models, are nothing that could have a price. */
+function refusedUnpriced({ plan }: Principal, { model, known }: Ask, { rates }: CallPrices): GatewayError | null {
+  const { unpriced } = plan.policy
+  if (rates !== null || plan.prices === null || (unpriced !== 'refuse' && unpriced !== 'check') || (model === null && known)) return null
+  return new GatewayError('feature_unavailable', `${model === null ? 'This endpoint' : `The model '${shown(model)}'`} has no price in your plan '${plan.name}'.`)
+}
+
+function entitlementOf(principal: Principal, own: Rights, endpoint: string | null, model: string | null, endUser: string | null, called: CallPrices): Entitlement {
   const { prices, policy } = principal.plan
-  const { maxOutputTokens, features } = own.entitlements
+  const { maxOutputTokens, maxContextTokens, priority, features } = own.entitlements
   return {
     principal,
     endpoint: null,
     applied: appliedLimits(principal, own.levels, (limit) => selects(limit, endpoint, model), model, endUser),
     maxOutputTokens,
-    rates: ratesFor(prices, model),
+    maxContextTokens,
+    priority,
+    rates: called.rates,
     currency: prices?.currency ?? null,
-    priceVersion: prices?.version ?? null,
+    moneyScale: prices?.scale ?? 9,
+    priceVersion: called.version?.version ?? null,
     policy,
     forbidStore: !features.includes('store'),
   }
@@ -183,9 +220,9 @@ function appliedLimits(
   principal: Principal, levels: readonly Level[], wanted: (limit: Limit) => boolean, model: string | null, endUser: string | null,
 ): AppliedLimit[] {
   const applied: AppliedLimit[] = []
-  for (const { account, limits } of levels) {
+  for (const { account, subscription, limits } of levels) {
     for (const limit of limits) {
-      if (wanted(limit)) applied.push({ limit, scope: scopeOf(limit, account, principal.keyId, endUser), selector: selectorOf(limit, model) })
+      if (wanted(limit)) applied.push({ limit, scope: { ...scopeOf(limit, account, principal.keyId, endUser), subscription }, selector: selectorOf(limit, model) })
     }
   }
   return applied

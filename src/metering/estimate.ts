@@ -81,10 +81,10 @@ export interface OutputRange {
 }
 
 /** The output bound, per choice (contract, section 4, items 1 and 2). */
-export function outputRange(facts: RequestFacts, model: Model | null, entitlement: Pick<Entitlement, 'maxOutputTokens' | 'policy'>, inputTokens: number | null): OutputRange {
+export function outputRange(facts: RequestFacts, model: Model | null, entitlement: Pick<Entitlement, 'maxOutputTokens' | 'maxContextTokens' | 'policy'>, inputTokens: number | null): OutputRange {
   if (!facts.boundsOutput) return { uMin: 0, uMax: 0, write: false, asked: null, least: 0, lacking: 0 }
-  const { policy, maxOutputTokens } = entitlement
-  const allowed = Math.min(maxOutputTokens ?? outputTokensEver, model?.outputTokensMax ?? outputTokensEver, outputTokensEver)
+  const { policy, maxOutputTokens, maxContextTokens } = entitlement
+  const allowed = Math.min(maxOutputTokens ?? outputTokensEver, maxContextTokens ?? outputTokensEver, model?.outputTokensMax ?? outputTokensEver, outputTokensEver)
   const asked = facts.outputAsked
   let uMax: number
   if (asked !== null) {
@@ -94,9 +94,10 @@ export function outputRange(facts: RequestFacts, model: Model | null, entitlemen
     if (facts.outputDefault !== null) known.push(facts.outputDefault)
     if (maxOutputTokens !== null) known.push(maxOutputTokens)
     if (typeof model?.outputTokensMax === 'number') known.push(model.outputTokensMax)
-    if (typeof model?.contextTokens === 'number') {
+    const context = Math.min(model?.contextTokens ?? Infinity, maxContextTokens ?? Infinity)
+    if (context !== Infinity) {
       // The input bound counts bytes and is often several times too high: it must not take the whole answer away.
-      known.push(Math.max(model.contextTokens - (inputTokens ?? 0), Math.min(policy.clampFloor, model.contextTokens), facts.outputFloor))
+      known.push(Math.max(context - (inputTokens ?? 0), Math.min(policy.clampFloor, context), facts.outputFloor))
     }
     const smallest = known.length === 0 ? policy.outputDefault : Math.min(...known)
     uMax = Math.min(Math.max(smallest, facts.outputFloor), allowed)

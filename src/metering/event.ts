@@ -24,7 +24,11 @@ export interface EventSkeleton {
   readonly upstream: string
   readonly stream: boolean
   readonly caller: CallerClaims
+  /** What was used that a plan has to grant. */
+  readonly features?: readonly string[]
   readonly currency?: string
+  /** In how many digits after the point its money is counted, where that is not 9. */
+  readonly money_scale?: number
   readonly price_version?: string
 }
 
@@ -116,6 +120,7 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
   add('attempt', ended?.attempt)
   add('service_tier', ended?.service_tier)
   data['stream'] = body.stream
+  if (body.features !== undefined && body.features.length > 0) data['features'] = body.features
   add('status', ended?.status)
   data['end'] = ended?.end ?? 'expired'
   data['usage_source'] = ended?.usage_source ?? 'estimated'
@@ -127,7 +132,7 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
     if (meter === 'compute_seconds') add('time_to_first_token_ms', ended?.time_to_first_token_ms)
   }
   if (quantities.cost !== undefined) {
-    data['cost'] = decimalOfNanos(quantities.cost)
+    data['cost'] = decimalOfNanos(quantities.cost, body.money_scale)
     add('currency', body.currency)
     add('price_version', body.price_version)
   }

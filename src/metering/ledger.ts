@@ -7,7 +7,7 @@ import { METERS, type BuiltinMeter } from './meter.ts'
 import type {
   CheckRefusal, Counted, Draw, DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from './moves.ts'
-import { balanceOf, drawnCeiling, freeOf, NOTHING, slotOf, useOf, type CounterLookUp, type Use } from './standing.ts'
+import { balanceOf, drawnCeiling, freeOf, heldAgainst, NOTHING, outlives, slotOf, useOf, type CounterLookUp, type Use } from './standing.ts'
 
 /**
  * The ledger: reserve, extend, settle, void, expire over plain maps. This is the specification of the books; every store is this or its twin.
@@ -44,12 +44,7 @@ export class Ledger {
     const fit = this.#fit(m.checks, m.uMin, m.uMax)
     if (fit.refusals.length > 0) return unchanged({ outcome: 'denied', refusals: fit.refusals, balances: this.balances(m.checks) })
 
-    const lines: HeldLine[] = m.checks.map((check) => ({
-      slot: slotOf(check),
-      ends: check.endsMs,
-      buckets: drawnCeiling(check).buckets,
-      held: check.fixed + check.perUnit * fit.u,
-    }))
+    const lines: HeldLine[] = m.checks.map((check) => ({ ...drawnLineOf(check), held: check.fixed + check.perUnit * fit.u }))
     const effect: Effect = { t: 'reserve', id: m.id, home: m.home, u: fit.u, deadline: m.deadlineMs, lines, skeleton: m.skeleton }
     this.apply(effect)
     return { answer: { outcome: 'admitted', u: fit.u, balances: this.balances(m.checks), shadowed: fit.shadowed }, effect, record: null }
@@ -121,7 +116,7 @@ export class Ledger {
     const overruns: Draw[] = []
     const lines = m.checks.map((check, i): BookedLine => {
       const amount = m.amounts[i]! - (booked?.amounts[i] ?? 0)
-      return this.#draw(slotOf(check), useOf(check, this.#lookUp), drawnCeiling(check).buckets, check.endsMs, amount, drawn, overruns, open?.lines[i]?.held ?? 0)
+      return this.#draw(drawnLineOf(check), useOf(check, this.#lookUp), amount, drawn, overruns, open?.lines[i]?.held ?? 0)
     })
     const effect: Effect = { t: 'settle', id: m.id, lines, digest }
     this.apply(effect)
@@ -156,7 +151,7 @@ export class Ledger {
     const drawn: Draw[] = []
     const overruns: Draw[] = []
     const lines = open.lines.map((line, i) =>
-      this.#draw(line.slot, this.#counters.get(line.slot) ?? NOTHING, line.buckets, line.ends, amounts[i]! - (open.booked?.amounts[i] ?? 0), drawn, overruns, line.held))
+      this.#draw(line, this.#lookUp(line.slot), amounts[i]! - (open.booked?.amounts[i] ?? 0), drawn, overruns, line.held))
     const again = open.booked !== null
     const corrections = again ? open.corrections + 1 : 0
     const effect: Effect = { t: 'expire', id: m.id, lines, booked: { amounts, usage }, corrections }
@@ -204,7 +199,7 @@ export class Ledger {
       for (const ceiling of check.ceilings) {
         const free = freeOf(ceiling, use.settled, this.#lookUp)
         if (free === null) continue
-        const room = free - use.pending
+        const room = free - heldAgainst(ceiling, check.alongside, use.pending, this.#lookUp)
         if (!ceiling.refuses) {
           if (most > room) shadowed.push(ceiling.limit)
           continue
@@ -223,36 +218,49 @@ export class Ledger {
    * it takes room that is settled or that others hold: else they would settle what they hold, and nobody would have overrun.
    * A negative amount (a correction) is given back from the last bucket backwards.
    */
-  #draw(slot: string, { settled, pending }: Use, buckets: readonly Bucket[], ends: number | null, amount: number,
-    drawn: Draw[], overruns: Draw[], within: number): BookedLine {
+  #draw(line: DrawnLine, { settled, pending }: Use, amount: number, drawn: Draw[], overruns: Draw[], within: number): BookedLine {
+    const { slot, ends, buckets, beyond, alongside } = line
     if (amount === 0) return { slot, ends, amount, draws: NO_DRAWS }
     const last = buckets.length - 1
+    const drawnBeyond = beyond === undefined ? 0 : this.#lookUp(beyond).settled
+    const held = heldAgainst(line, alongside, pending, this.#lookUp)
     if (last === 0) {
       // The usual case: one bucket has all of it.
       const { name, ceiling } = buckets[0]!
       drawn.push({ bucket: name, amount })
-      const beyond = ceiling === null ? 0 : beyondOf(amount, Math.max(0, ceiling - settled), pending, within)
-      if (beyond > 0) overruns.push({ bucket: name, amount: beyond })
+      const over = ceiling === null ? 0 : beyondOf(amount, Math.max(0, ceiling - settled + drawnBeyond), held, within)
+      if (over > 0) overruns.push({ bucket: name, amount: over })
       return { slot, ends, amount, draws: NO_DRAWS }
     }
-    const draws: [string, number, string][] = []
-    const laterDrawn = buckets.map((bucket) => (bucket.counter === null ? 0 : this.#counters.get(bucket.counter)?.settled ?? 0))
-    const later = laterDrawn.reduce((sum, one) => sum + one, 0)
+    const draws: BookedDraw[] = []
+    const laterDrawn = buckets.map((bucket) => (bucket.counter === null ? 0 : this.#lookUp(bucket.counter).settled))
+    let later = drawnBeyond
+    for (const [i, bucket] of buckets.entries()) if (!outlives(bucket)) later += laterDrawn[i]!
+    let sharedBeyond = 0
     const take = (index: number, share: number): void => {
       if (share === 0) return
       const bucket = buckets[index]!
-      if (bucket.counter !== null) draws.push([bucket.counter, share, bucket.name])
+      if (bucket.counter !== null) draws.push(outlives(bucket) ? [bucket.counter, share, bucket.name, bucket.endsMs ?? null] : [bucket.counter, share, bucket.name])
+      if (outlives(bucket)) sharedBeyond += share
       drawn.push({ bucket: bucket.name, amount: share })
+    }
+    const booked = (): BookedLine => {
+      if (beyond !== undefined && sharedBeyond !== 0) draws.push([beyond, sharedBeyond, ''])
+      return { slot, ends, amount, draws }
     }
     if (amount < 0) {
       let back = -amount
-      for (let i = buckets.length - 1; i > 0; i--) {
-        const share = Math.min(back, laterDrawn[i]!)
+      // A bucket that outlives the period gets back no more than this period has drawn from such buckets.
+      let backBeyond = drawnBeyond
+      for (let i = last; i > 0; i--) {
+        const spans = outlives(buckets[i]!)
+        const share = Math.max(0, Math.min(back, laterDrawn[i]!, spans ? backBeyond : Infinity))
         take(i, -share)
         back -= share
+        if (spans) backBeyond -= share
       }
       take(0, -back)
-      return { slot, ends, amount, draws }
+      return booked()
     }
     let rest = amount
     let free: number | null = 0
@@ -264,11 +272,11 @@ export class Ledger {
       rest -= share
       return share
     })
-    const beyond = free === null ? 0 : beyondOf(amount, free, pending, within)
+    const over = free === null ? 0 : beyondOf(amount, free, held, within)
     shares[last] = shares[last]! + rest
     shares.forEach((share, i) => take(i, share))
-    if (beyond > 0) overruns.push({ bucket: buckets[last]!.name, amount: beyond })
-    return { slot, ends, amount, draws }
+    if (over > 0) overruns.push({ bucket: buckets[last]!.name, amount: over })
+    return booked()
   }
 
   #forgotten(id: string, nowMs: number): boolean {
@@ -362,7 +370,7 @@ export class Ledger {
   #book(lines: readonly BookedLine[]): void {
     for (const line of lines) {
       if (line.amount !== 0) this.#counter(line.slot, line.ends).settled += line.amount
-      for (const [name, amount] of line.draws) this.#counter(name, line.ends).settled += amount
+      for (const [name, amount, , ends] of line.draws) this.#counter(name, ends === undefined ? line.ends : ends).settled += amount
     }
   }
 
@@ -441,21 +449,30 @@ export type Effect =
   | { readonly t: 'expire'; readonly id: string; readonly lines: readonly BookedLine[]; readonly booked: Counted; readonly corrections: number }
   | { readonly t: 'forget'; readonly now: number }
 
-/** What a reservation holds on one check, in the admission's slot. */
-interface HeldLine {
+/** Where a check is booked: the admission's slot, and the buckets that are drawn. */
+interface DrawnLine {
   readonly slot: string
   readonly ends: number | null
   readonly buckets: readonly Bucket[]
+  readonly beyond?: string
+  readonly alongside?: readonly string[]
+}
+
+/** What a reservation holds on one check. */
+interface HeldLine extends DrawnLine {
   readonly held: number
 }
+
+/** Counter, share and bucket name; and the counter's own end, where it outlives the period. */
+type BookedDraw = readonly [string, number, string] | readonly [string, number, string, number | null]
 
 interface BookedLine {
   readonly slot: string
   readonly ends: number | null
   /** Negative in a correction. */
   readonly amount: number
-  /** Counter, share and bucket name of the later buckets. */
-  readonly draws: readonly (readonly [string, number, string])[]
+  /** Of the later buckets, and of the counter of those that outlive the period. */
+  readonly draws: readonly BookedDraw[]
 }
 
 interface Counter {
@@ -500,6 +517,13 @@ function unchanged<A>(answer: A): Step<A> {
 function beyondOf(amount: number, free: number, pending: number, within: number): number {
   const uncovered = amount - free + Math.max(0, pending - within)
   return Math.min(uncovered, Math.max(0, amount - within))
+}
+
+/** Where a check is booked. */
+function drawnLineOf(check: Check): DrawnLine {
+  const { buckets, beyond } = drawnCeiling(check)
+  const line = { slot: slotOf(check), ends: check.endsMs, buckets }
+  return beyond === undefined ? line : { ...line, beyond, alongside: check.alongside ?? [] }
 }
 
 function isGarbage(counter: Counter, oldest: number): boolean {

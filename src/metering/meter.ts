@@ -35,7 +35,7 @@ export interface WeightedMeter {
 }
 
 /** What a limit counts. */
-export type Meter = { readonly kind: 'builtin'; readonly name: BuiltinMeter } | { readonly kind: 'weighted'; readonly weighted: WeightedMeter }
+export type Meter = { readonly kind: 'builtin'; readonly name: BuiltinMeter; /** Of `cost`, in a currency that is counted with fewer digits. */ readonly scale?: number } | { readonly kind: 'weighted'; readonly weighted: WeightedMeter }
 
 export function meterName(meter: Meter): string {
   return meter.kind === 'builtin' ? meter.name : meter.weighted.name
@@ -43,7 +43,12 @@ export function meterName(meter: Meter): string {
 
 /** Small units in one unit that people see. */
 export function meterScale(meter: Meter): number {
-  return meter.kind === 'builtin' ? METERS[meter.name].scale : meter.weighted.scale
+  return meter.kind === 'builtin' ? meter.scale ?? METERS[meter.name].scale : meter.weighted.scale
+}
+
+/** In how many digits after the point this meter's money is counted. */
+export function moneyDigits(meter: Meter): number {
+  return String(meterScale(meter)).length - 1
 }
 
 /** The IETF quota unit (`qu`) that people see. */

@@ -6,7 +6,7 @@ import { toWholeSecond } from './event.ts'
 import { kindOf } from './limits/index.ts'
 import type { AppliedLimit } from './limits/limit.ts'
 import { isLong, isMoney, waitText, windowName, windowPhrase } from './limits/window.ts'
-import { type Meter, meterName, meterScale, meterUnit } from './meter.ts'
+import { type Meter, meterName, meterScale, meterUnit, moneyDigits } from './meter.ts'
 import type { CheckRefusal, ReserveAnswer } from './moves.ts'
 import { decimalOfNanos } from './price.ts'
 import { type Draft, totalOf } from './reservation.ts'
@@ -23,7 +23,7 @@ export interface QuotaItem {
   readonly window: string | null
   /** null: no window, or a lifetime. */
   readonly windowSeconds: number | null
-  /** The allowance, without overdraft; null: unlimited. */
+  /** The allowance and what grants add to it, without overdraft; null: unlimited. */
   readonly limit: number | null
   readonly used: number
   readonly reserved: number
@@ -57,16 +57,17 @@ function quotaItem(draft: Draft, applied: AppliedLimit, balance: Balance, visibl
   // A whole unit of money is a fortune: rounded to it, a limit of 0.02 would read 0.
   const up = isMoney(limit) ? exact : Math.ceil
   const down = isMoney(limit) ? exact : Math.floor
+  const ceiling = limit.ceiling === null ? null : limit.ceiling + (applied.grants === undefined ? 0 : balance.granted ?? 0)
   const lengthMs = kind.lengthMs(applied, draft.admittedMs)
   const resetsAtMs = kind.resetsAtMs(applied, draft.admittedMs, slotsInUse(balance))
   return {
     name: nameOf(draft, applied), meter: meterName(meter), unit: meterUnit(meter), per: limit.per,
     window: windowName(window),
     windowSeconds: lengthMs === null ? null : Math.ceil(lengthMs / 1_000),
-    limit: limit.ceiling === null ? null : down(limit.ceiling / scale),
+    limit: ceiling === null ? null : down(ceiling / scale),
     used: up(Math.max(0, balance.used) / scale),
     reserved: up(balance.reserved / scale),
-    remaining: limit.ceiling === null ? null : Math.max(0, down((limit.ceiling - balance.used - balance.reserved) / scale)),
+    remaining: ceiling === null ? null : Math.max(0, down((ceiling - balance.used - balance.reserved) / scale)),
     resetsAtMs: resetsAtMs === null ? null : Math.max(resetsAtMs, nowMs),
     visible, kind: quotaKind(meter),
   }
@@ -161,14 +162,17 @@ function refusalFor(draft: Draft, { applied, balance, why, fitsAtMs }: Candidate
     ...(item.resetsAtMs === null ? {} : { resets_at: toWholeSecond(item.resetsAtMs), resets_in_seconds: Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)) }),
   }
   const unit = isMoney(limit) ? draft.entitlement.currency ?? item.unit : item.limit === 1 && meter.kind === 'builtin' ? item.unit.replace(/s$/, '') : item.unit
-  const ceiling = isMoney(limit) ? moneyText(limit.ceiling ?? 0) : item.limit ?? 0
-  const used = isMoney(limit) ? moneyText(balance.used) : item.used
+  const ceiling = isMoney(limit) ? moneyText(limit, limit.ceiling ?? 0) : item.limit ?? 0
+  const used = isMoney(limit) ? moneyText(limit, balance.used) : item.used
   const amount = `${ceiling} ${alarming.test(unit) ? 'units' : unit} ${windowPhrase(window)}`
   if (window.kind === 'in_flight') {
     return refusal('concurrency_limit', `${named('Concurrency limit', limit.name)} reached: ${item.limit ?? 0} ${item.limit === 1 ? 'request' : 'requests'} at once, ${item.reserved} in flight.`, base, concurrencyRetryMs)
   }
   if (why === 'held') {
-    return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${used} used and ${isMoney(limit) ? moneyText(balance.reserved) : item.reserved} held by calls in flight.`, base, heldRetryMs)
+    return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${used} used and ${isMoney(limit) ? moneyText(limit, balance.reserved) : item.reserved} held by calls in flight.`, base, heldRetryMs)
+  }
+  if (limit.prepaid === true) {
+    return new GatewayError('no_credit_available', `There is no credit left for '${limit.name}': ${used} of ${isMoney(limit) ? moneyText(limit, (limit.ceiling ?? 0) + (balance.granted ?? 0)) : item.limit ?? 0} ${unit} are used.`, { details: { ...base, retryAfterMs: null } })
   }
   const waitMs = fitsAtMs === null ? null : Math.max(1, fitsAtMs - nowMs)
   const long = isLong(window) || isMoney(limit)
@@ -194,8 +198,8 @@ function named(what: string, name: string): string {
 }
 
 /** Nanos as people write money: two digits after the point, more where there are more. */
-function moneyText(nanos: number): string {
-  return decimalOfNanos(nanos).replace(/0{1,7}$/, '')
+function moneyText({ meter }: AppliedLimit['limit'], nanos: number): string {
+  return decimalOfNanos(nanos, moneyDigits(meter)).replace(/(\.\d\d\d*?)0+$/, '$1')
 }
 
 function plainWords(amount: string): string {

@@ -8,8 +8,8 @@ import { counterBase } from './limits/counter.ts'
 import { kindOf } from './limits/index.ts'
 import type { AppliedLimit, LimitKind, Need } from './limits/limit.ts'
 import { isMoney, windowPhrase } from './limits/window.ts'
-import { type BuiltinMeter, type Meter, type Quantities, amountOf, meterScale, meterUnit } from './meter.ts'
-import { costBound, costNanos, decimalOfNanos } from './price.ts'
+import { type BuiltinMeter, type Meter, type Quantities, amountOf, meterScale, meterUnit, moneyDigits } from './meter.ts'
+import { costBound, costNanos, decimalOfNanos, ratesWithin } from './price.ts'
 
 /** A reservation before it is asked for: everything a Reserve needs besides its id, and what the answer is read with. */
 export interface Draft {
@@ -53,7 +53,7 @@ export function draftReservation(
     return new GatewayError('feature_unavailable', `This request needs an output bound of at least ${range.lacking} tokens; your plan and model allow ${range.uMax}.`)
   }
   const groups = groupsOf(entitlement)
-  const { rates } = entitlement
+  const rates = ratesWithin(entitlement.rates, bound.inputUnknown === true ? Infinity : bound.fixed.input_tokens ?? 0)
   const fixed = withCost(bound.fixed, rates)
   const perUnit = withCost(bound.perUnit, rates)
   const clamp = entitlement.policy.onInsufficient === 'clamp'
@@ -67,7 +67,7 @@ export function draftReservation(
     for (const [index, ceiling] of check.ceilings.entries()) {
       if (!ceiling.refuses) continue
       const { limit } = group.applied[index] as AppliedLimit
-      const unknown = unknowable(group.meter, bound, rates)
+      const unknown = unknowable(group.meter, bound, rates, entitlement.policy.unpriced === 'free')
       if (unknown !== null) return new GatewayError('feature_unavailable', `${unknown}, and the limit '${limit.name}' depends on it.`)
       const most = totalOf(ceiling)
       if (most === null) continue
@@ -102,7 +102,7 @@ export function draftSeenAt(draft: Draft, seenMs: number): Draft {
 
 /** The draft's checks for an Extend: `fixed` is the whole amount now wanted, the windows are those of the admission as seen from `nowMs`. */
 export function extendedChecks(draft: Draft, fixed: Quantities, nowMs: number): readonly Check[] {
-  const wanted = withCost(fixed, draft.entitlement.rates)
+  const wanted = withCost(fixed, ratesWithin(draft.entitlement.rates, fixed.input_tokens ?? Infinity))
   return groupsOf(draft.entitlement).map((group) => checkOf(group, needOf(group.meter, wanted, none), draft.admittedMs, nowMs, false))
 }
 
@@ -141,7 +141,9 @@ function checkOf(group: Group, need: Need, admittedMs: number, nowMs: number, cl
   const [first, ...others] = group.applied
   const check = group.kind.check(first as AppliedLimit, need, admittedMs, nowMs, clamp)
   if (others.length === 0) return check
-  return { ...check, ceilings: [...check.ceilings, ...others.flatMap((applied) => group.kind.check(applied, need, admittedMs, nowMs, clamp).ceilings)] }
+  const further = others.map((applied) => group.kind.check(applied, need, admittedMs, nowMs, clamp))
+  const alongside = check.alongside ?? further.find((one) => one.alongside !== undefined)?.alongside
+  return { ...check, ceilings: [...check.ceilings, ...further.flatMap(({ ceilings }) => ceilings)], ...(alongside === undefined ? {} : { alongside }) }
 }
 
 function isConcurrency(meter: Meter): boolean {
@@ -163,9 +165,9 @@ function withCost(quantities: Quantities, rates: ModelRates | null): Quantities 
 }
 
 /** Why a hard limit on `meter` cannot be held; null: it can. */
-function unknowable(meter: Meter, bound: Bound, rates: ModelRates | null): string | null {
+function unknowable(meter: Meter, bound: Bound, rates: ModelRates | null, free: boolean): string | null {
   const names = metersIn(meter)
-  if (rates === null && names.includes('cost')) return 'There is no price for this model'
+  if (rates === null && !free && names.includes('cost')) return 'There is no price for this model'
   if (bound.inputUnknown === true && names.some((name) => ofInput.includes(name))) return 'The request refers to content whose size is not known here'
   return null
 }
@@ -184,8 +186,8 @@ function tooLarge({ limit }: AppliedLimit, amount: number, most: number): Gatewa
   const scale = meterScale(limit.meter)
   // Money is told exactly, all else in whole units.
   const money = isMoney(limit)
-  const asked = money ? Number(decimalOfNanos(amount)) : Math.ceil(amount / scale)
-  const ceiling = money ? Number(decimalOfNanos(most)) : Math.floor(most / scale)
+  const asked = money ? Number(decimalOfNanos(amount, moneyDigits(limit.meter))) : Math.ceil(amount / scale)
+  const ceiling = money ? Number(decimalOfNanos(most, moneyDigits(limit.meter))) : Math.floor(most / scale)
   return new GatewayError('request_too_large',
     `This request alone can never fit the limit '${limit.name}': it may need ${asked} ${meterUnit(limit.meter)}, the limit is ${ceiling} ${windowPhrase(limit.window)}.`,
     { details: { limit: limit.name, ceiling, retryAfterMs: null } })

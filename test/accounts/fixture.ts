@@ -45,17 +45,17 @@ export class FakeRecords implements Records {
 
 export function plan(name: string): Plan {
   return {
-    name, version: 1, public: false, entitlements: { models: ['*'], endpoints: null, maxOutputTokens: null, features: [] }, limits: [], prices: null,
+    name, version: 1, public: false, entitlements: { models: ['*'], endpoints: null, maxOutputTokens: null, maxContextTokens: null, priority: null, features: [] }, limits: [], proration: 'none', prices: null, charges: null,
     policy: {
       reserve: 'worst_case', outputDefault: 4096, onInsufficient: 'clamp', clampFloor: 1024, onDisconnect: 'cancel', countFailed: false,
-      storeDown: { kind: 'deny' }, waitMs: 0,
+      storeDown: { kind: 'deny' }, waitMs: 0, unpriced: null,
     },
   }
 }
 
 export function account(id: string, more: Partial<Account> = {}): Account {
   return {
-    id, plan: 'free', parent: null, calendar: { timeZone: 'UTC', anchor: '2026-01-01' }, limits: [], entitlements: {}, labels: {}, suspended: false, ...more,
+    id, plan: 'free', parent: null, calendar: { timeZone: 'UTC', anchor: '2026-01-01' }, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [], ...more,
   }
 }
 

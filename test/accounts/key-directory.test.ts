@@ -139,7 +139,7 @@ t.test('a suspended account is inactive with all its keys and everything under i
   t.equal(outcome(secretB), 'inactive', 'suspended in the config')
   await changes.suspendAccount('root', null, 'ops')
   t.equal(outcome(secretA), 'inactive')
-  t.match(listAccounts(directory).find(({ id }) => id === 'root'), { suspended: true, suspended_in: ['store'], suspended_by: 'ops' })
+  t.match(listAccounts(directory, nowMs).find(({ id }) => id === 'root'), { suspended: true, suspended_in: ['store'], suspended_by: 'ops' })
   t.same(await changes.resumeAccount('root', 'ops'), { suspendedByConfig: false })
   t.equal(outcome(secretA), 'found')
   await t.rejects(changes.resumeAccount('other', 'ops'), { name: 'ChangeRefused', why: 'conflict' })

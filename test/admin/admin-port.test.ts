@@ -3,6 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
+import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
 import { hashOfSecret } from '../../src/accounts/secret.ts'
 import { adminRoutes } from '../../src/admin/admin-api.ts'
 import { adminCaller } from '../../src/admin/admin-caller.ts'
@@ -45,8 +46,9 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
   let reloads: ReloadState = { atMs: 0, ok: true, problems: [] }
   const outbox = new FakeOutbox()
   if (more.brokenStore === true) outbox.scan = () => Promise.reject(new StoreUnavailable('the disk is full'))
+  const changes = new AccountChanges(records, directory, systemClock, systemRandom)
   const api: AdminParts = {
-    config: () => config, directory, changes: new AccountChanges(records, directory, systemClock, systemRandom), outbox, clock: systemClock,
+    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, systemClock), outbox, clock: systemClock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
     history: new EventHistory({ outbox, archive: () => null, clock: systemClock }),

@@ -1,11 +1,11 @@
 import t from 'tap'
-import type { Account, Entitlements, Plan } from '../../src/config/config.ts'
+import type { Account, Entitlements, ModelRates, Plan, Policy, RateCard } from '../../src/config/config.ts'
 import { GatewayError } from '../../src/errors.ts'
 import { type Ask, mayUseModel, resolveEntitlement } from '../../src/metering/entitlement.ts'
 import { longestMatch, matches } from '../../src/metering/glob.ts'
 import type { Limit } from '../../src/metering/limits/limit.ts'
 import { draftReservation, draftStanding } from '../../src/metering/reservation.ts'
-import { accountOf, limitOf, planOf, principalOf } from './people.ts'
+import { accountOf, cardOf, limitOf, planOf, policy, principalOf } from './people.ts'
 import { readTable } from './table.ts'
 
 const noon = Date.UTC(2026, 10, 22, 12)
@@ -52,7 +52,7 @@ t.test('calls are allowed, counted and refused as entitlement.txt says', async (
     else if (kind === 'limit') last?.limits.push(limitOf(text.slice('limit '.length).trim()))
   }
   const plans = new Map<string, Plan>([...written.plan].map(([name, plan]) =>
-    [name, planOf(name, plan.limits, { public: plan.public, entitlements: entitlementsOf(plan), prices: { currency: 'USD', version: '1', rates: [{ models: ['*'], picosPer: { input_tokens: 1 } }] } })]))
+    [name, planOf(name, plan.limits, { public: plan.public, entitlements: entitlementsOf(plan), prices: cardOf([{ models: ['*'], picosPer: { input_tokens: 1 } }]) })]))
   const accountFrom = (name: string): Account => {
     const account = written.account.get(name)!
     return accountOf(name, { plan: account.words['plan'] ?? null, parent: account.words['parent'] ?? null, limits: account.limits, entitlements: entitlementsOf(account) })
@@ -123,7 +123,7 @@ t.test('a reload acts on the next call, for the plans of parents too', async (t)
 
 t.test('the plan decides on store, output and prices; words of a caller are cut short', async (t) => {
   const rates = [{ models: ['gpt-*'], picosPer: { input_tokens: 5 } }, { models: ['*'], picosPer: { input_tokens: 1 } }]
-  const plan = planOf('p', [], { prices: { currency: 'EUR', version: '7', rates }, entitlements: { maxOutputTokens: 500, features: ['store'] } })
+  const plan = planOf('p', [], { prices: cardOf(rates, { currency: 'EUR', version: '7' }), entitlements: { maxOutputTokens: 500, features: ['store'] } })
   const ask: Ask = { endpoint: 'chat', known: true, endpointByDefault: true, model: 'gpt-4', features: [], endUser: null }
   const found = resolveEntitlement(principalOf(plan, [accountOf('a')], { keyEntitlements: { maxOutputTokens: 50, features: [] } }), ask, new Map())
   if (found instanceof GatewayError) throw found
@@ -133,6 +133,59 @@ t.test('the plan decides on store, output and prices; words of a caller are cut 
 
   const long = resolveEntitlement(principalOf(planOf('p', [], { entitlements: { models: [] } }), [accountOf('a')]), { ...ask, model: `a\n\u0000${'x'.repeat(5_000)}\ud800` }, new Map())
   t.ok(long instanceof GatewayError && long.message.length < 200 && !/\p{Cc}/u.test(long.message))
+})
+
+t.test('the prices are those of the admission, with those of the features used', async (t) => {
+  const rates: ModelRates = { models: ['*'], picosPer: { requests: 1_000 }, features: { hosted_tools: 5_000 } }
+  const prices: RateCard = { name: null, currency: 'JPY', scale: 6, versions: [{ fromMs: 1_000, version: 'a', rates: [rates] }, { fromMs: 2_000, version: 'b', rates: [{ models: ['*'], picosPer: { requests: 2_000 } }] }] }
+  const principal = principalOf(planOf('p', [], { prices, entitlements: { features: ['hosted_tools', 'store'] } }), [accountOf('a')])
+  // The same plans each time, so that what was found once is remembered.
+  const plans = new Map()
+  const at = (admittedMs: number, features: readonly string[] = []): unknown => {
+    const found = resolveEntitlement(principal, { endpoint: 'chat', known: true, endpointByDefault: true, model: 'm', features, endUser: null }, plans, admittedMs)
+    if (found instanceof GatewayError) throw found
+    return [found.priceVersion, found.rates?.picosPer['requests'] ?? null, found.currency, found.moneyScale]
+  }
+  for (let again = 0; again < 2; again++) {
+    t.same(at(999), [null, null, 'JPY', 6])
+    t.same(at(1_000), ['a', 1_000, 'JPY', 6])
+    t.same(at(1_000, ['hosted_tools']), ['a', 6_000, 'JPY', 6])
+    t.same(at(1_000, ['store']), ['a', 1_000, 'JPY', 6])
+    t.same(at(2_000, ['hosted_tools']), ['b', 2_000, 'JPY', 6])
+  }
+  const named = (model: string, features: readonly string[]): unknown => {
+    const found = resolveEntitlement(principal, { endpoint: 'chat', known: true, endpointByDefault: true, model, features, endUser: null }, plans, 1_000)
+    return found instanceof GatewayError ? found : found.rates?.picosPer['requests']
+  }
+  t.same([named('n', ['hosted_tools']), named('n hosted_tools', []), named('hosted_tools a =n', [])], [6_000, 1_000, 1_000], 'no name of a model is taken for features')
+})
+
+t.test('a model without a price is refused, or free, as the plan says', async (t) => {
+  const called = (unpriced: Policy['unpriced'], more: Partial<Ask> = {}, limits: readonly Limit[] = []): string => {
+    const plan = planOf('p', limits, { prices: cardOf([{ models: ['gpt-*'], picosPer: { requests: 1 } }]), policy: { ...policy, unpriced }, entitlements: { endpoints: ['*', 'POST /rerank'] } })
+    const found = resolveEntitlement(principalOf(plan, [accountOf('a')]), { endpoint: 'chat', known: true, endpointByDefault: true, model: 'llama', features: [], endUser: null, ...more }, new Map())
+    const draft = found instanceof GatewayError ? found : draftReservation(found, { fixed: { requests: 1 }, perUnit: {} }, { uMin: 0, uMax: 0, asked: 0 }, noon)
+    return draft instanceof GatewayError ? draft.message : 'served'
+  }
+  const money = [limitOf('budget cost 5$ day')]
+  for (const unpriced of ['check', 'refuse'] as const) {
+    t.equal(called(unpriced), "The model 'llama' has no price in your plan 'p'.")
+    t.equal(called(unpriced, { model: 'gpt-4' }), 'served')
+    t.equal(called(unpriced, { model: null }), 'served', 'a list of models, say')
+    t.equal(called(unpriced, { model: null, known: false, endpoint: 'POST /rerank' }), "This endpoint has no price in your plan 'p'.")
+  }
+  t.equal(called(null), 'served')
+  t.match(called(null, {}, money), /no price for this model/)
+  t.equal(called('free', {}, money), 'served')
+})
+
+t.test('a currency that is counted with six digits is told with six', async (t) => {
+  const prices: RateCard = { ...cardOf([{ models: ['*'], picosPer: { requests: 1_500_000_000 } }]), currency: 'JPY', scale: 6 }
+  const limit: Limit = { ...limitOf('budget cost 1$ day'), meter: { kind: 'builtin', name: 'cost', scale: 1_000_000 }, ceiling: 1_000_000 }
+  const found = resolveEntitlement(principalOf(planOf('p', [limit], { prices }), [accountOf('a')]), { endpoint: 'chat', known: true, endpointByDefault: true, model: 'm', features: [], endUser: null }, new Map())
+  if (found instanceof GatewayError) throw found
+  const draft = draftReservation(found, { fixed: { requests: 1 }, perUnit: {} }, { uMin: 0, uMax: 0, asked: 0 }, noon)
+  t.match(draft instanceof GatewayError ? draft.message : '', /may need 1\.5 .*the limit is 1 /)
 })
 
 t.test('where a principal stands shows what is not of one model or end user alone', async (t) => {

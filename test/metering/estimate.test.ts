@@ -7,7 +7,7 @@ import { Ledger } from '../../src/metering/ledger.ts'
 import { amountsOf, draftReservation, extendedChecks, outputBoundReport } from '../../src/metering/reservation.ts'
 import { resolveEntitlement } from '../../src/metering/entitlement.ts'
 import type { RequestFacts } from '../../src/providers/provider.ts'
-import { accountOf, limitOf, planOf, policy, principalOf } from './people.ts'
+import { accountOf, cardOf, limitOf, planOf, policy, principalOf } from './people.ts'
 import { readTable } from './table.ts'
 
 const facts: RequestFacts = {
@@ -39,22 +39,23 @@ t.test('bounds are what estimate.txt says', async (t) => {
       t.equal(String(inputBound(request, served, { perCall: 64, perMessage: 8, perTool: 0 }) ?? 'unknown'), right[0], `line ${line}: ${text}`)
       continue
     }
-    const entitlement: Pick<Entitlement, 'maxOutputTokens' | 'policy'> = {
+    const entitlement: Pick<Entitlement, 'maxOutputTokens' | 'maxContextTokens' | 'policy'> = {
       maxOutputTokens: number('plan'),
+      maxContextTokens: number('plan_context'),
       policy: { ...policy, outputDefault: number('output_default') ?? 4096, clampFloor: number('floor') ?? 1024, onInsufficient: words.includes('refuse') ? 'refuse' : 'clamp' },
     }
     const range = outputRange(request, served, entitlement, number('input'))
     const found = [`${range.uMin}..${range.uMax}`, range.write ? 'gateway' : 'caller', ...(range.lacking === 0 ? [] : [`lacking ${range.lacking}`])]
     t.same(found, right, `line ${line}: ${text}`)
   }
-  t.same(outputRange(facts, null, { maxOutputTokens: null, policy }, null).uMax, 4096, 'nothing is known of the model')
+  t.same(outputRange(facts, null, { maxOutputTokens: null, maxContextTokens: null, policy }, null).uMax, 4096, 'nothing is known of the model')
 })
 
 /** A draft of a call with these limits: input, then the caller's output bound (null: none) and choices. */
 function draftOf(limits: string[], input: number | null, outputAsked: number | null, more: Partial<RequestFacts> & { refuse?: boolean; priced?: boolean } = {}) {
   const plan = planOf('p', limits.map(limitOf), {
     policy: { ...policy, onInsufficient: more.refuse === true ? 'refuse' : 'clamp' },
-    prices: more.priced === true ? { currency: 'USD', version: '1', rates: [{ models: ['*'], picosPer: { input_tokens: 1_000_000, cache_write_tokens: 1_250_000, output_tokens: 4_000_000 } }] } : null,
+    prices: more.priced === true ? cardOf([{ models: ['*'], picosPer: { input_tokens: 1_000_000, cache_write_tokens: 1_250_000, output_tokens: 4_000_000 } }]) : null,
   })
   const entitlement = resolveEntitlement(principalOf(plan, [accountOf('acme')]), { endpoint: 'chat', known: true, endpointByDefault: true, model: 'llama', features: [], endUser: null }, new Map())
   if (entitlement instanceof GatewayError) throw entitlement
@@ -126,7 +127,7 @@ t.test('a call that no empty window could hold is too large, and says so', async
     t.equal(draft instanceof GatewayError && draft.code === 'feature_unavailable', refused, `an input that nobody has seen, and ${limit}`)
   }
   const lacking = draftReservation({ ...(draftOf([minute], 1, 1) as Exclude<ReturnType<typeof draftOf>, GatewayError>).entitlement }, boundOf(facts, 1, 1),
-    outputRange({ ...facts, outputFloor: 9_000 }, { ...model, outputTokensMax: 5_000 }, { maxOutputTokens: null, policy }, 1), noon)
+    outputRange({ ...facts, outputFloor: 9_000 }, { ...model, outputTokensMax: 5_000 }, { maxOutputTokens: null, maxContextTokens: null, policy }, 1), noon)
   t.match(lacking, { code: 'feature_unavailable', message: /at least 9000 tokens; your plan and model allow 5000/ })
 })
 

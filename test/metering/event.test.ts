@@ -21,7 +21,9 @@ function recordOf(words: readonly string[]): OutboxRecord {
     .filter(([name]) => !name!.includes(':') && name !== 'correction').map(([name, value]) => [name!, Number(value)])
   const draws = (prefix: string): Draw[] => pairs(prefix).map(([bucket, amount]) => ({ bucket, amount }))
   const kind = words[0] as OutboxRecord['kind']
-  const known: EventSkeleton = words.includes('priced') ? { ...skeleton, currency: 'USD', price_version: '2026-11-01' } : skeleton
+  const used: EventSkeleton = words.includes('tools') ? { ...skeleton, features: ['hosted_tools'] } : skeleton
+  const known: EventSkeleton = words.includes('priced') ? { ...used, currency: 'USD', price_version: '2026-11-01' }
+    : words.includes('yen') ? { ...used, currency: 'JPY', price_version: '2026-11-01', money_scale: 6 } : used
   const body: EventBody | EventSkeleton = kind === 'expired' ? known : words.includes('brief') ? { ...known, model: null, ...ended } : { ...known, ...ended, ...details }
   return {
     kind, id, correction: Number(words.find((word) => word.startsWith('correction='))?.slice('correction='.length) ?? 0), atMs: Date.UTC(2025, 10, 22, 10, 0, 30), body,

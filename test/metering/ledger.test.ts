@@ -14,7 +14,7 @@ const FORGET_AFTER_MS = 3_600_000
 const timeOf = (id: string): number => (id.startsWith('old') ? -10 * FORGET_AFTER_MS : 0)
 const options = { forgetAfterMs: FORGET_AFTER_MS, timeOf }
 
-interface Rule { readonly name: string; readonly ceilings: Ceiling[]; readonly slots: number; readonly clamp: boolean }
+interface Rule { readonly name: string; readonly ceilings: Ceiling[]; readonly slots: number; readonly clamp: boolean; readonly periods: boolean }
 interface Amount { readonly fixed: number; readonly perUnit: number }
 
 class World {
@@ -30,6 +30,18 @@ class World {
     return [...amounts].map(([name, amount]) => {
       const rule = this.rules.get(name)
       if (rule === undefined) throw new Error(`no check named ${name}`)
+      if (rule.periods) {
+        const of = (period: number): string => `${name}#${period}`
+        const ceilings = rule.ceilings.map((ceiling, i) => ({
+          ...ceiling,
+          buckets: ceiling.buckets.map((bucket) => (bucket.counter === null || bucket.endsMs !== undefined ? bucket : { ...bucket, counter: `${of(this.slot)}/${bucket.name}` })),
+          ...(i === 0 ? { beyond: `${of(this.slot)}/beyond` } : {}),
+        }))
+        return {
+          slots: [of(this.slot)], at: 0, span: 1, endsMs: null, ceilings, alongside: [of(this.slot - 1), of(this.slot + 1)],
+          fixed: amount.fixed, perUnit: amount.perUnit, clampable: rule.clamp,
+        }
+      }
       const slots = rule.slots === 1 ? [name] : Array.from({ length: rule.slots }, (_, i) => `${name}@${this.slot - rule.slots + 1 + i}`)
       return { slots, at: slots.length - 1, span: slots.length, endsMs: null, ceilings: rule.ceilings, fixed: amount.fixed, perUnit: amount.perUnit, clampable: rule.clamp }
     })
@@ -45,7 +57,10 @@ function addRule(world: World, words: string[]): void {
     while (words[at] === 'then') {
       at++
       const bucket = words[at++]!
-      buckets.push({ name: bucket, ceiling: words[at] === 'unlimited' ? (at++, null) : number(), counter: `${name}/${bucket}` })
+      const ceiling = words[at] === 'unlimited' ? (at++, null) : number()
+      const grant = words[at] === 'grant'
+      if (grant) at++
+      buckets.push({ name: bucket, ceiling, counter: grant ? `grant/${bucket}` : `${name}/${bucket}`, ...(grant ? { endsMs: null } : {}) })
     }
     return buckets
   }
@@ -53,10 +68,12 @@ function addRule(world: World, words: string[]): void {
   const ceilings: Ceiling[] = [{ limit: name, buckets: bucketsFrom(name), refuses: true, visible: true }]
   let slots = old?.slots ?? 1
   let clamp = old?.clamp ?? false
+  let periods = old?.periods ?? false
   while (at < words.length) {
     const word = words[at++]!
     if (word === 'slots') slots = number()
     else if (word === 'clamps') clamp = true
+    else if (word === 'periods') periods = true
     else if (word === 'shadow') ceilings[0] = { ...ceilings[0]!, refuses: false }
     else if (word === 'also') {
       const limit = words[at++]!
@@ -66,7 +83,7 @@ function addRule(world: World, words: string[]): void {
       ceilings.push({ limit, buckets, refuses, visible: true })
     } else throw new Error(`unknown word ${word} in a check`)
   }
-  world.rules.set(name, { name, ceilings, slots, clamp })
+  world.rules.set(name, { name, ceilings, slots, clamp, periods })
 }
 
 function parseAmounts(words: string[]): { amounts: Map<string, Amount>; rest: Map<string, string> } {

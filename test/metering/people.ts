@@ -1,5 +1,5 @@
 import type { Principal } from '../../src/accounts/principal.ts'
-import type { Account, Entitlements, Plan, Policy } from '../../src/config/config.ts'
+import type { Account, Entitlements, ModelRates, Plan, Policy, RateCard } from '../../src/config/config.ts'
 import type { Limit, Overdraft, Window } from '../../src/metering/limits/limit.ts'
 import { METERS, type BuiltinMeter, type Meter } from '../../src/metering/meter.ts'
 import { amount } from './table.ts'
@@ -8,7 +8,7 @@ import { amount } from './table.ts'
 
 export const policy: Policy = {
   reserve: 'worst_case', outputDefault: 4096, onInsufficient: 'clamp', clampFloor: 1024, onDisconnect: 'cancel', countFailed: false,
-  storeDown: { kind: 'deny' }, waitMs: 0,
+  storeDown: { kind: 'deny' }, waitMs: 0, unpriced: null,
 }
 
 /** `tpm total_tokens 40k 1m`, then any of: `shadow`, `hidden`, `per:key`, `each:model`, `for:gpt-*,llama`, `at:chat.*`, `overdraft:10%`. */
@@ -39,7 +39,7 @@ function meterOf(text: string): Meter {
 const unitMs: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 
 export function windowOf(text: string): Window {
-  if (text === 'billing_period' || text === 'lifetime' || text === 'in_flight') return { kind: text }
+  if (text === 'billing_period' || text === 'term' || text === 'lifetime' || text === 'in_flight') return { kind: text }
   if (text === 'minute' || text === 'hour' || text === 'day' || text === 'week' || text === 'month') return { kind: 'calendar', unit: text }
   const match = /^(fixed:)?(\d+)(ms|s|m|h|d)$/.exec(text)
   if (match === null) throw new Error(`not a window: ${text}`)
@@ -54,17 +54,22 @@ function overdraftOf(text: string | undefined): Overdraft {
 
 export function planOf(name: string, limits: readonly Limit[], more: Partial<Omit<Plan, 'entitlements'>> & { entitlements?: Partial<Entitlements> } = {}): Plan {
   return {
-    name, version: 1, public: false, limits, policy, prices: null, ...more,
-    entitlements: { models: ['*'], endpoints: null, maxOutputTokens: null, features: [], ...more.entitlements },
+    name, version: 1, public: false, limits, policy, proration: 'none', prices: null, charges: null, ...more,
+    entitlements: { models: ['*'], endpoints: null, maxOutputTokens: null, maxContextTokens: null, priority: null, features: [], ...more.entitlements },
   }
 }
 
 export function accountOf(id: string, more: Partial<Account> = {}): Account {
-  return { id, plan: null, parent: null, calendar: { timeZone: 'UTC', anchor: '2026-01-01' }, limits: [], entitlements: {}, labels: {}, suspended: false, ...more }
+  return { id, plan: null, parent: null, calendar: { timeZone: 'UTC', anchor: '2026-01-01' }, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [], ...more }
 }
 
 export function principalOf(plan: Plan, chain: readonly Account[], more: Partial<Principal> = {}): Principal {
   return {
     keyId: 'acme-dev', account: chain[0]!, chain, home: chain.at(-1)!.id, plan, keyLimits: [], keyEntitlements: {}, labels: {}, endUserFrom: null, ...more,
   }
+}
+
+/** A card that has always been in force. */
+export function cardOf(rates: readonly ModelRates[], { currency = 'USD', version = '1' } = {}): RateCard {
+  return { name: null, currency, scale: 9, versions: [{ fromMs: null, version, rates }] }
 }

@@ -5,11 +5,11 @@ import { type Entitlement, resolveEntitlement } from '../../src/metering/entitle
 import type { Limit } from '../../src/metering/limits/limit.ts'
 import { quotaItems, refusalOf } from '../../src/metering/quota.ts'
 import { type Draft, draftReservation } from '../../src/metering/reservation.ts'
-import { accountOf, limitOf, planOf, principalOf } from './people.ts'
+import { accountOf, cardOf, limitOf, planOf, principalOf } from './people.ts'
 import { readTable } from './table.ts'
 
 const nowMs = Date.UTC(2026, 10, 22, 10)
-const prices = { currency: 'USD', version: '1', rates: [{ models: ['*'], picosPer: { input_tokens: 1_000 } }] }
+const prices = cardOf([{ models: ['*'], picosPer: { input_tokens: 1_000 } }])
 const calendar = { timeZone: 'Europe/Berlin', anchor: '2026-01-15' }
 
 function entitlementOf(limits: readonly Limit[], parent: readonly Limit[] = []): Entitlement {

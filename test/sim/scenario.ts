@@ -1,5 +1,5 @@
 import type { KeyDirectory, KeyLookup, Principal } from '../../src/accounts/principal.ts'
-import type { Account, Config, Plan, Policy, PriceCard } from '../../src/config/config.ts'
+import type { Account, Config, Plan, Policy, RateCard } from '../../src/config/config.ts'
 import type { Limit, Overdraft, Window } from '../../src/metering/limits/limit.ts'
 import type { Meter } from '../../src/metering/meter.ts'
 import type { SeededRandom } from './seeded-random.ts'
@@ -92,6 +92,7 @@ export function drawScenario(random: SeededRandom): Scenario {
       }]]),
       models: [],
       plans: new Map([[plan.name, plan]]),
+      addOns: new Map(),
       accounts,
       keys: keyIds.map((id) => ({
         id, hash: id, account: child ? 'child' : 'root', plan: plan.name, limits: draw.chance(0.3) ? keyLimits(draw, id) : [], entitlements: {}, labels: {}, expiresMs: null,
@@ -109,7 +110,7 @@ export function drawScenario(random: SeededRandom): Scenario {
 function drawAccount(random: SeededRandom, id: string, parent: string | null, plan: string | null): Account {
   return {
     id, plan, parent, calendar: { timeZone: random.pick(['UTC', 'Europe/Berlin', 'Asia/Kolkata']), anchor: '2026-01-31' },
-    limits: [], entitlements: {}, labels: {}, suspended: false,
+    limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [],
   }
 }
 
@@ -118,7 +119,7 @@ const rates = {
 } as const
 
 function drawPlan(random: SeededRandom): Plan {
-  const prices: PriceCard | null = random.chance(0.6) ? { currency: 'USD', version: '1', rates: [rates] } : null
+  const prices: RateCard | null = random.chance(0.6) ? { name: null, currency: 'USD', scale: 9, versions: [{ fromMs: null, version: '1', rates: [rates] }] } : null
   const policy: Policy = {
     reserve: random.chance(0.35) ? 'slices' : 'worst_case',
     outputDefault: 64,
@@ -128,10 +129,11 @@ function drawPlan(random: SeededRandom): Plan {
     countFailed: random.chance(0.3),
     storeDown: random.chance(0.85) ? { kind: 'deny' } : random.chance(0.5) ? { kind: 'allow' } : { kind: 'allow_up_to', amount: 500 },
     waitMs: random.chance(0.3) ? random.int(200, 8_000) : 0,
+    unpriced: null,
   }
   return {
-    name: 'plan', version: 1, public: true, policy, prices,
-    entitlements: { models: ['*'], endpoints: null, maxOutputTokens: random.chance(0.3) ? 150 : null, features: [] },
+    name: 'plan', version: 1, public: true, policy, proration: 'none', prices, charges: null,
+    entitlements: { models: ['*'], endpoints: null, maxOutputTokens: random.chance(0.3) ? 150 : null, maxContextTokens: null, priority: null, features: [] },
     limits: drawLimits(random, 'own', random.int(1, 4)).filter((limit) => prices !== null || limit.meter.kind !== 'builtin' || limit.meter.name !== 'cost'),
   }
 }

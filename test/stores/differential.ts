@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import type { Bucket, Check } from '../../src/metering/check.ts'
+import type { Bucket, Ceiling, Check } from '../../src/metering/check.ts'
 import type { OutboxRecord } from '../../src/metering/event.ts'
 import { exchangeId } from '../../src/metering/id.ts'
 import { Ledger } from '../../src/metering/ledger.ts'
@@ -23,6 +23,9 @@ interface Template {
   readonly second: { readonly ceiling: number | null; readonly refuses: boolean; readonly first: boolean } | null
   readonly refuses: boolean
   readonly clampable: boolean
+  /** Buckets that outlive the period: how many there are now, and whether there ever were any. Periods are minutes then. */
+  grants: number
+  readonly granted: boolean
 }
 
 interface Life {
@@ -55,6 +58,7 @@ class World {
           buckets: Array.from({ length: sliding || this.chance(0.4) ? 1 : 2 + this.below(2) }, () => this.ceiling()),
           second: this.chance(0.3) ? { ceiling: this.ceiling(), refuses: this.chance(0.5), first: this.chance(0.5) } : null,
           refuses: this.chance(0.85), clampable: this.chance(0.5),
+          ...(sliding || this.chance(0.6) ? { grants: 0, granted: false } : { grants: this.below(3), granted: true }),
         }
       }))
     }
@@ -72,17 +76,26 @@ class World {
   check(template: Template, atMs: number, fixed: number, perUnit: number): Check {
     const slotMs = 5_000
     const now = Math.floor(atMs / slotMs)
-    const day = Math.floor(atMs / 86_400_000)
-    const slots = template.sliding ? Array.from({ length: 13 }, (_, i) => `${template.name}|${now - 12 + i}`) : [`${template.name}|${day}`]
+    const lengthMs = template.granted ? 60_000 : 86_400_000
+    const period = Math.floor(atMs / lengthMs)
+    const slots = template.sliding ? Array.from({ length: 13 }, (_, i) => `${template.name}|${now - 12 + i}`) : [`${template.name}|${period}`]
     const slot = slots.at(-1)!
     const buckets = template.buckets.map((ceiling, i): Bucket => ({ name: i === 0 ? 'limit' : `later "${i}"`, ceiling, counter: i === 0 ? null : `${slot}|bucket ${i}` }))
-    const ceilings = [{ limit: `of ${template.name}`, refuses: template.refuses, visible: true, buckets }]
+    // Between the allowance and the overdraft.
+    buckets.splice(1, 0, ...Array.from({ length: template.grants }, (_, i): Bucket => ({
+      name: `grant ${i}`, ceiling: 100 + 300 * i, counter: `${template.name}|grant ${i}`, endsMs: i === 0 ? null : (period + 100) * lengthMs,
+    })))
+    const ceilings: Ceiling[] = [{
+      limit: `of ${template.name}`, refuses: template.refuses, visible: true, buckets, ...(template.granted ? { beyond: `${slot}|beyond` } : {}),
+    }]
     if (template.second !== null) {
       const second = { limit: `second of ${template.name}`, refuses: template.second.refuses, visible: true, buckets: [{ name: 'second', ceiling: template.second.ceiling, counter: null }] }
       if (template.second.first) ceilings.unshift(second)
       else ceilings.push(second)
     }
-    return { slots, at: slots.length - 1, span: slots.length, endsMs: template.sliding ? (now + 13) * slotMs : (day + 1) * 86_400_000, ceilings, fixed, perUnit, clampable: template.clampable && !template.sliding }
+    return { slots, at: slots.length - 1, span: slots.length, endsMs: template.sliding ? (now + 13) * slotMs : (period + 1) * lengthMs, ceilings, fixed, perUnit, clampable: template.clampable && !template.sliding,
+      ...(template.granted ? { alongside: [`${template.name}|${period - 1}`, `${template.name}|${period + 1}`] } : {}),
+    }
   }
 
   checksOf(life: Life, atMs = life.admittedMs): Check[] {
@@ -108,6 +121,7 @@ class World {
     if (this.chance(0.03)) {
       const edited = this.pick(this.templates.get(this.pick(this.homes))!)
       edited.buckets = edited.buckets.map(() => this.ceiling())
+      if (edited.granted) edited.grants = this.below(3)
     }
     // What has been expired comes back more often than in life: that is where most rows of the table are.
     const returns = this.expired.length > 0 && this.chance(0.3)

@@ -49,6 +49,9 @@ const planted: readonly (readonly [string, Script, string, string])[] = [
   ['a deadline falls', admitScript, 'next.deadline = max(deadline, r.deadline)', 'next.deadline = deadline'],
   ['counted usage falls', admitScript, 'was[name] = max(was[name] or is[name], is[name])', 'was[name] = is[name]'],
   ['counters are freed that were never held', finishScript, 'if r.slots == slots then return own end', 'if own then return own end'],
+  ['a grant that an earlier period has drawn counts in this one', admitScript, 'if bucket[4] then\n      total', 'if false then\n      total'],
+  ['what the period before holds does not count against grants', admitScript, 'return pending + min(left, held)', 'return pending'],
+  ['a correction gives a grant more than the period took', finishScript, 'if buckets[i][4] then share = min(share, backBeyond) end', ''],
   ['an expired reservation is admitted again', admitScript, "if r.state == 'E' then return 'expired' end", ''],
 ]
 

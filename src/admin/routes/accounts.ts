@@ -8,13 +8,13 @@ import type { Route } from '../route.ts'
 export const accountRoutes: readonly Route[] = [
   {
     method: 'GET', path: '/api/v1/accounts', role: 'viewer', summary: 'All accounts, keys that are their own account among them',
-    answer: 'accounts: id, plan, parent, keys, suspension, calendar',
-    handle: (_asked, { directory }) => ({ accounts: listAccounts(directory) }),
+    answer: 'accounts: id, plan, parent, keys, suspension, calendar, add-ons, state of the subscription',
+    handle: (_asked, { directory, clock }) => ({ accounts: listAccounts(directory, clock.nowMs()) }),
   },
   {
     method: 'GET', path: '/api/v1/accounts/{id}', role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, and its keys',
     handle({ params }, { directory, clock }) {
-      const account = listAccounts(directory).find(({ id }) => id === params['id'])
+      const account = listAccounts(directory, clock.nowMs()).find(({ id }) => id === params['id'])
       if (account === undefined) throw new Problem(404, `there is no account "${params['id']}"`)
       return { ...account, keys: listKeys(directory, clock.nowMs()).filter((key) => key.account === account.id) }
     },
@@ -55,10 +55,12 @@ function toPlanDocument(plan: Plan): unknown {
   return {
     name: plan.name,
     version: plan.version,
+    proration: plan.proration,
     public: plan.public,
     entitlements: {
       models: plan.entitlements.models, endpoints: plan.entitlements.endpoints,
-      max_output_tokens: plan.entitlements.maxOutputTokens, features: plan.entitlements.features,
+      max_output_tokens: plan.entitlements.maxOutputTokens, max_context_tokens: plan.entitlements.maxContextTokens, priority: plan.entitlements.priority,
+      features: plan.entitlements.features,
     },
     limits: plan.limits.map(toLimitDocument),
     policy: {
@@ -66,7 +68,7 @@ function toPlanDocument(plan: Plan): unknown {
       clamp_floor: plan.policy.clampFloor, on_disconnect: plan.policy.onDisconnect, count_failed: plan.policy.countFailed,
       store_down: plan.policy.storeDown.kind, wait_ms: plan.policy.waitMs,
     },
-    prices: plan.prices === null ? null : { currency: plan.prices.currency, version: plan.prices.version },
+    prices: plan.prices === null ? null : { currency: plan.prices.currency, version: plan.prices.versions.at(-1)?.version ?? null },
   }
 }
 
@@ -82,7 +84,7 @@ function toLimitDocument(limit: Limit): unknown {
 function windowWords(window: Window): string | null {
   if (window.kind === 'in_flight') return null
   if (window.kind === 'calendar') return window.unit
-  if (window.kind === 'billing_period' || window.kind === 'lifetime') return window.kind
+  if (window.kind === 'billing_period' || window.kind === 'term' || window.kind === 'lifetime') return window.kind
   return `${lengthWords(window.ms)}${window.kind === 'fixed' ? ' (fixed)' : ''}`
 }
 

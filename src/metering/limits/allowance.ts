@@ -1,31 +1,44 @@
 import { assert } from '../../assert.ts'
-import { type Period, periodAt } from '../calendar.ts'
+import { periodAt } from '../calendar.ts'
+import { LONGEST_GRACE_MS, usageTermAt } from '../subscription.ts'
 import type { AppliedLimit, LimitKind } from './limit.ts'
-import { singleCheck, singleFitsAtMs } from './single.ts'
+import { grantedCheck, singleCheck, singleFitsAtMs } from './single.ts'
 
 /**
- * An amount for a period: day, week, month, billing period or lifetime; a budget is the same in money. One counter, named by the period's start.
- * The overdraft is a second bucket with a counter of its own. The output bound may be lowered to fit, where the plan clamps.
+ * An amount for a period: day, week, month, billing period, term of the subscription or lifetime; a budget is the same in money. One counter, named by the period's start.
+ * Grants are drawn after it, then the overdraft, each a bucket with a counter of its own. The output bound may be lowered to fit, where the plan clamps.
  */
 export const allowance: LimitKind = {
   name: 'allowance',
-  handles: (window) => window.kind === 'billing_period' || window.kind === 'lifetime'
+  handles: (window) => window.kind === 'billing_period' || window.kind === 'term' || window.kind === 'lifetime'
     || (window.kind === 'calendar' && (window.unit === 'day' || window.unit === 'week' || window.unit === 'month')),
   check(applied, need, admittedMs, _nowMs, clamp) {
     const period = periodOf(applied, admittedMs)
-    return singleCheck(applied, need, period?.startMs ?? 0, period?.endMs ?? null, clamp)
+    const endsMs = counterEndsMs(applied, period?.endMs ?? null)
+    if (applied.grants === undefined) return singleCheck(applied, need, period?.startMs ?? 0, endsMs, clamp)
+    const neighbours = period === null ? [] : [periodOf(applied, period.startMs - 1)!.startMs, ...(period.endMs === null ? [] : [period.endMs])]
+    return grantedCheck(applied, need, admittedMs, period?.startMs ?? 0, endsMs, neighbours, clamp)
   },
   resetsAtMs: (applied, nowMs) => periodOf(applied, nowMs)?.endMs ?? null,
   fitsAtMs: (applied, nowMs, usedBySlot, ceiling, amount) => singleFitsAtMs(nowMs, periodOf(applied, nowMs)?.endMs ?? null, usedBySlot?.[0] ?? 0, ceiling, amount),
   lengthMs(applied, nowMs) {
     const period = periodOf(applied, nowMs)
-    return period === null ? null : period.endMs - period.startMs
+    return period === null || period.endMs === null ? null : period.endMs - period.startMs
   },
 }
 
-/** null: the lifetime, which has no edges. */
-function periodOf(applied: AppliedLimit, atMs: number): Period | null {
+/** A counter keeps the end that it was begun with, and a term may yet become the last one, whose grace counts to it, or a longer one. */
+function counterEndsMs({ limit }: AppliedLimit, endMs: number | null): number | null {
+  return limit.window.kind === 'term' && endMs !== null ? endMs + LONGEST_GRACE_MS : endMs
+}
+
+/** null: the lifetime, which has no edges; without a subscription, a term is one. `endMs` null: the last term, after which nothing begins anew. */
+function periodOf(applied: AppliedLimit, atMs: number): { readonly startMs: number; readonly endMs: number | null } | null {
   const { window } = applied.limit
+  if (window.kind === 'term') {
+    const { subscription } = applied.scope
+    return subscription === undefined || subscription === null ? null : usageTermAt(subscription, atMs)
+  }
   if (window.kind === 'lifetime') return null
   if (window.kind === 'billing_period') return periodAt('billing_period', applied.scope.calendar, atMs)
   assert(window.kind === 'calendar', 'an allowance has a calendar window')

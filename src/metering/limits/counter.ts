@@ -1,4 +1,5 @@
 import type { Bucket, Ceiling } from '../check.ts'
+import { burnDown, grantEndsMs } from '../grant.ts'
 import { meterName } from '../meter.ts'
 import type { AppliedLimit, Limit, Overdraft } from './limit.ts'
 import { windowTag } from './window.ts'
@@ -56,6 +57,19 @@ function bucketsOf(limit: Limit, slot: string, spread: boolean): readonly Bucket
     { name: limit.name, ceiling: allowance, counter: null },
     { name: `${limit.name}.overdraft`, ceiling: overdraft, counter: `${slot}|overdraft` },
   ]
+}
+
+/**
+ * A limit's ceiling with the grants that a call admitted at `atMs` may draw: after the allowance, before the overdraft. A grant's counter is its own, over all
+ * periods; `beyond` keeps what this period has drawn of them all.
+ */
+export function grantedCeiling({ limit, grants = [] }: AppliedLimit, slot: string, atMs: number): Ceiling {
+  const plain = ceilingOf(limit, slot, false)
+  const granted = burnDown(grants, atMs).map((grant): Bucket => ({
+    name: grant.id, ceiling: grant.amount, counter: `grant|${encoded(grant.account)}|${encoded(grant.id)}`, endsMs: grantEndsMs(grant),
+  }))
+  const [allowance, ...overdraft] = plain.buckets
+  return { ...plain, buckets: [allowance!, ...granted, ...overdraft], beyond: `${slot}|granted` }
 }
 
 /** What a limit's counters are in one period: made once per period and limit, because every call needs it. */

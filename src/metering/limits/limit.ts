@@ -1,5 +1,7 @@
 import type { Check } from '../check.ts'
+import type { Grant } from '../grant.ts'
 import type { Meter } from '../meter.ts'
+import type { Subscription } from '../subscription.ts'
 
 export type CalendarUnit = 'minute' | 'hour' | 'day' | 'week' | 'month'
 
@@ -8,6 +10,8 @@ export type Window =
   | { readonly kind: 'fixed'; readonly ms: number }
   | { readonly kind: 'calendar'; readonly unit: CalendarUnit }
   | { readonly kind: 'billing_period' }
+  /** The subscription's term: it begins anew when that is renewed. Without a subscription it never does. */
+  | { readonly kind: 'term' }
   | { readonly kind: 'lifetime' }
   /** Concurrency: what is in flight, no window. */
   | { readonly kind: 'in_flight' }
@@ -34,6 +38,8 @@ export interface Limit {
   readonly mode: 'enforce' | 'shadow'
   readonly visible: boolean
   readonly overdraft: Overdraft
+  /** What is drawn here was paid before: when it is used up, payment is required. */
+  readonly prepaid?: boolean
 }
 
 /** Whose counter it is, and that account's calendar. */
@@ -41,6 +47,8 @@ export interface Scope {
   /** Unique over kinds: `account:acme`, `key:acme-dev`, `end_user:acme-dev/u_17`. */
   readonly id: string
   readonly calendar: AccountCalendar
+  /** That account's, or that of the nearest one above it; absent or null: there is none. */
+  readonly subscription?: Subscription | null
 }
 
 /** An account's time zone (IANA) and the civil date from which its billing periods are counted (day clamped to the month's length). */
@@ -64,6 +72,8 @@ export interface AppliedLimit {
   readonly scope: Scope
   /** The selector's value, such as the model of `each: model`; part of the counter's identity. */
   readonly selector: string
+  /** Every grant that extends it, those that are over included; absent: there never was one. */
+  readonly grants?: readonly Grant[]
 }
 
 /** One file of pure arithmetic per kind; `index.ts` lists them. */

@@ -1,11 +1,21 @@
 import type { Check } from '../check.ts'
-import { namesOf } from './counter.ts'
+import { counterBase, grantedCeiling, namesOf } from './counter.ts'
 import type { AppliedLimit, Need } from './limit.ts'
 
 /** The check of a limit whose use is one counter, named by the start of its period. `endsMs`: the period's end; null: it has none. */
 export function singleCheck(applied: AppliedLimit, need: Need, period: number, endsMs: number | null, clampable: boolean): Check {
   const { slots, ceilings } = namesOf(applied, period, oneName)
   return { slots, at: 0, span: 1, endsMs, ceilings, fixed: need.fixed, perUnit: need.perUnit, clampable }
+}
+
+/** The same for a limit that grants extend. `neighbours`: the starts of the periods before and after, whose calls may draw the same grants. */
+export function grantedCheck(applied: AppliedLimit, need: Need, admittedMs: number, period: number, endsMs: number | null, neighbours: readonly number[], clampable: boolean): Check {
+  const base = counterBase(applied)
+  const slot = base + period
+  return {
+    slots: [slot], at: 0, span: 1, endsMs, ceilings: [grantedCeiling(applied, slot, admittedMs)], alongside: neighbours.map((start) => base + start),
+    fixed: need.fixed, perUnit: need.perUnit, clampable,
+  }
 }
 
 function oneName(base: string, period: number): readonly string[] {

@@ -15,6 +15,7 @@ export function isLong(window: Window): boolean {
     case 'fixed': return window.ms >= dayMs
     case 'calendar': return window.unit !== 'minute' && window.unit !== 'hour'
     case 'billing_period':
+    case 'term':
     case 'lifetime': return true
     case 'in_flight': return false
     default: return unreachable(window)
@@ -47,6 +48,7 @@ export function windowName(window: Window): string | null {
     case 'fixed': return durationName(window.ms)
     case 'calendar': return window.unit
     case 'billing_period':
+    case 'term':
     case 'lifetime': return window.kind
     case 'in_flight': return null
     default: return unreachable(window)
@@ -60,6 +62,7 @@ export function windowPhrase(window: Window): string {
     case 'fixed': return `per ${durationPhrase(window.ms)}`
     case 'calendar': return `per ${window.unit}`
     case 'billing_period': return 'per billing period'
+    case 'term': return 'per term of the subscription'
     case 'lifetime': return 'in total'
     case 'in_flight': return 'at once'
     default: return unreachable(window)

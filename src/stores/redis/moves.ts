@@ -109,8 +109,9 @@ export class MoveBatch {
   expire(m: Expire, lines: string | null): void {
     const { keys } = this.#rules
     const p = keys.partitionOf(m.home)
-    const parsed = lines === null ? [] : (JSON.parse(lines) as readonly StoredLine[]).map(([slot, ends, buckets]) => [
-      this.#counter(p, slot), this.#buckets(p, buckets.map(([name, ceiling, counter]) => ({ name, ceiling, counter })), true), this.#lifeMs(ends, m.nowMs),
+    const parsed = lines === null ? [] : (JSON.parse(lines) as readonly StoredLine[]).map(([slot, ends, buckets, beyond, alongside]) => [
+      this.#counter(p, slot), this.#buckets(p, buckets.map(([name, ceiling, counter, ...own]) => (own.length === 0 ? { name, ceiling, counter } : { name, ceiling, counter, endsMs: own[0] })), true, m.nowMs),
+      this.#lifeMs(ends, m.nowMs), ...(beyond === undefined ? [] : [this.#counter(p, beyond), (alongside ?? []).map((one) => this.#counter(p, one))]),
     ])
     this.#add(
       ['expire', this.#key(keys.epoch(p)), this.#key(keys.reservation(p, m.id)), this.#other(keys.due(p)), this.#key(keys.lastEvent(p)), this.#other(keys.events(p)), m.id, m.nowMs,
@@ -159,16 +160,19 @@ export class MoveBatch {
       const sideBySide = slots.every((slot, i) => slot === first + 2 * i)
       const line: unknown[] = [
         first, slots.length, check.at + 1, check.span, check.fixed, check.perUnit, check.clampable ? 1 : 0,
-        check.ceilings.map((ceiling) => [ceiling.refuses ? 1 : 0, this.#buckets(p, ceiling.buckets, named)]), this.#lifeMs(check.endsMs, nowMs),
+        check.ceilings.map(({ refuses, buckets, beyond }) => [refuses ? 1 : 0, this.#buckets(p, buckets, named, nowMs), ...(beyond === undefined ? [] : [this.#counter(p, beyond)])]),
+        this.#lifeMs(check.endsMs, nowMs),
       ]
+      if (check.alongside !== undefined || !sideBySide) line.push(check.alongside?.map((slot) => this.#counter(p, slot)) ?? false)
       if (!sideBySide) line.push(slots)
       return line
     })
   }
 
-  #buckets(p: number, buckets: readonly Bucket[], named: boolean): unknown[] {
-    return buckets.map(({ name, ceiling, counter }) => {
+  #buckets(p: number, buckets: readonly Bucket[], named: boolean, nowMs: number): unknown[] {
+    return buckets.map(({ name, ceiling, counter, endsMs }) => {
       const key = counter === null ? 0 : this.#counter(p, counter)
+      if (endsMs !== undefined) return [ceiling ?? -1, key, named ? JSON.stringify(name) : 0, this.#lifeMs(endsMs, nowMs)]
       return named ? [ceiling ?? -1, key, JSON.stringify(name)] : [ceiling ?? -1, key]
     })
   }
@@ -280,18 +284,23 @@ export function toBalances(text: string, checks: readonly Check[]): Balance[] {
       const slot = slots.length === 1 ? 0 : Number(values[at++])
       known.set(slots[slot]!, { settled: Number(values[at++]), pending: Number(values[at++]) })
     }
-    for (const { buckets } of check.ceilings) {
+    for (const slot of check.alongside ?? []) known.set(slot, { settled: 0, pending: Number(values[at++]) })
+    for (const { buckets, beyond } of check.ceilings) {
+      if (beyond !== undefined) known.set(beyond, { settled: Number(values[at++]), pending: 0 })
       for (let i = 1; i < buckets.length; i++) known.set(buckets[i]!.counter!, { settled: Number(values[at++]), pending: 0 })
     }
     return balanceOf(check, (name) => known.get(name) ?? NOTHING)
   })
 }
 
-/** The keys of all counters that balances are made of: settled and pending of each slot, then settled of each later bucket. */
+/** The keys of all counters that balances are made of: settled and pending of each slot, pending of those alongside, then settled beyond and of each later bucket. */
 export function standingKeys(keys: KeyNames, partition: number, checks: readonly Check[]): string[] {
   return checks.flatMap((check) => [
     ...check.slots.flatMap((slot) => [keys.settled(partition, slot), keys.held(partition, slot)]),
-    ...check.ceilings.flatMap(({ buckets }) => buckets.slice(1).map((bucket) => keys.settled(partition, bucket.counter!))),
+    ...(check.alongside ?? []).map((slot) => keys.held(partition, slot)),
+    ...check.ceilings.flatMap(({ buckets, beyond }) => [
+      ...(beyond === undefined ? [] : [keys.settled(partition, beyond)]), ...buckets.slice(1).map((bucket) => keys.settled(partition, bucket.counter!)),
+    ]),
   ])
 }
 
@@ -302,15 +311,21 @@ export function fromStandingValues(values: readonly (string | null)[], checks: r
   return checks.map((check) => {
     const known = new Map<string, Use>()
     for (const slot of check.slots) known.set(slot, { settled: next(), pending: next() })
-    for (const { buckets } of check.ceilings) for (const bucket of buckets.slice(1)) known.set(bucket.counter!, { settled: next(), pending: 0 })
+    for (const slot of check.alongside ?? []) known.set(slot, { settled: 0, pending: next() })
+    for (const { buckets, beyond } of check.ceilings) {
+      if (beyond !== undefined) known.set(beyond, { settled: next(), pending: 0 })
+      for (const bucket of buckets.slice(1)) known.set(bucket.counter!, { settled: next(), pending: 0 })
+    }
     return balanceOf(check, (name) => known.get(name) ?? NOTHING)
   })
 }
 
 // === Reservations ===
 
-/** Slot, end of its window, and the buckets that are drawn: name, ceiling, counter. */
-type StoredLine = readonly [slot: string, ends: number | null, buckets: readonly (readonly [string, number | null, string | null])[]]
+/** Name, ceiling, counter; and the counter's own end, where the bucket outlives the period. */
+type StoredBucket = readonly [string, number | null, string | null] | readonly [string, number | null, string | null, number | null]
+/** Slot, end of its window, and the buckets that are drawn; where there are grants also their counter of this period, and the neighbouring periods' slots. */
+type StoredLine = readonly [slot: string, ends: number | null, buckets: readonly StoredBucket[], beyond?: string, alongside?: readonly string[]]
 
 /** The counters that a reservation's checks hold, as it keeps them. */
 export function slotsOf(checks: readonly Check[]): string[] {
@@ -322,9 +337,11 @@ function slotsText(checks: readonly Check[]): string {
 }
 
 function linesText(checks: readonly Check[]): string {
-  return JSON.stringify(checks.map((check): StoredLine => [
-    slotOf(check), check.endsMs, drawnCeiling(check).buckets.map(({ name, ceiling, counter }) => [name, ceiling, counter] as const),
-  ]))
+  return JSON.stringify(checks.map((check): StoredLine => {
+    const { buckets, beyond } = drawnCeiling(check)
+    const stored = buckets.map(({ name, ceiling, counter, endsMs }): StoredBucket => (endsMs === undefined ? [name, ceiling, counter] : [name, ceiling, counter, endsMs]))
+    return beyond === undefined ? [slotOf(check), check.endsMs, stored] : [slotOf(check), check.endsMs, stored, beyond, check.alongside ?? []]
+  }))
 }
 
 export interface StoredReservation {

@@ -143,12 +143,13 @@ local function textOf(r)
 end
 
 -- === Arithmetic ===
--- check:   { first, count, at, span, fixed, perUnit, clampable, ceilings, ttl, slots? }. Slots are settled keys, each with pending right behind it: `count` pairs from
---          `first` on, or, where they do not lie side by side, the list `slots`; at counts from 1
--- ceiling: { refuses, buckets };  bucket: { ceiling or -1 for unlimited, key of its counter or 0, its name as JSON }
+-- check:   { first, count, at, span, fixed, perUnit, clampable, ceilings, ttl, alongside?, slots? }. Slots are settled keys, each with pending right behind it: `count`
+--          pairs from `first` on, or, where they do not lie side by side, the list `slots`; at counts from 1. alongside: slots of the periods before and after, or false
+-- ceiling: { refuses, buckets, beyond? };  bucket: { ceiling or -1 for unlimited, key of its counter or 0, its name as JSON, ttl? }: one with a ttl outlives the period,
+--          and beyond is the counter of what such buckets were drawn in this period
 
 local function slotOf(check, i)
-  return check[10] and check[10][i] or check[1] + 2 * (i - 1)
+  return check[11] and check[11][i] or check[1] + 2 * (i - 1)
 end
 
 -- The slots of a sliding window with anything in them, and the admission's; most are empty. Kept with the check: a move looks for them once.
@@ -156,7 +157,7 @@ local function slotsInUse(check)
   local used = check.used
   if used then return used end
   used = {}
-  local n, first, list, at = 0, check[1], check[10], check[3]
+  local n, first, list, at = 0, check[1], check[11], check[3]
   for i = 1, check[2] do
     local key = list and list[i] or first + 2 * (i - 1)
     if raw[key] or raw[key + 1] or values[key] or values[key + 1] or i == at or anyDamaged then
@@ -191,23 +192,42 @@ end
 
 -- nil is unlimited.
 local function freeOf(ceiling, settled)
-  local buckets = ceiling[2]
+  local buckets, beyond = ceiling[2], ceiling[3]
   local first = buckets[1]
+  local drawnBeyond = beyond and get(beyond) or 0
   if #buckets == 1 then
     if first[1] < 0 then return nil end
-    return first[1] - settled
+    return first[1] - settled + drawnBeyond
   end
-  local later, free, total = 0, 0, 0
+  local later, free, total = drawnBeyond, 0, drawnBeyond
   for i = 2, #buckets do
     local bucket = buckets[i]
     if bucket[1] < 0 then return nil end
     local drawn = get(bucket[2])
-    later = later + drawn
-    total = total + bucket[1]
+    if bucket[4] then
+      total = total + bucket[1] - drawn
+    else
+      later = later + drawn
+      total = total + bucket[1]
+    end
     free = free + max(0, bucket[1] - drawn)
   end
   if first[1] < 0 then return nil end
   return min(free + max(0, first[1] - (settled - later)), first[1] + total - settled)
+end
+
+-- What open reservations hold of what a ceiling is made of; see standing.ts.
+local function heldAgainst(buckets, beyond, alongside, pending)
+  if not beyond or not alongside then return pending end
+  local held = 0
+  for i = 1, #alongside do held = held + get(alongside[i] + 1) end
+  if held == 0 then return pending end
+  local left = 0
+  for i = 2, #buckets do
+    local bucket = buckets[i]
+    if bucket[4] then left = left + (bucket[1] < 0 and held or max(0, bucket[1] - get(bucket[2]))) end
+  end
+  return pending + min(left, held)
 end
 
 -- The largest u in [uMin, uMax] that every refusing check admits, or who refuses. `fixed`: instead of the checks' own, then perUnit is 0.
@@ -227,7 +247,7 @@ local function fit(checks, uMin, uMax, fixed)
         local ceiling = ceilings[k]
         local free = freeOf(ceiling, settled)
         if free then
-          local room = free - pending
+          local room = free - heldAgainst(ceiling[2], ceiling[3], check[10], pending)
           if ceiling[1] == 0 then
             if most > room then shadowed[#shadowed + 1] = (c - 1) .. '.' .. (k - 1) end
           else
@@ -246,7 +266,7 @@ local function fit(checks, uMin, uMax, fixed)
 end
 
 -- Where the checks stand, in one list: for a check of one slot its settled and pending; for one of several how many of them are in use, and of each its place,
--- settled, pending; then the counters of later buckets. Balances are made of it by standing.ts. What has not been changed goes out as the text that it is.
+-- settled, pending; then the pending of those alongside, and of each ceiling beyond and the counters of later buckets. Balances are made of it by standing.ts. What has not been changed goes out as the text that it is.
 local function standingOf(checks)
   local out, n = {}, 0
   local function put(key)
@@ -270,9 +290,14 @@ local function standingOf(checks)
         put(key + 1)
       end
     end
+    local alongside = check[10]
+    if alongside then
+      for i = 1, #alongside do put(alongside[i] + 1) end
+    end
     local ceilings = check[8]
     for k = 1, #ceilings do
-      local buckets = ceilings[k][2]
+      local buckets, beyond = ceilings[k][2], ceilings[k][3]
+      if beyond then put(beyond) end
       for b = 2, #buckets do put(buckets[b][2]) end
     end
   end
@@ -338,65 +363,76 @@ local function note(list, bucket, share)
 end
 
 -- Spreads an amount over buckets in order by what is settled alone; see ledger.ts. Gives the changes of counters, and the JSON of draws and overruns.
-local function draw(changes, drawn, overruns, slot, settled, pending, buckets, ttl, amount, within)
+local function draw(changes, drawn, overruns, slot, settled, pending, buckets, beyond, alongside, ttl, amount, within)
   if amount == 0 then return end
   changes[#changes + 1] = { slot, amount, ttl }
   local last = #buckets
+  local drawnBeyond = beyond and get(beyond) or 0
+  local held = heldAgainst(buckets, beyond, alongside, pending)
   if last == 1 then
     note(drawn, buckets[1], amount)
     local ceiling = buckets[1][1]
-    local beyond = ceiling < 0 and 0 or beyondOf(amount, max(0, ceiling - settled), pending, within)
-    if beyond > 0 then note(overruns, buckets[1], beyond) end
+    local over = ceiling < 0 and 0 or beyondOf(amount, max(0, ceiling - settled + drawnBeyond), held, within)
+    if over > 0 then note(overruns, buckets[1], over) end
     return
   end
+  local sharedBeyond = 0
   local function take(i, share)
     if share == 0 then return end
     local bucket = buckets[i]
-    if bucket[2] ~= 0 then changes[#changes + 1] = { bucket[2], share, ttl } end
+    if bucket[2] ~= 0 then changes[#changes + 1] = { bucket[2], share, bucket[4] or ttl } end
+    if bucket[4] then sharedBeyond = sharedBeyond + share end
     note(drawn, bucket, share)
   end
-  local laterDrawn, later = { 0 }, 0
+  local laterDrawn, later = { 0 }, drawnBeyond
   for i = 2, last do
     laterDrawn[i] = buckets[i][2] ~= 0 and get(buckets[i][2]) or 0
-    later = later + laterDrawn[i]
+    if not buckets[i][4] then later = later + laterDrawn[i] end
   end
   if amount < 0 then
-    local back = -amount
+    local back, backBeyond = -amount, drawnBeyond
     for i = last, 2, -1 do
       local share = min(back, laterDrawn[i])
+      if buckets[i][4] then share = min(share, backBeyond) end
+      share = max(0, share)
       take(i, -share)
       back = back - share
+      if buckets[i][4] then backBeyond = backBeyond - share end
     end
     take(1, -back)
-    return
-  end
-  local rest, free, shares = amount, 0, {}
-  for i = 1, last do
-    local has = i == 1 and settled - later or laterDrawn[i]
-    local ceiling = buckets[i][1]
-    if ceiling < 0 then
-      free = nil
-      shares[i] = rest
-    else
-      local left = max(0, ceiling - has)
-      if free then free = free + left end
-      shares[i] = min(rest, left)
+  else
+    local rest, free, shares = amount, 0, {}
+    for i = 1, last do
+      local has = i == 1 and settled - later or laterDrawn[i]
+      local ceiling = buckets[i][1]
+      if ceiling < 0 then
+        free = nil
+        shares[i] = rest
+      else
+        local left = max(0, ceiling - has)
+        if free then free = free + left end
+        shares[i] = min(rest, left)
+      end
+      rest = rest - shares[i]
     end
-    rest = rest - shares[i]
+    local over = free and beyondOf(amount, free, held, within) or 0
+    shares[last] = shares[last] + rest
+    for i = 1, last do take(i, shares[i]) end
+    if over > 0 then note(overruns, buckets[last], over) end
   end
-  local beyond = free and beyondOf(amount, free, pending, within) or 0
-  shares[last] = shares[last] + rest
-  for i = 1, last do take(i, shares[i]) end
-  if beyond > 0 then note(overruns, buckets[last], beyond) end
+  if sharedBeyond ~= 0 then changes[#changes + 1] = { beyond, sharedBeyond, ttl } end
 end
 
--- The buckets that are drawn: of the first ceiling that refuses, else of the first.
-local function drawnBuckets(check)
+-- The ceiling whose buckets are drawn: the one with grants, else the first that refuses, else the first.
+local function drawnCeiling(check)
   local ceilings = check[8]
   for k = 1, #ceilings do
-    if ceilings[k][1] == 1 then return ceilings[k][2] end
+    if ceilings[k][3] then return ceilings[k] end
   end
-  return ceilings[1][2]
+  for k = 1, #ceilings do
+    if ceilings[k][1] == 1 then return ceilings[k] end
+  end
+  return ceilings[1]
 end
 
 -- The id of a partition's next event: instant and ordinal, both rising.

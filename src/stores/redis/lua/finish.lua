@@ -37,7 +37,8 @@ moves.settle = { texts = 4, make = function(m, texts)
   for c = 1, #checks do
     local check = checks[c]
     local settled, pending = useOf(check)
-    draw(changes, drawn, overruns, slotOf(check, check[3]), settled, pending, drawnBuckets(check), check[9],
+    local ceiling = drawnCeiling(check)
+    draw(changes, drawn, overruns, slotOf(check, check[3]), settled, pending, ceiling[2], ceiling[3], check[10], check[9],
       amounts[c] - (booked and booked[c] or 0), open and r.held[c] or 0)
   end
   if open then freed(changes, r, slots) end
@@ -81,7 +82,7 @@ moves.void = { texts = 1, make = function(m, texts)
 end }
 
 -- ['expire', epoch, reservation, due, last, events, id, now, checkpoint or null, lines, ttl], lines
--- lines: { slot, buckets, ttl } of each line, read from the reservation by the caller a moment ago; the text proves that they are still the same.
+-- lines: { slot, buckets, ttl, beyond?, alongside? } of each line, read from the reservation by the caller a moment ago; the text proves that they are still the same.
 moves.expire = { texts = 1, make = function(m, texts)
   local key, due, last, events, id, nowMs, checkpoint, lines, ttl = m[3], m[4], m[5], m[6], m[7], m[8], m[9], m[10], m[11]
   local r = reservation(key)
@@ -98,7 +99,7 @@ moves.expire = { texts = 1, make = function(m, texts)
   for i = 1, #lines do
     local line = lines[i]
     slots[i] = line[1]
-    draw(changes, drawn, overruns, line[1], get(line[1]), get(line[1] + 1), line[2], line[3], amounts[i] - (r.booked and r.booked[i] or 0), r.held[i])
+    draw(changes, drawn, overruns, line[1], get(line[1]), get(line[1] + 1), line[2], line[4], line[5], line[3], amounts[i] - (r.booked and r.booked[i] or 0), r.held[i])
   end
   freed(changes, r, slots)
   mayAll(changes)
