@@ -5,6 +5,7 @@ import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
 import { answerAdmin } from '../../src/admin/admin-api.ts'
 import { toProblem } from '../../src/admin/problem.ts'
 import type { AdminParts } from '../../src/admin/route.ts'
+import { EventHistory } from '../../src/archive/history.ts'
 import { systemClock, withTime } from '../../src/clock.ts'
 import { subscriptionOf } from '../../src/metering/subscription.ts'
 import { systemRandom } from '../../src/random.ts'
@@ -27,9 +28,14 @@ async function open() {
   const clock = withTime(systemClock, () => nowMs)
   const directory = await StoredKeyDirectory.open(records, config, clock)
   const changes = new AccountChanges(records, directory, clock, systemRandom)
+  const outbox = new FakeOutbox()
   const parts: AdminParts = {
-    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, clock), outbox: new FakeOutbox(), clock,
-    quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }), gateway: null, retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
+    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, clock), outbox, clock,
+    quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }), gateway: null,
+    history: new EventHistory({ outbox, archive: () => null, clock }),
+    inspectStore: async () => ({ details: null, gaps: [], spool: null }),
+    replay: async () => ({ events: 0, archived: 0, done: Promise.resolve() }),
+    retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const ask = async (method: string, path: string, body: Body = {}, query: Record<string, string> = {}): Promise<{ status: number; body: Record<string, unknown> }> => {
     try {
