@@ -1,13 +1,13 @@
 import { GatewayError } from '../errors.ts'
 import { resolveEntitlement, type Entitlement } from '../metering/entitlement.ts'
-import { boundOf, inputBound, opaqueBound, outputRange, type OutputRange, type TemplateTokens } from '../metering/estimate.ts'
+import { admissionBound, boundOf, inputBound, opaqueBound, outputRange, type OutputRange, type TemplateTokens } from '../metering/estimate.ts'
 import type { Meter } from '../metering/meter.ts'
 import type { Reserve, ReserveAnswer } from '../metering/moves.ts'
 import { refusalOf } from '../metering/quota.ts'
 import { draftReservation, draftSeenAt, lateMs, outputBoundReport, type Draft } from '../metering/reservation.ts'
 import type { BodyChanges, RequestFacts } from '../providers/provider.ts'
 import { DownstreamGone } from './downstream.ts'
-import { skeletonOf } from './books.ts'
+import { endUserHeader, skeletonOf } from './books.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import { Hold } from './hold.ts'
 import type { Workings } from './parts.ts'
@@ -32,8 +32,7 @@ const waitStepMaxMs = 250
 export function entitle(x: Exchange): Entitlement {
   const { route, principal, facts } = x
   if (route === null || principal === null || facts === null) throw new Error('nothing is known of the call')
-  const claim = principal.endUserFrom
-  const endUser = claim === null ? null : claim.kind === 'header' ? x.d.header(claim.name.toLowerCase()) ?? null : facts.user
+  const endUser = principal.endUserFrom === null ? null : principal.endUserFrom.kind === 'header' ? endUserHeader(x) : facts.user
   const entitlement = resolveEntitlement(principal, {
     endpoint: route.name, endpointByDefault: route.endpoint.byDefault, known: route.known, model: facts.model, features: facts.features,
     endUser: endUser === null ? null : endUser.slice(0, 256),
@@ -56,6 +55,8 @@ export async function admit(x: Exchange, w: Workings): Promise<void> {
     const exact = await countedExactly(x, w, facts)
     if (exact !== null) {
       x.facts = exact
+      // What is told of its admission is told anew.
+      x.skeleton = null
       refusal = await tryReserve(x, w, exact)
     }
   }
@@ -112,6 +113,7 @@ function draftCall(x: Exchange, w: Workings, facts: RequestFacts): CallPlan | Ga
   if (draft instanceof GatewayError) return draft
   x.draft = draft
   x.bound = { fixed, perUnit: bound.perUnit }
+  x.computedFrom = admissionBound(facts, model, route.known, input, range.uMax, x.body.length, w.clock.nowMs() - x.admittedMs)
   return { draft, range, tokensInSlices }
 }
 

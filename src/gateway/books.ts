@@ -8,9 +8,16 @@ import type { Outcome } from './answer.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import { callerRequestId } from './headers.ts'
 
+/** Whom a trusted key's call is for, as its header says; null: nobody, or another place says it. */
+export function endUserHeader(x: Exchange): string | null {
+  const claim = x.principal?.endUserFrom ?? null
+  return claim === null || claim.kind !== 'header' ? null : x.d.header(claim.name.toLowerCase()) ?? null
+}
+
 /** What an event needs if this gateway is never heard of again. */
 export function skeletonOf(x: Exchange): EventSkeleton {
   const { route, principal, facts, destination, entitlement } = admitted(x)
+  const endUser = endUserHeader(x)
   return {
     source: `tallygate/${x.config.instance}`,
     account: principal.account.id,
@@ -28,11 +35,13 @@ export function skeletonOf(x: Exchange): EventSkeleton {
       user: facts.user === null ? null : facts.user.slice(0, 256),
       session: callerRequestId(x.d.header('x-tallygate-session')),
       tags: {},
+      ...(endUser === null ? {} : { end_user: endUser.slice(0, 256) }),
     },
     ...(facts.features.length === 0 ? {} : { features: facts.features }),
     ...(entitlement.moneyScale === 9 || entitlement.rates === null ? {} : { money_scale: entitlement.moneyScale }),
     ...(entitlement.currency === null || entitlement.rates === null ? {} : { currency: entitlement.currency }),
     ...(entitlement.priceVersion === null || entitlement.rates === null ? {} : { price_version: entitlement.priceVersion }),
+    ...(x.computedFrom === null ? {} : { bound: x.computedFrom }),
   }
 }
 

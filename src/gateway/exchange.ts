@@ -2,7 +2,7 @@ import type { Principal } from '../accounts/principal.ts'
 import type { Config } from '../config/config.ts'
 import type { Entitlement } from '../metering/entitlement.ts'
 import type { Bound } from '../metering/estimate.ts'
-import type { EventSkeleton, StreamEnd, UsageSource } from '../metering/event.ts'
+import type { AdmissionBound, EventSkeleton, StreamEnd, UsageSource } from '../metering/event.ts'
 import type { Quantities } from '../metering/meter.ts'
 import type { Balance } from '../metering/check.ts'
 import type { Draft } from '../metering/reservation.ts'
@@ -33,6 +33,7 @@ export class Exchange implements Listed {
   /** null: the endpoint counts toward nothing. */
   draft: Draft | null = null
   bound: Bound | null = null
+  computedFrom: AdmissionBound | null = null
   /** True from the moment the store may hold something for it, until that was settled or voided. */
   holding = false
   /** The plan serves it although the store is away: it is settled without ever having been held. */

@@ -1,6 +1,7 @@
 import type { Model } from '../config/config.ts'
 import type { RequestFacts } from '../providers/provider.ts'
 import type { Entitlement } from './entitlement.ts'
+import type { AdmissionBound } from './event.ts'
 import type { Quantities } from './meter.ts'
 
 /** What a template adds to the text, in tokens. */
@@ -41,7 +42,7 @@ function mediaTokens({ inputMediaTokens, inputImages, inputImageTokens }: Reques
 }
 
 /** The bound of a call of a dialect. `input`: from `inputBound`, or counted exactly. */
-export function boundOf(facts: RequestFacts, input: number | null, bytesIn: number): Bound {
+export function boundOf(facts: Pick<RequestFacts, 'inputMediaTokens' | 'boundsOutput' | 'choices'>, input: number | null, bytesIn: number): Bound {
   const fixed: Quantities = { requests: 1, concurrency: 1, bytes_in: bytesIn, output_tokens: 0, reasoning_tokens: 0 }
   if (input !== null) {
     fixed.input_tokens = input
@@ -80,8 +81,11 @@ export interface OutputRange {
   readonly lacking: number
 }
 
+/** What of a request decides on its output bound. */
+export type OutputFacts = Pick<RequestFacts, 'boundsOutput' | 'outputAsked' | 'outputDefault' | 'outputFloor' | 'clampable'>
+
 /** The output bound, per choice (contract, section 4, items 1 and 2). */
-export function outputRange(facts: RequestFacts, model: Model | null, entitlement: Pick<Entitlement, 'maxOutputTokens' | 'maxContextTokens' | 'policy'>, inputTokens: number | null): OutputRange {
+export function outputRange(facts: OutputFacts, model: Model | null, entitlement: Pick<Entitlement, 'maxOutputTokens' | 'maxContextTokens' | 'policy'>, inputTokens: number | null): OutputRange {
   if (!facts.boundsOutput) return { uMin: 0, uMax: 0, write: false, asked: null, least: 0, lacking: 0 }
   const { policy, maxOutputTokens, maxContextTokens } = entitlement
   const allowed = Math.min(maxOutputTokens ?? outputTokensEver, maxContextTokens ?? outputTokensEver, model?.outputTokensMax ?? outputTokensEver, outputTokensEver)
@@ -109,4 +113,22 @@ export function outputRange(facts: RequestFacts, model: Model | null, entitlemen
     uMin: clamps ? least : uMax, uMax, write: lowered, asked, least,
     lacking: lowered && facts.outputFloor > uMax ? facts.outputFloor : 0,
   }
+}
+
+/** What is kept of a call's admission. `known`: a dialect reads it. `input`: from `inputBound`. `wanted`: the output bound before any limit looked at it. */
+export function admissionBound(facts: RequestFacts, model: Model | null, known: boolean, input: number | null, wanted: number, bytes: number, afterMs: number): AdmissionBound {
+  const bound: { -readonly [Name in keyof AdmissionBound]: AdmissionBound[Name] } = { bytes }
+  if (known) bound.input = input
+  if (known && facts.inputBytes > 0 && facts.inputTokensExact === null && !facts.inputUnseen) bound.text = Math.ceil(facts.inputBytes * (model?.inputFactor ?? 1))
+  if (facts.boundsOutput) {
+    bound.output = wanted
+    if (facts.choices !== 1) bound.choices = facts.choices
+    if (facts.outputAsked !== null) bound.asked = facts.outputAsked
+    if (facts.outputDefault !== null) bound.default = facts.outputDefault
+    if (facts.outputFloor > 0) bound.floor = facts.outputFloor
+    if (!facts.clampable) bound.rigid = true
+  }
+  if (facts.inputMediaTokens !== 0) bound.media = true
+  if (afterMs > 0) bound.after_ms = afterMs
+  return bound
 }

@@ -30,6 +30,37 @@ export interface EventSkeleton {
   /** In how many digits after the point its money is counted, where that is not 9. */
   readonly money_scale?: number
   readonly price_version?: string
+  /** Absent in events of releases that did not tell it. */
+  readonly bound?: AdmissionBound
+}
+
+/**
+ * What an admission was computed from, so that it can be explained, and computed again under another plan. What is 0, false or 1 as a rule is left out
+ * then. Numbers only: nothing that anybody has written.
+ */
+export interface AdmissionBound {
+  /** The body's length. */
+  readonly bytes: number
+  /** The most input tokens; null: nothing bounds them; absent: no dialect can read the call. */
+  readonly input?: number | null
+  /** The part of `input` that is the bytes of a text, whose tokens could have been counted. */
+  readonly text?: number
+  /** The output bound per choice that was wanted; absent: there is no output to bound. */
+  readonly output?: number
+  /** What one unit of it costs, in output tokens; absent: 1. */
+  readonly choices?: number
+  /** The caller's own bound; absent: he gave none. */
+  readonly asked?: number
+  /** The dialect's, where the caller gives none. */
+  readonly default?: number
+  /** The least that the answer can live with. */
+  readonly floor?: number
+  /** Lowering the bound would break the answer. */
+  readonly rigid?: true
+  /** The input holds images or sound. */
+  readonly media?: true
+  /** How long after its admission's instant it was asked for: its body took so long. */
+  readonly after_ms?: number
 }
 
 /** What the caller claimed about himself: bounded in size, never an identity. */
@@ -38,6 +69,8 @@ export interface CallerClaims {
   readonly user: string | null
   readonly session: string | null
   readonly tags: Readonly<Record<string, string>>
+  /** What a trusted key's calls are counted for, where a header names it and not the body. */
+  readonly end_user?: string
 }
 
 /** An event's data once the exchange has ended; the quantities travel beside it as `usage`. */
@@ -137,6 +170,7 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
     add('price_version', body.price_version)
   }
   add('output_bound', ended?.output_bound)
+  add('bound', body.bound)
   data['drawn'] = record.drawn
   if (record.overruns.length > 0) data['overrun'] = record.overruns
   data['caller'] = body.caller

@@ -24,7 +24,8 @@ function recordOf(words: readonly string[]): OutboxRecord {
   const used: EventSkeleton = words.includes('tools') ? { ...skeleton, features: ['hosted_tools'] } : skeleton
   const known: EventSkeleton = words.includes('priced') ? { ...used, currency: 'USD', price_version: '2026-11-01' }
     : words.includes('yen') ? { ...used, currency: 'JPY', price_version: '2026-11-01', money_scale: 6 } : used
-  const body: EventBody | EventSkeleton = kind === 'expired' ? known : words.includes('brief') ? { ...known, model: null, ...ended } : { ...known, ...ended, ...details }
+  const told: EventSkeleton = words.includes('bounded') ? { ...known, bound: { bytes: 3321, input: 900, output: 4096, asked: 4096 } } : known
+  const body: EventBody | EventSkeleton = kind === 'expired' ? told : words.includes('brief') ? { ...told, model: null, ...ended } : { ...told, ...ended, ...details }
   return {
     kind, id, correction: Number(words.find((word) => word.startsWith('correction='))?.slice('correction='.length) ?? 0), atMs: Date.UTC(2025, 10, 22, 10, 0, 30), body,
     usage: Object.fromEntries(pairs('')) as Quantities, booked: kind === 'late' ? Object.fromEntries(pairs('booked:')) as Quantities : null,
