@@ -39,7 +39,11 @@ export function priceText(picos: number, meter: string, scale: number): string {
 
 /** Without zeros at its end. */
 function plain(amount: bigint, digits: number): string {
-  return digits === 0 ? String(amount) : moneyText(amount, digits).replace(/\.?0+$/, '')
+  if (digits === 0) return String(amount)
+  const text = moneyText(amount, digits)
+  let end = text.length
+  while (text[end - 1] === '0') end -= 1
+  return text.slice(0, text[end - 1] === '.' ? end - 1 : end)
 }
 
 function meterScale(meter: string): number {
