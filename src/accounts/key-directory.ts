@@ -128,6 +128,12 @@ export class StoredKeyDirectory implements KeyDirectory {
     return key !== undefined && key.plan !== null
   }
 
+  /** An account without the terms that depend on the time; undefined: there is none, nor a key that is its own account. */
+  accountOf(id: string): Account | undefined {
+    const key = this.#index.byId.get(id) ?? this.#storedById.get(id)
+    return this.config.accounts.get(id) ?? (key === undefined || key.plan === null ? undefined : ownAccount(id, key.plan))
+  }
+
   /** An account and those above it, with the terms that hold at an instant; empty when the config does not have it. */
   actingChainOf(accountId: string, atMs: number): ActingChain {
     return this.#acting(accountChain(this.config, accountId), atMs)

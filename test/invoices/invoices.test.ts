@@ -3,7 +3,7 @@ import t from 'tap'
 import { loadConfig } from '../../src/config/load.ts'
 import { toText } from '../../src/config/problem.ts'
 import type { Plan } from '../../src/config/config.ts'
-import { invoiceText } from '../../src/invoices/document.ts'
+import { invoiceDocument, invoiceText } from '../../src/invoices/document.ts'
 import { explainPrice } from '../../src/invoices/explanation.ts'
 import { invoiceOf } from '../../src/invoices/invoice.ts'
 import { termsOf, type InvoiceTerms } from '../../src/invoices/terms.ts'
@@ -60,7 +60,7 @@ t.test('invoices are what invoices.txt shows', async (t) => {
       joined: of('joined'), yearOf: of('year')[0] ?? null, prepaidLimitOf: (bucket) => (bucket === 'grant' ? 'credits' : null),
     }
     const events = lines.filter((line) => line.startsWith('event ')).map((line) => eventOf(line, plans))
-    t.equal(invoiceText(invoiceOf(terms, events)).replace(/ +/g, ' '), wanted.trim().replace(/ +/g, ' '), name)
+    t.equal(invoiceText(invoiceDocument(invoiceOf(terms, events))).replace(/ +/g, ' '), wanted.trim().replace(/ +/g, ' '), name)
   }
 })
 
