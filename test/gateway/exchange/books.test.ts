@@ -93,14 +93,13 @@ t.test('Anthropic answers carry their own headers and ids', async (t) => {
 t.test('an event tells what its admission was computed from: enough to draft it again, and no text', async (t) => {
   const upstream = await openScriptedUpstream(t, openai())
   const rig = await startRig(t, upstream.url, {
-    policy: 'output_default: 100', limits: ['{ name: daily, meter: total_tokens, limit: 100k, window: day }'], entitlements: '{ endpoints: [chat.completions, embeddings, "POST /v1/other"] }',
+    policy: 'output_default: 100', limits: ['{ name: daily, meter: total_tokens, limit: 100k, window: day }'],
   })
   const body = { ...prompt, max_tokens: 1_000, n: 2 }
   await rig.chat(body)
   await rig.chat()
   await rig.chat({ response_format: { type: 'json_schema', json_schema: { name: 'x', schema: {} } } })
   await rig.request({ method: 'POST', target: '/v1/embeddings', body: { model: 'test-model', input: 'some text' } })
-  await rig.request({ method: 'POST', target: '/v1/other', body: { plain: true } })
   const bounds = (await rig.events()).map(({ bound }) => bound as Record<string, number>)
   const bytes = JSON.stringify(body).length
   t.match(bounds[0], { bytes, output: 1_000, asked: 1_000, choices: 2 })
@@ -110,7 +109,9 @@ t.test('an event tells what its admission was computed from: enough to draft it 
   t.match(bounds[2], { rigid: true })
   t.match(bounds[3], { input: Number })
   t.notOk('output' in (bounds[3] ?? {}), 'nothing to bound')
-  t.same(Object.keys(bounds[4] ?? {}).filter((name) => name !== 'after_ms'), ['bytes'], 'no dialect reads it')
+  const plain = await startRig(t, (await openScriptedUpstream(t, steps(json(200, {})))).url, { entitlements: '{ endpoints: ["POST /v1/other"] }' })
+  await plain.request({ method: 'POST', target: '/v1/other', body: { plain: true } })
+  t.same(Object.keys(Object((await plain.events())[0]?.['bound'])).filter((name) => name !== 'after_ms'), ['bytes'], 'no dialect reads it')
 })
 
 t.test('an output bound that does not fit a long window is lowered, and both sides are told', async (t) => {
