@@ -53,6 +53,9 @@ class LocalRollups implements Rollups {
   async reset(): Promise<void> {
     await this.#link.ask('reset', null)
   }
+  async complete(): Promise<void> {
+    await this.#link.ask('complete', null)
+  }
   async prune(nowMs: number, kept: Kept): Promise<void> {
     await this.#link.ask('prune', { nowMs, kept })
   }

@@ -21,6 +21,8 @@ import type {
  */
 
 const FORMAT = 1
+/** The mark of a file whose roll-ups were once made whole. */
+const COMPLETE = 1
 /** Of an account and day: their names are the callers' own text. */
 const MODELS_MAX = 200
 /** Of refused calls, of an account and bucket. */
@@ -153,11 +155,15 @@ export class RollupFile {
   }
 
   isNew(): boolean {
-    return this.#db.prepare('SELECT 1 FROM totals LIMIT 1').get() === undefined && this.#last.size === 0
+    return this.#db.prepare('PRAGMA application_id').get()?.['application_id'] !== COMPLETE
+  }
+
+  complete(): void {
+    this.#db.exec(`PRAGMA application_id = ${COMPLETE}`)
   }
 
   reset(): void {
-    this.#transaction(() => this.#db.exec('DELETE FROM usage; DELETE FROM totals; DELETE FROM models; DELETE FROM counted; DELETE FROM combinations'))
+    this.#transaction(() => this.#db.exec('DELETE FROM usage; DELETE FROM totals; DELETE FROM models; DELETE FROM counted; DELETE FROM combinations; PRAGMA application_id = 0'))
     this.#last = new Set()
     this.#models.clear()
     this.#combinations.clear()
@@ -260,6 +266,7 @@ export class RollupFile {
         PRIMARY KEY (unit, account, bucket, ${REFUSAL_DIMENSIONS.slice(1).map((name) => `"${name}"`).join(', ')})) WITHOUT ROWID;
       CREATE TABLE models (day INTEGER NOT NULL, account TEXT NOT NULL, model TEXT NOT NULL, PRIMARY KEY (day, account, model)) WITHOUT ROWID;
       CREATE TABLE counted (id TEXT PRIMARY KEY) WITHOUT ROWID;
+      PRAGMA application_id = 0;
       PRAGMA user_version = ${FORMAT};
       COMMIT;
     `)

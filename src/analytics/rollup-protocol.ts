@@ -10,6 +10,7 @@ export interface RollupAsks {
   readonly refusals: { ask: RefusalQuestion; answer: readonly RefusalRow[] }
   readonly isNew: { ask: null; answer: boolean }
   readonly reset: { ask: null; answer: null }
+  readonly complete: { ask: null; answer: null }
   readonly prune: { ask: { readonly nowMs: number; readonly kept: Kept }; answer: null }
   readonly close: { ask: null; answer: null }
 }

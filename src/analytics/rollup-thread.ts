@@ -42,6 +42,7 @@ function answerTo(name: keyof RollupAsks, ask: unknown): unknown {
     case 'refusals': return file.refusals(ask as RollupAsks['refusals']['ask'])
     case 'isNew': return file.isNew()
     case 'reset': file.reset(); return null
+    case 'complete': file.complete(); return null
     case 'prune': {
       const { nowMs, kept } = ask as RollupAsks['prune']['ask']
       file.prune(nowMs, kept)

@@ -99,10 +99,12 @@ export interface Rollups {
   countRefusals(batch: readonly RefusalCount[]): Promise<void>
   usage(question: UsageQuestion): Promise<readonly UsageRow[]>
   refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]>
-  /** Nothing has ever been counted. */
+  /** They were never made, or their making was cut short. */
   isNew(): Promise<boolean>
-  /** Forgets usage, to be counted anew; refusals stay. */
+  /** Forgets usage, to be counted anew; refusals stay. They are new until they are `complete`. */
   reset(): Promise<void>
+  /** What the store no longer has is counted. */
+  complete(): Promise<void>
   /** Removes buckets that are older than they are kept. */
   prune(nowMs: number, kept: Kept): Promise<void>
   close(): Promise<void>

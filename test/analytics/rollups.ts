@@ -104,8 +104,11 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>):
     const top = await rollups.usage({ unit: 'day', fromMs: 0, untilMs: untilMs * 2, by: ['account'], series: false, only: {}, latencies: false, top: { of: 'total_tokens', count: 3 } })
     const all = [...(await rollups.usage({ unit: 'day', fromMs: 0, untilMs: untilMs * 2, by: ['account'], series: false, only: {}, latencies: false, top: null }))]
     t.same(top.map(({ by }) => by.account), all.sort((a, b) => b.counts.total_tokens - a.counts.total_tokens).slice(0, 3).map(({ by }) => by.account))
-    await rollups.reset()
     t.equal(await rollups.isNew(), true)
+    await rollups.complete()
+    t.equal(await rollups.isNew(), false)
+    await rollups.reset()
+    t.equal(await rollups.isNew(), true, 'until it is complete')
     await rollups.countArchived(increments)
     t.same([...rowsOf(await rollups.usage({ unit: 'day', fromMs: 0, untilMs: untilMs * 2, by: ['key'], series: false, only: {}, latencies: true, top: null }), ['key'])].sort(),
       [...recount(increments, 'day', ['key'], false, () => true)].sort(), 'made again from an archive')
