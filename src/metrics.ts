@@ -15,7 +15,7 @@ export class Metrics {
   readonly settlements = this.#counter('tallygate_settlements_total', 'Settlements by how the exchange ended and who counted.', ['end', 'usage_source'])
   readonly alarms = this.#counter('tallygate_meter_alarms_total', 'Answers whose usage was missing, unreadable or conflicting.', ['provider', 'alarm'])
   readonly overruns = this.#counter('tallygate_overruns_total', 'Settlements beyond every ceiling.', [])
-  readonly shadowed = this.#counter('tallygate_shadow_refusals_total', 'Calls that a shadow limit would have refused.', [])
+  readonly shadowed = this.#counter('tallygate_shadow_refusals_total', 'Calls that a shadow limit would have refused, by limit; other: a limit that is not of the plan.', ['plan', 'limit'])
   readonly rejected = this.#counter('tallygate_rejected_total', 'Requests refused at the edge as malformed, by why.', ['why'])
   readonly badKeys = this.#counter('tallygate_bad_keys_total', 'Requests with an unknown key.', ['braked'])
   readonly duration = this.#histogram('tallygate_request_duration_seconds', 'From the request to the end of its answer.', ['endpoint'],

@@ -200,7 +200,8 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
       x.holding = true
       x.balances = answer.balances
       x.shadowed = answer.shadowed
-      if (answer.shadowed.length > 0) w.metrics.shadowed.inc(answer.shadowed.length)
+      // Names of plans and their limits are few; those of accounts and keys may be many.
+      for (const limit of answer.shadowed) w.metrics.shadowed.inc({ plan: principal.plan.name, limit: principal.plan.limits.some(({ name }) => name === limit) ? limit : 'other' })
       granted(x, facts, plan, answer.u)
       return null
     }

@@ -66,6 +66,7 @@ export function settlementOf(x: Exchange, skeleton: EventSkeleton, outcome: Outc
     ...(outcome.serviceTier === null ? {} : { service_tier: outcome.serviceTier }),
     ...(x.firstByteMs === null ? {} : { time_to_first_token_ms: Math.round(x.firstByteMs) }),
     ...(x.loweredBound === null ? {} : { output_bound: x.loweredBound }),
+    ...(x.shadowed.length === 0 ? {} : { shadow: x.shadowed }),
   }
   return { id: x.id, nowMs, home: principal.home, checks: draft.checks, amounts: amountsOf(draft, usage), usage, event }
 }

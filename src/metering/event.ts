@@ -86,6 +86,8 @@ export interface EventBody extends EventSkeleton {
   readonly time_to_first_token_ms?: number
   /** "812;asked=4096" when the output bound was lowered. */
   readonly output_bound?: string
+  /** Names of shadow limits that would have refused it. */
+  readonly shadow?: readonly string[]
 }
 
 /**
@@ -171,6 +173,7 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
   }
   add('output_bound', ended?.output_bound)
   add('bound', body.bound)
+  add('shadow', ended?.shadow)
   data['drawn'] = record.drawn
   if (record.overruns.length > 0) data['overrun'] = record.overruns
   data['caller'] = body.caller
