@@ -1,7 +1,7 @@
 import type { Config } from '../config/config.ts'
 import { accountScopeId } from '../metering/entitlement.ts'
 import { encoded } from '../metering/limits/counter.ts'
-import { recordKinds, toStoredKey } from './account-records.ts'
+import { recordKinds, toStoredAccount, toStoredKey } from './account-records.ts'
 
 /** Parents may be nested this deep. */
 const chainMax = 8
@@ -12,6 +12,10 @@ const chainMax = 8
  */
 export class AccountHomes {
   readonly #config: Config
+  /** Parents of accounts, of the file and of the store. */
+  readonly #parents = new Map<string, string | null>()
+  /** Accounts of stored keys, which may be under accounts that are learnt later. */
+  readonly #learnt = new Map<string, string | null>()
   /** By the scope that counters' names begin with. */
   readonly #byScope = new Map<string, string>()
 
@@ -39,7 +43,9 @@ export class AccountHomes {
   }
 
   ofCounter(name: string): string {
-    const scope = name.slice(0, Math.max(0, name.indexOf('|')))
+    const [first = '', second] = name.split('|')
+    // A grant's counter names its account, and no scope.
+    const scope = second === undefined ? '' : first === 'grant' ? `account:${second}` : first
     // An end user is his key's.
     const of = scope.startsWith('end_user:') ? `key:${scope.slice('end_user:'.length).split('/')[0]}` : scope
     return this.#byScope.get(of) ?? decoded(of.slice(of.indexOf(':') + 1))

@@ -1,4 +1,5 @@
 import type { Account, Entitlements, KeyConfig, Plan } from '../config/config.ts'
+import type { AccountGrants } from '../metering/grant.ts'
 import type { Limit } from '../metering/limits/limit.ts'
 
 /** The authenticated key with its account: everything later asks only this. Frozen, shared between exchanges. */
@@ -12,6 +13,8 @@ export interface Principal {
   readonly plan: Plan
   readonly keyLimits: readonly Limit[]
   readonly keyEntitlements: Partial<Entitlements>
+  /** By account, of those in the chain that have or had any; absent: none has. */
+  readonly grants?: ReadonlyMap<string, AccountGrants>
   /** The account's and the key's, the key's winning. */
   readonly labels: Readonly<Record<string, string>>
   readonly endUserFrom: KeyConfig['endUserFrom']

@@ -17,8 +17,8 @@ const entriesMax = 10_000
 
 /**
  * Refusals that settled use alone caused, remembered for a moment: until the window moves on nothing can admit that amount, so a flood costs
- * no store call. A denial that open reservations caused is never remembered. Counters are named in the key, so a window that has moved on
- * is another entry; a changed configuration forgets everything.
+ * no store call. A denial that open reservations caused is never remembered. Counters and what their ceilings hold are in the key, so a window that has moved on
+ * is another entry, and so is a limit that was raised or extended by a grant; a changed configuration forgets everything.
  */
 export class RefusalMemory {
   #config: Config | null = null
@@ -58,7 +58,11 @@ export class RefusalMemory {
 
 function keyOf(checks: readonly Check[]): string {
   let key = ''
-  for (const check of checks) key += `${check.slots[check.at] ?? ''}\n`
+  for (const check of checks) {
+    key += check.slots[check.at] ?? ''
+    for (const { buckets } of check.ceilings) for (const { counter, ceiling } of buckets) key += `\n${counter ?? ''} ${ceiling}`
+    key += '\n\n'
+  }
   return key
 }
 

@@ -1,7 +1,9 @@
 import type { Principal } from '../accounts/principal.ts'
 import type { Account, Entitlements, ModelRates, Plan, Policy, PriceCard } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
+import { extensions } from './extension.ts'
 import { longestMatch, matches, matchesAny } from './glob.ts'
+import type { Grant } from './grant.ts'
 import { Memo, encoded } from './limits/counter.ts'
 import type { AppliedLimit, Limit, Scope } from './limits/limit.ts'
 import { ratesFor, ratesOfCall, versionAt } from './price.ts'
@@ -60,8 +62,11 @@ interface Level {
   /** The account's own, else that of the nearest one above it. */
   readonly subscription: Subscription | null
   readonly limits: readonly Limit[]
+  /** Of those that grants extend. */
+  readonly extended: ReadonlyMap<Limit, readonly Grant[]>
 }
 
+const notExtended: Level['extended'] = new Map()
 const rights = new Memo<Principal, Rights>(2_048)
 
 /**
@@ -105,8 +110,11 @@ function rightsOf(principal: Principal, plans: ReadonlyMap<string, Plan>): Right
   if (known !== undefined && known.plans === plans) return known
   const levels = principal.chain.map((account, index): Level => {
     const subscription = principal.chain.slice(index).find((each) => each.subscription !== null)?.subscription ?? null
-    if (index > 0) return { account, subscription, limits: replaced((account.plan === null ? undefined : plans.get(account.plan))?.limits ?? [], account.limits) }
-    return { account, subscription, limits: replaced(replaced(principal.plan.limits, account.limits), principal.keyLimits) }
+    const plan = index === 0 ? principal.plan : account.plan === null ? undefined : plans.get(account.plan)
+    const own = replaced(plan?.limits ?? [], account.limits)
+    const limits = index === 0 ? replaced(own, principal.keyLimits) : own
+    const granted = principal.grants?.get(account.id)
+    return { account, subscription, limits, extended: granted === undefined ? notExtended : extensions(limits, own, granted) }
   })
   const fresh: Rights = {
     plans,
@@ -125,7 +133,7 @@ function given(entitlements: Partial<Entitlements>): Partial<Entitlements> {
 }
 
 /** The same name replaces, in place; a new name is added. */
-function replaced(limits: readonly Limit[], by: readonly Limit[]): readonly Limit[] {
+export function replaced(limits: readonly Limit[], by: readonly Limit[]): readonly Limit[] {
   if (by.length === 0) return limits
   const kept = limits.map((limit) => by.find((other) => other.name === limit.name) ?? limit)
   return [...kept, ...by.filter((other) => !limits.some((limit) => limit.name === other.name))]
@@ -220,9 +228,11 @@ function appliedLimits(
   principal: Principal, levels: readonly Level[], wanted: (limit: Limit) => boolean, model: string | null, endUser: string | null,
 ): AppliedLimit[] {
   const applied: AppliedLimit[] = []
-  for (const { account, subscription, limits } of levels) {
+  for (const { account, subscription, limits, extended } of levels) {
     for (const limit of limits) {
-      if (wanted(limit)) applied.push({ limit, scope: { ...scopeOf(limit, account, principal.keyId, endUser), subscription }, selector: selectorOf(limit, model) })
+      if (!wanted(limit)) continue
+      const grants = extended.get(limit)
+      applied.push({ limit, scope: { ...scopeOf(limit, account, principal.keyId, endUser), subscription }, selector: selectorOf(limit, model), ...(grants === undefined ? {} : { grants }) })
     }
   }
   return applied

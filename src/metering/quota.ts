@@ -172,7 +172,8 @@ function refusalFor(draft: Draft, { applied, balance, why, fitsAtMs }: Candidate
     return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${used} used and ${isMoney(limit) ? moneyText(limit, balance.reserved) : item.reserved} held by calls in flight.`, base, heldRetryMs)
   }
   if (limit.prepaid === true) {
-    return new GatewayError('no_credit_available', `There is no credit left for '${limit.name}': ${used} of ${isMoney(limit) ? moneyText(limit, (limit.ceiling ?? 0) + (balance.granted ?? 0)) : item.limit ?? 0} ${unit} are used.`, { details: { ...base, retryAfterMs: null } })
+    const short = (item.remaining ?? 0) > 0 ? `The credit that is left for '${limit.name}' is not enough for this call` : `There is no credit left for '${limit.name}'`
+    return new GatewayError('no_credit_available', `${short}: ${used} of ${isMoney(limit) ? moneyText(limit, (limit.ceiling ?? 0) + (balance.granted ?? 0)) : item.limit ?? 0} ${unit} are used.`, { details: { ...base, retryAfterMs: null } })
   }
   const waitMs = fitsAtMs === null ? null : Math.max(1, fitsAtMs - nowMs)
   const long = isLong(window) || isMoney(limit)

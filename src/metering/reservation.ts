@@ -73,8 +73,9 @@ export function draftReservation(
       if (most === null) continue
       const floor = ours ? Math.min(uMin, range.least ?? uMin) : check.clampable ? uMin : uMax
       const least = check.fixed + check.perUnit * floor
-      if (!Number.isSafeInteger(least) || least > most) return tooLarge(group.applied[index] as AppliedLimit, least, most)
-      if (ours && check.perUnit > 0) {
+      // What was not paid for yet is nobody's size: the ledger says that there is no credit.
+      if (!Number.isSafeInteger(least) || (least > most && limit.prepaid !== true)) return tooLarge(group.applied[index] as AppliedLimit, least, most)
+      if (ours && check.perUnit > 0 && least <= most) {
         uMax = Math.min(uMax, Math.floor((most - check.fixed) / check.perUnit))
         uMin = Math.min(uMin, uMax)
       }

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { burnDown, isEffective, type Grant } from '../../src/metering/grant.ts'
+import { burnDown, isEffective, LOOKED_AT_LATE_MS, type Grant } from '../../src/metering/grant.ts'
 import { Ledger } from '../../src/metering/ledger.ts'
 import { allowance } from '../../src/metering/limits/allowance.ts'
 import type { AppliedLimit, Limit } from '../../src/metering/limits/limit.ts'
@@ -39,7 +39,7 @@ t.test('a check has the allowance, the grants of its instant, then the overdraft
     limit: 'monthly', refuses: true, visible: true, beyond: `${november}|granted`,
     buckets: [
       { name: 'monthly', ceiling: 1_000, counter: null },
-      { name: 'first', ceiling: 100, counter: 'grant|acme|first', endsMs: at('2026-12-01T00:00:00Z') },
+      { name: 'first', ceiling: 100, counter: 'grant|acme|first', endsMs: at('2026-12-01T00:00:00Z') + LOOKED_AT_LATE_MS },
       { name: 'a/b', ceiling: 100, counter: 'grant|acme|a%2Fb', endsMs: null },
       { name: 'monthly.overdraft', ceiling: 5, counter: `${november}|overdraft` },
     ],
