@@ -1,6 +1,6 @@
 import type { Config, Model, Upstream } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
-import { longestMatch } from '../metering/glob.ts'
+import { modelOf } from '../metering/model.ts'
 import type { Endpoint, Provider } from '../providers/provider.ts'
 import type { Downstream } from './downstream.ts'
 
@@ -88,28 +88,6 @@ export function upstreamFor(config: Config, provider: Provider): Upstream | unde
   const fallback = speaking.find((upstream) => upstream.isDefault)
   if (fallback !== undefined || provider.name !== 'http') return fallback
   return [...config.upstreams.values()].find((upstream) => upstream.isDefault)
-}
-
-interface ModelIndex {
-  readonly exact: ReadonlyMap<string, Model>
-  readonly globs: ReadonlyMap<string, Model>
-}
-
-const indexes = new WeakMap<Config, ModelIndex>()
-
-/** The configured model by its exact name, else by the longest glob that matches. */
-export function modelOf(config: Config, name: string): Model | null {
-  let index = indexes.get(config)
-  if (index === undefined) {
-    const entries = config.models.map((model) => [model.pattern, model] as const)
-    index = { exact: new Map(entries.filter(([pattern]) => !pattern.includes('*'))), globs: new Map(entries.filter(([pattern]) => pattern.includes('*'))) }
-    indexes.set(config, index)
-  }
-  const exact = index.exact.get(name)
-  if (exact !== undefined) return exact
-  if (index.globs.size === 0) return null
-  const glob = longestMatch([...index.globs.keys()], name)
-  return glob === null || glob === undefined ? null : index.globs.get(glob) ?? null
 }
 
 /** A caller's model name in a sentence: bounded, and nothing that could break out of it. */
