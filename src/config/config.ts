@@ -1,4 +1,6 @@
 import type { Limit, AccountCalendar } from '../metering/limits/limit.ts'
+import type { WeightedMeter } from '../metering/meter.ts'
+import type { GrantTerms } from '../metering/recurring-grant.ts'
 import type { PlanChange, Proration } from '../metering/plan-change.ts'
 import type { Subscription } from '../metering/subscription.ts'
 
@@ -12,6 +14,11 @@ export interface Config {
   readonly models: readonly Model[]
   readonly plans: ReadonlyMap<string, Plan>
   readonly addOns: ReadonlyMap<string, AddOn>
+  /** Meters of the operator's own. */
+  readonly meters: ReadonlyMap<string, WeightedMeter>
+  /** In how many digits after the point money is counted. */
+  readonly moneyScale: number
+  /** Those of the file. Everybody who means any account asks the key directory, which also has those made at run time. */
   readonly accounts: ReadonlyMap<string, Account>
   readonly keys: readonly KeyConfig[]
   readonly sinks: readonly SinkConfig[]
@@ -128,6 +135,8 @@ export interface Plan {
   readonly prices: RateCard | null
   /** What the plan costs beside its calls; null: nothing. */
   readonly charges: PlanCharges | null
+  /** Every account on it has them; absent: none. */
+  readonly grants?: readonly GrantTerms[]
 }
 
 export interface Entitlements {
@@ -152,6 +161,8 @@ export interface AddOn {
   readonly limits: readonly Limit[]
   /** Models, endpoints and features are added to what there is; the others stand in its place. */
   readonly entitlements: Partial<Entitlements>
+  /** Absent: none. */
+  readonly grants?: readonly GrantTerms[]
 }
 
 export interface Policy {
@@ -243,8 +254,12 @@ export interface Account {
   readonly subscription: Subscription | null
   /** Names, in the order in which they apply. */
   readonly addOns: readonly string[]
+  /** Of the file; the store may have more. Absent: none. */
+  readonly grants?: readonly GrantTerms[]
   /** Which plan of its own the account was on since when, as the gateway has seen it; in order. */
   readonly planHistory: readonly PlanChange[]
+  /** Where it stands: file:line, or `store`. */
+  readonly where: string
 }
 
 export interface KeyConfig {

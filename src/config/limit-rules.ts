@@ -1,4 +1,5 @@
-import type { CalendarUnit, Limit, Overdraft, Window } from '../metering/limits/limit.ts'
+import { whyNotExtended } from '../metering/extension.ts'
+import type { CalendarUnit, Limit, Overdraft, Rollover, Window } from '../metering/limits/limit.ts'
 import { METERS, meterName, meterScale, meterUnit } from '../metering/meter.ts'
 import type { BuiltinMeter, Meter, WeightedMeter } from '../metering/meter.ts'
 import type { Report } from './problem.ts'
@@ -68,15 +69,37 @@ function limitOf(raw: RawLimit, meters: KnownMeters, report: Report): Limit | un
   if ('problem' in overdraft) wrong('overdraft', overdraft.problem)
   else if (overdraft.value.kind !== 'none' && concurrent) wrong('overdraft', 'concurrency has no overdraft; raise the limit instead')
   else if (overdraft.value.kind !== 'none' && 'value' in ceiling && ceiling.value === null) wrong('overdraft', 'the limit is unlimited, so nothing can be over it')
+  const rollover = rolloverOf(raw, meter)
+  if ('problem' in rollover) report.problem(raw.rollover?.node.entries.get('max')?.value ?? raw.node, pathOf(pathOf(raw.trail, 'rollover'), 'max'), rollover.problem)
   if (raw.for !== null && raw.for.models === null && raw.for.endpoints === null) wrong('for', 'has to name models or endpoints; leave it out to mean every call')
-  if (report.problems.length > before || 'problem' in ceiling || 'problem' in window || 'problem' in overdraft) return undefined
+  if (report.problems.length > before || 'problem' in ceiling || 'problem' in window || 'problem' in overdraft || 'problem' in rollover) return undefined
   const limit: Limit = {
     name: raw.name, meter, ceiling: ceiling.value, window: window.value, per: raw.per, forModels: raw.for?.models ?? null, forEndpoints: raw.for?.endpoints ?? null,
     each: raw.each, mode: raw.mode, visible: raw.visible ?? meterName(meter) !== 'cost', overdraft: overdraft.value,
+    ...(raw.prepaid ? { prepaid: true } : {}), ...(rollover.value === null ? {} : { rollover: rollover.value }),
   }
+  const why = whyNotExtended(limit)
+  if (why !== null && raw.prepaid) wrong('prepaid', `${limit.name} ${why}`)
+  if (why !== null && rollover.value !== null) wrong('rollover', `what is left goes on as a grant, and ${limit.name} ${why}`)
+  else if (rollover.value !== null && limit.window.kind === 'lifetime') wrong('rollover', 'a lifetime has no end that anything could be left at')
+  if (report.problems.length > before) return undefined
   if ((limit.ceiling ?? 0) + overdraftAmount(limit) <= sumMax) return limit
   wrong('overdraft', 'limit and overdraft together are more than can be counted exactly (2^53 - 1)')
   return undefined
+}
+
+function rolloverOf({ rollover }: RawLimit, meter: Meter): Answer<Rollover | null> {
+  if (rollover === null) return { value: null }
+  const { max, expires } = rollover
+  const lasts: Rollover['lasts'] = expires === null ? { kind: 'periods', count: 1 } : expires === 'never' ? null : expires
+  if (max.text.endsWith('%')) {
+    const percent = percentOf(max.text)
+    if ('problem' in percent) return hideSubstituted(max, percent)
+    return percent.value > 0 && percent.value <= 100 ? { value: { max: { kind: 'percentage', percent: percent.value }, lasts } } : { problem: 'has to be more than nothing and no more than 100%; for none leave rollover out' }
+  }
+  const amount = amountOf(max, meter)
+  if ('problem' in amount) return { problem: `${amount.problem}; or write a percentage of the limit such as 50%` }
+  return amount.value > 0 ? { value: { max: { kind: 'absolute', amount: amount.value }, lasts } } : { problem: 'nothing would roll over; leave rollover out' }
 }
 
 function meterOf(name: string, meters: KnownMeters): Meter | undefined {

@@ -1,6 +1,7 @@
 import { isIP } from 'node:net'
 import { METERS } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
+import type { Rollover } from '../metering/limits/limit.ts'
 import type { RedisStoreConfig } from './config.ts'
 import { redisUrlOf } from './redis-url.ts'
 import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, sizeOf, termOf } from './scalars.ts'
@@ -292,6 +293,16 @@ const entitlements = object({
   features: optional(list(oneOf(FEATURES)), null, 'Granted: hosted_tools, service_tiers, store, background, long_context, stateful. Default none.'),
 })
 
+/** `1 period`, `3 periods`, `30d`, `never`. */
+function rolloverExpiry(text: string): { readonly value: NonNullable<Rollover['lasts']> | 'never' } | { readonly problem: string } {
+  if (text === 'never') return { value: text }
+  const count = /^(\d{1,3}) periods?$/.exec(text)?.[1]
+  if (count !== undefined) return Number(count) >= 1 && Number(count) <= 24 ? { value: { kind: 'periods', count: Number(count) } } : { problem: `${shown(text)} is out of range; it is 1 to 24 periods` }
+  const ms = durationOf(text)
+  if ('problem' in ms) return { problem: `${shown(text)} is no time; write 1 period, 3 periods, a duration such as 30d, or never` }
+  return ms.value > 0 ? { value: { kind: 'time', ms: ms.value } } : { problem: 'would be over at once; leave rollover out' }
+}
+
 const limit = object({
   name: required(named('a name for a limit (printable ASCII without " and \\, no space at its ends, 64 characters at most)', limitGrammar), 'Appears in headers and refusals. The same name in an account or key replaces the plan\'s.'),
   meter: required(raw('meter', 'the name of a meter', [{ type: 'string' }]), `What is counted: ${Object.keys(METERS).join(', ')}, or one of meters.`),
@@ -306,6 +317,11 @@ const limit = object({
   each: optional(oneOf(['model']), null, 'model: every model has its own counter.'),
   mode: optional(oneOf(['enforce', 'shadow'], { enforced: '"enforced" is not one of enforce, shadow; did you mean "enforce"?' }), 'enforce', 'shadow counts and reports, and never refuses. Default enforce.'),
   visible: optional(bool, null, 'In headers and /-/usage. Default true, for cost false.'),
+  prepaid: optional(bool, false, 'What is drawn here was paid before: used up, it is refused with 402. A limit of 0 with grants is prepaid credit. Default false.'),
+  rollover: optional(object({
+    max: required(raw('rollover_max', 'an amount, or a percentage of the limit such as 50%', [...numberJson, { type: 'string', pattern: '%$' }, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }]), 'At most so much of each period: 500k, or 50% of the limit.'),
+    expires: optional(scalar('rollover_expiry', 'a number of periods, a duration, or never', [{ type: 'string', pattern: '^([0-9]+ periods?|never)$' }, { type: 'string', pattern: durationPattern }], rolloverExpiry), null, 'How long it lasts from the period\'s end: 1 period, 3 periods, 30d, never. Default 1 period.'),
+  }, { hints: { expires_after: 'did you mean "expires"?', limit: 'did you mean "max"?', cap: 'did you mean "max"?' } }), null, 'What a period leaves of the limit goes on as a grant. Default: it is lost.'),
   overdraft: optional(raw('overdraft', 'none, unlimited, a percentage such as 10%, or an amount', [...numberJson, { type: 'string', pattern: '%$' }, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { enum: ['none', 'unlimited'] }]), null, 'Use beyond the limit that is still permitted: 10%, an amount, unlimited. Default none.'),
 }, {
   name: 'limit',
@@ -410,6 +426,26 @@ const policy = object({
   unpriced: optional(oneOf(['check', 'refuse', 'free']), null, 'A model without a price, on a plan with prices: check makes a configured one a mistake and refuses all others; refuse; free. Default: refused where a limit in money depends on it.'),
 })
 
+const moment = scalar('moment', 'a day such as 2027-01-15 or an instant such as 2027-01-15T10:00:00Z', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}' }], (text) => {
+  const answer = momentOf(text, 'UTC')
+  return 'problem' in answer ? answer : { value: text }
+})
+
+const grantFields = {
+  id: required(named('an id (a letter or digit first, then letters, digits and . _ + -; 64 at most)', /^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$/), 'Identifies it within the account; in events it is the name of the bucket.'),
+  limit: required(named('the name of a limit', limitGrammar), 'Which limit it extends: an allowance of the account.'),
+  amount: required(raw('grant_amount', 'an amount such as 500k or 25.50', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }]), 'How much, in units of what the limit counts.'),
+  meter: optional(raw('meter', 'the name of a meter', [{ type: 'string' }]), null, 'Needed only where there are limits of this name on different meters.'),
+  priority: optional(integer('grant_priority', 1, 255), null, 'The lowest is drawn first; 1 to 255. Default 100.'),
+  effective: optional(moment, null, 'Drawn from then on. Default: always.'),
+  expires: optional(moment, null, 'Not drawn from then on. Default: never.'),
+  every: optional(oneOf(['day', 'week', 'month', 'billing_period', 'term'], { monthly: '"monthly" is not a period; did you mean "month"?', year: '"year" is not a period here; with a yearly term write term' }), null, 'A new one in every period, in place of the last. Default: once.'),
+  expires_after: optional(duration('grant_length', 60_000, 3_660 * dayMs), null, 'How long each lasts from its start. Default, with every: its period.'),
+  note: optional(scalar('note', 'a text of 256 characters at most', [{ type: 'string' }], (text) => text.length <= 256 ? { value: text } : { problem: 'is longer than 256 characters' }), null, 'For people.'),
+}
+const grantHints = { expires_at: 'did you mean "expires"?', expiry: 'did you mean "expires"?', effective_at: 'did you mean "effective"?', from: 'did you mean "effective"?', until: 'did you mean "expires"?', recurrence: 'did you mean "every"?', name: 'did you mean "id"?', meter_amount: 'did you mean "amount"?' }
+const grants = list(object({ ...grantFields, source: optional(oneOf(['operator', 'purchase']), null, 'purchase: it was paid for. Default operator; in an add-on, purchase.') }, { name: 'grant', hints: grantHints }))
+
 const proration = oneOf(['none', 'by_day'], { daily: '"daily" is not one of none, by_day; did you mean "by_day"?' })
 
 const plan = object({
@@ -418,6 +454,7 @@ const plan = object({
   extends: optional(id, null, 'The plan whose terms it takes over and changes.'),
   entitlements: optional(entitlements, null, 'What it may use.'),
   limits: optional(limits, [], 'How much.'),
+  grants: optional(grants, [], 'Given to every account on the plan, on top of its allowances: included credit.'),
   policy: optional(policy, null, 'What to do at the edges.'),
   proration: optional(proration, null, 'A change to this plan within a period: none, or by_day for allowances and fees. Default none.'),
   prices: optional(planPrices, null, 'Prices: the name of one of prices, or a card of its own.'),
@@ -449,6 +486,7 @@ const addOnLimit: Shape<{ readonly addition: Of<typeof addition> } | { readonly 
 const addOn = object({
   limits: optional(list(addOnLimit), [], 'More of limits that there are, as limit: +1M, or limits of its own.'),
   entitlements: optional(entitlements, null, 'Models, endpoints and features are added; the rest stands in place of the plan\'s.'),
+  grants: optional(grants, [], 'Given to every account that has it, once for each time.'),
 }, { hints: { models: 'did you mean entitlements: { models: [...] }?', features: 'did you mean entitlements: { features: [...] }?' } })
 
 // ---------------------------------------------------------------------------------------------------------------- accounts, keys, sinks
@@ -462,11 +500,6 @@ const billing = object({
   anchor: optional(scalar('date', 'a date such as 2026-01-15', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}$' }], dateOf), null, 'The day from which billing periods are counted.'),
   timezone: optional(timeZone, null, 'IANA name. Default UTC.'),
 }, { hints: { time_zone: 'did you mean "timezone"?', tz: 'did you mean "timezone"?', start: 'did you mean "anchor"?' } })
-
-const moment = scalar('moment', 'a day such as 2027-01-15 or an instant such as 2027-01-15T10:00:00Z', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}' }], (text) => {
-  const answer = momentOf(text, 'UTC')
-  return 'problem' in answer ? answer : { value: text }
-})
 
 const subscription = object({
   kind: required(oneOf(['perpetual', 'term', 'trial']), 'perpetual has no end; term ends, or renews; trial ends for good.'),
@@ -487,7 +520,7 @@ const subscription = object({
   trial: 'did you mean "trial_end"?', trial_ends: 'did you mean "trial_end"?', plan: 'the plan stands beside subscription; later ones are plan_changes', time_zone: 'did you mean "timezone"?',
 } })
 
-const account = object({
+export const account = object({
   plan: optional(id, null, 'Its plan.'),
   parent: optional(id, null, 'The account above it, whose limits apply too.'),
   billing: optional(billing, null, 'Its calendar.'),
@@ -497,6 +530,7 @@ const account = object({
   suspended: optional(bool, false, 'Refused with 403. Default false.'),
   subscription: optional(subscription, null, 'From when until when. Default: always; or what the store has.'),
   add_ons: optional(list(id), [], 'What was bought beside the plan; named twice, it counts twice.'),
+  grants: optional(grants, [], 'Amounts beyond the limits: bought, or given. The same id replaces the plan\'s.'),
 })
 
 type EndUserFrom = { readonly kind: 'header'; readonly name: string } | { readonly kind: 'body'; readonly field: 'user' }
@@ -585,6 +619,7 @@ export type RawEntitlements = Of<typeof entitlements>
 export type RawPlan = Of<typeof plan>
 export type RawAddOn = Of<typeof addOn>
 export type RawAddition = Of<typeof addition>
+export type RawGrant = Of<typeof grants>[number]
 export type RawSubscription = Of<typeof subscription>
 export type RawPolicy = Of<typeof policy>
 export type RawPriceCard = Of<typeof priceCard>
