@@ -66,6 +66,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
         return {
           config: current, directory, changes, subscriptions, outbox: store.outbox, history, clock, gateway,
           storeStatus: () => store.status(),
+          pendingCall: async (id) => store.pending?.(id),
           inspectStore: () => inspect(store, current()),
           quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
           retryDead: (consumer) => deliveries.retryDead(consumer, current()),

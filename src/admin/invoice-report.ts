@@ -1,6 +1,5 @@
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
 import { planChangesOf } from '../accounts/acting-account.ts'
-import { ARCHIVE } from '../archive/history.ts'
 import type { EventHistory } from '../archive/history.ts'
 import type { Clock } from '../clock.ts'
 import { dateOf } from '../config/scalars.ts'
@@ -16,6 +15,7 @@ import type { Period } from '../metering/calendar.ts'
 import { toInstant } from '../metering/event.ts'
 import type { AccountCalendar } from '../metering/limits/limit.ts'
 import type { Subscription } from '../metering/subscription.ts'
+import { knownSinceMs } from './known-since.ts'
 import { Problem } from './problem.ts'
 import type { AdminParts } from './route.ts'
 
@@ -99,17 +99,6 @@ function totalsOf(invoices: readonly Invoice[]): InvoiceAnswer['family'] & {} {
     else sum.total += total
   }
   return [...totals.values()].map(({ currency, scale, total }) => ({ currency, total: moneyText(total, scale) }))
-}
-
-/** From when on all events are known, ms; 0: all there ever were. */
-async function knownSinceMs({ config, outbox, inspectStore }: Parts, nowMs: number): Promise<number> {
-  const hotMs = await outbox.completeSince?.() ?? 0
-  if (hotMs === 0) return 0
-  const { archive, keepMs } = config().events
-  if (archive === null) return Math.min(hotMs, nowMs)
-  // The archive has what left the store since it was configured, for as long as its files are kept.
-  const missedMs = Math.max(0, ...(await inspectStore()).gaps.filter(({ sink }) => sink === ARCHIVE).map(({ atMs }) => atMs))
-  return Math.min(hotMs, Math.max(missedMs, nowMs - keepMs))
 }
 
 function periodNamed(text: string, calendar: AccountCalendar, nowMs: number): Period {

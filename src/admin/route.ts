@@ -4,6 +4,7 @@ import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
 import type { Clock } from '../clock.ts'
 import type { Config, SinkConfig } from '../config/config.ts'
 import type { EventHistory } from '../archive/history.ts'
+import type { PendingReservation } from '../metering/moves.ts'
 import type { Outbox, StoreDetails, StoreStatus } from '../stores/store.ts'
 import { Problem } from './problem.ts'
 
@@ -21,6 +22,8 @@ export interface AdminParts {
   readonly clock: Clock
   storeStatus(): StoreStatus
   inspectStore(): Promise<StoreInspection>
+  /** What a call that has not ended holds; undefined: nothing is pending under this id, or the store cannot tell. */
+  pendingCall(id: string): Promise<PendingReservation | undefined>
   /** Exchanges whose settlement could not be booked as it was sent; kept whole in the store. */
   quarantined(): Promise<readonly string[]>
   /** null: no gateway runs, a command has the store to itself. */

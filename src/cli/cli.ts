@@ -5,13 +5,14 @@ import { CommandFailed } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
 import { demoModelCommand } from './demo-model.ts'
 import { eventCommands } from './events.ts'
+import { explainCommand } from './explain.ts'
 import { invoiceCommand } from './invoice.ts'
 import { keyCommands } from './keys.ts'
 import { serveCommand } from './serve.ts'
 import { storeCommands } from './store.ts'
 import { subscriptionCommands } from './subscriptions.ts'
 
-export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...eventCommands, invoiceCommand, ...storeCommands, demoModelCommand]
+export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...eventCommands, invoiceCommand, explainCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
   keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', subscriptions: 'from when until when', events: 'usage events on their way to sinks', store: 'where the books are kept',

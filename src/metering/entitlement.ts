@@ -92,6 +92,13 @@ export function resolveEntitlement(principal: Principal, ask: Ask, plans: Readon
   return fresh
 }
 
+/** What a call that was made comes under, with nothing refused: for looking back. `principal` and `plans` are those of its admission, as far as they are still known. */
+export function recallEntitlement(principal: Principal, { endpoint, model, features, endUser }: Pick<Ask, 'endpoint' | 'model' | 'features' | 'endUser'>, plans: ReadonlyMap<string, Plan>, admittedMs: number): Entitlement {
+  const version = versionAt(principal.plan.prices, admittedMs)
+  const prices: CallPrices = { version, rates: ratesOfCall(ratesFor(version, model), features) }
+  return { ...entitlementOf(principal, rightsOf(principal, plans), endpoint, model, endUser, prices), endpoint }
+}
+
 /** Everything a principal is counted against that is not of one model or end user alone: what `/-/usage` shows. */
 export function standingEntitlement(principal: Principal, plans: ReadonlyMap<string, Plan>): Entitlement {
   const own = rightsOf(principal, plans)

@@ -92,6 +92,14 @@ export function draftStanding(principal: Principal, plans: ReadonlyMap<string, P
   return { entitlement, checks, appliedByCheck: groups.map((group) => group.applied), uMin: 0, uMax: 0, asked: 0, admittedMs: nowMs }
 }
 
+/** The checks of a call that was made, with nothing refused: for looking back. `bound` null: what it needed is not known. */
+export function recallChecks(entitlement: Entitlement, bound: Bound | null, admittedMs: number): Pick<Draft, 'checks' | 'appliedByCheck'> {
+  const groups = groupsOf(entitlement)
+  const rates = bound === null ? null : ratesWithin(entitlement.rates, bound.inputUnknown === true ? Infinity : bound.fixed.input_tokens ?? 0)
+  const needs = (meter: Meter): Need => (bound === null ? nothing : needOf(meter, withCost(bound.fixed, rates), withCost(bound.perUnit, rates)))
+  return { checks: groups.map((group) => checkOf(group, needs(group.meter), admittedMs, admittedMs, false)), appliedByCheck: groups.map((group) => group.applied) }
+}
+
 /** The draft as it has to be asked for later, at `seenMs`: it is still booked at its admission, and windows that have begun since must hold too. */
 export function draftSeenAt(draft: Draft, seenMs: number): Draft {
   const checks = groupsOf(draft.entitlement).map((group, i) => {

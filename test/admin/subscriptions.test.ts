@@ -33,6 +33,7 @@ async function open() {
     config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, clock), outbox, clock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }), gateway: null,
     history: new EventHistory({ outbox, archive: () => null, clock }),
+    pendingCall: async () => undefined,
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 0, archived: 0, done: Promise.resolve() }),
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
