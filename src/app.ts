@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import type { Writable } from 'node:stream'
 import { Announcer } from './accounts/announcer.ts'
 import { withCalendars } from './accounts/calendars.ts'
+import { PeriodEnds } from './accounts/period-ends.ts'
 import { hashOfSecret, newSecret } from './accounts/secret.ts'
 import { startAdminServer } from './admin/admin-server.ts'
 import type { AdminToken } from './admin/admin-caller.ts'
@@ -91,6 +92,7 @@ class RunningApp implements App {
   #config: Config
   #books: Books | null = null
   #announcer: Announcer | null = null
+  #periodEnds: PeriodEnds | null = null
   #front: Front | null = null
   #admin: { readonly address: Address; close(): Promise<void> } | null = null
   #demo: { readonly model: RunningDemoModel; readonly secret: string } | null = null
@@ -128,6 +130,7 @@ class RunningApp implements App {
       : await openWorkers({ config: this.#config, clock, log, metrics })
     await this.#openAdmin(books)
     this.#announce(books)
+    this.#lookAtPeriodEnds(books)
     this.#reloader.start()
   }
 
@@ -165,6 +168,7 @@ class RunningApp implements App {
   /** After a failed start: closes whatever is open. */
   async abandon(): Promise<void> {
     this.#announcer?.close()
+    this.#periodEnds?.close()
     await this.#admin?.close()
     await this.#front?.close()
     await this.#books?.close()
@@ -176,6 +180,7 @@ class RunningApp implements App {
     log.info({}, 'draining')
     this.#reloader.close()
     this.#announcer?.close()
+    this.#periodEnds?.close()
     await this.#front?.drain()
     if (this.#books !== null && !(await this.#books.deliveries.flush(clock.nowMs() + flushMs))) {
       log.warn({}, 'some events were not taken by their sinks; they wait in the outbox for the next start')
@@ -210,6 +215,7 @@ class RunningApp implements App {
     // The store is the one that was opened at the start, whatever the file says by now.
     const acting = await withCalendars({ ...read, store: this.#config.store }, this.#books.store.records, clock.nowMs())
     const config = await this.#completed(acting)
+    await this.#books.accounts.notePlans(config)
     const index = await this.#books.directory.prepare(config, clock)
     this.#config = config
     this.#books.directory.use(index)
@@ -249,6 +255,17 @@ class RunningApp implements App {
       failed: (error) => log.warn({ why: error instanceof Error ? error.name : 'unknown' }, 'what ends soon could not be announced; it will be tried again'),
     })
     this.#announcer.start()
+  }
+
+  /** What is left of a period goes on, and what is left of a grant is recorded. */
+  #lookAtPeriodEnds({ store, directory, clock, forgetAfterMs }: Books): void {
+    const { log } = this.#options
+    this.#periodEnds = new PeriodEnds({
+      store, directory, clock, forgetAfterMs,
+      tell: ({ account, grant, limit, expiredMs }) => log.info({ account, grant, limit, expired: new Date(expiredMs).toISOString() }, 'a grant has expired with something left'),
+      failed: (error) => log.warn({ why: error instanceof Error ? error.name : 'unknown' }, 'what periods and grants have left could not be looked at; it will be tried again'),
+    })
+    this.#periodEnds.start()
   }
 
   async #openAdmin(books: Books): Promise<void> {

@@ -1,6 +1,8 @@
 import { AccountChanges } from './accounts/account-changes.ts'
 import { SubscriptionChanges } from './accounts/subscriptions.ts'
+import { GrantChanges } from './accounts/grants.ts'
 import { StoredKeyDirectory } from './accounts/key-directory.ts'
+import { MadeAccounts } from './accounts/made-accounts.ts'
 import type { AdminParts, RunningGateway } from './admin/route.ts'
 import { Archive } from './archive/archive.ts'
 import { ARCHIVE, EventHistory } from './archive/history.ts'
@@ -24,7 +26,10 @@ export interface Books {
   readonly clock: Clock
   readonly directory: StoredKeyDirectory
   readonly changes: AccountChanges
+  readonly accounts: MadeAccounts
   readonly deliveries: Deliveries
+  /** So long after its admission a call may still be settled. */
+  readonly forgetAfterMs: number
   /** For the admin API; `gateway` is given by the one who runs it. */
   adminParts(config: () => Config, gateway: RunningGateway | null): AdminParts
   close(): Promise<void>
@@ -58,13 +63,15 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
     const directory = await StoredKeyDirectory.open(store.records, config, clock)
     const changes = new AccountChanges(store.records, directory, clock, random)
     const subscriptions = new SubscriptionChanges(store.records, directory, changes, clock)
+    const accounts = new MadeAccounts(store, directory, changes, clock)
+    const grants = new GrantChanges(store, directory, changes, clock, random)
     const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout })
     return {
-      store, clock, directory, changes, deliveries,
+      store, clock, directory, changes, accounts, deliveries, forgetAfterMs: openingOf(config, parts).forgetAfterMs,
       adminParts(current, gateway) {
         const history = new EventHistory({ outbox: store.outbox, archive: () => archiveOf(current(), log), clock })
         return {
-          config: current, directory, changes, subscriptions, outbox: store.outbox, history, clock, gateway,
+          config: current, directory, changes, subscriptions, grants, accounts, outbox: store.outbox, records: store.records, history, clock, gateway,
           storeStatus: () => store.status(),
           pendingCall: async (id) => store.pending?.(id),
           inspectStore: () => inspect(store, current()),

@@ -78,7 +78,7 @@ function subscriptionFor(directory: StoredKeyDirectory, account: Account): Subsc
 }
 
 function accountsUnder(directory: StoredKeyDirectory, id: string): readonly Account[] {
-  return [...directory.config.accounts.values()].filter(({ parent }) => parent === id).flatMap((child) => [child, ...accountsUnder(directory, child.id)])
+  return [...directory.accounts.values()].filter(({ parent }) => parent === id).flatMap((child) => [child, ...accountsUnder(directory, child.id)])
 }
 
 /** Nothing is settled before it was admitted, so no event older than the period can matter; a correction may come long after. */

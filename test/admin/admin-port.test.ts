@@ -3,6 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
+import { MadeAccounts } from '../../src/accounts/made-accounts.ts'
 import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
 import { hashOfSecret } from '../../src/accounts/secret.ts'
 import { adminRoutes } from '../../src/admin/admin-api.ts'
@@ -48,7 +49,8 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
   if (more.brokenStore === true) outbox.scan = () => Promise.reject(new StoreUnavailable('the disk is full'))
   const changes = new AccountChanges(records, directory, systemClock, systemRandom)
   const api: AdminParts = {
-    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, systemClock), outbox, clock: systemClock,
+    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, systemClock),
+    accounts: new MadeAccounts({ records, due: async () => [], balances: async () => [] }, directory, changes, systemClock), records, outbox, clock: systemClock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
     history: new EventHistory({ outbox, archive: () => null, clock: systemClock }),

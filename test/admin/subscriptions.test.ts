@@ -1,6 +1,7 @@
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
+import { MadeAccounts } from '../../src/accounts/made-accounts.ts'
 import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
 import { answerAdmin } from '../../src/admin/admin-api.ts'
 import { toProblem } from '../../src/admin/problem.ts'
@@ -30,7 +31,8 @@ async function open() {
   const changes = new AccountChanges(records, directory, clock, systemRandom)
   const outbox = new FakeOutbox()
   const parts: AdminParts = {
-    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, clock), outbox, clock,
+    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, clock),
+    accounts: new MadeAccounts({ records, due: async () => [], balances: async () => [] }, directory, changes, clock), records, outbox, clock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }), gateway: null,
     history: new EventHistory({ outbox, archive: () => null, clock }),
     pendingCall: async () => undefined,
