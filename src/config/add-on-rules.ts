@@ -12,6 +12,7 @@ import { quote } from './shape.ts'
 
 /** `limits`: those of all plans and accounts, whose names an addition may mean. */
 export function addOnOf(name: string, raw: RawAddOn, limits: readonly Limit[], meters: KnownMeters, entitlements: Partial<Entitlements>, report: Report): AddOn {
+  if (entitlements.deniedFeatures !== undefined) report.problem(raw.node, pathOf(raw.trail, 'entitlements'), 'deny_features takes away, and an add-on gives: deny it in the plan, and name it in features here')
   const additions = raw.limits.flatMap((each) => ('addition' in each ? [each.addition] : []))
   const own = limitsOf(raw.limits.flatMap((each) => ('own' in each ? [each.own] : [])), meters, report)
   return {

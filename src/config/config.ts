@@ -150,6 +150,8 @@ export interface Entitlements {
   /** 1 to 255, a lower one first; null: none. */
   readonly priority: number | null
   readonly features: readonly string[]
+  /** Of those that everybody has (tools, vision, streaming, batch): not these, unless `features` names them. Absent: none is denied. */
+  readonly deniedFeatures?: readonly string[]
 }
 
 /** What can be bought beside a plan. */

@@ -117,6 +117,8 @@ function termsText(plan: Plan): string {
   if (entitlements.maxContextTokens !== null) sentences.push(`Contexts of ${number(entitlements.maxContextTokens)} tokens at most`)
   if (entitlements.priority !== null) sentences.push(`Priority ${entitlements.priority}`)
   if (entitlements.features.length > 0) sentences.push(`With ${entitlements.features.join(', ')}`)
+  const denied = (entitlements.deniedFeatures ?? []).filter((feature) => !entitlements.features.includes(feature))
+  if (denied.length > 0) sentences.push(`Without ${denied.join(', ')}`)
   if (policy.onInsufficient === 'refuse') sentences.push('Never shortens an answer to what is left')
   if (policy.reserve === 'slices') sentences.push('Holds what a stream may use in slices')
   if (policy.countFailed) sentences.push('Failed calls count')

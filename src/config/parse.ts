@@ -631,6 +631,7 @@ export function entitlementsOf(raw: RawEntitlements | null): Partial<Entitlement
     ...(raw.models === null ? {} : { models: raw.models }), ...(raw.endpoints === null ? {} : { endpoints: raw.endpoints }),
     ...(raw.max_output_tokens === null ? {} : { maxOutputTokens: raw.max_output_tokens }), ...(raw.max_context_tokens === null ? {} : { maxContextTokens: raw.max_context_tokens }),
     ...(raw.priority === null ? {} : { priority: raw.priority }), ...(raw.features === null ? {} : { features: raw.features }),
+    ...(raw.deny_features === null ? {} : { deniedFeatures: raw.deny_features }),
   }
 }
 

@@ -247,6 +247,9 @@ const modelEntry = object({
 
 export const FEATURES = ['hosted_tools', 'service_tiers', 'store', 'background', 'long_context', 'stateful'] as const
 
+/** What every plan has unless it denies it. */
+export const ORDINARY_FEATURES = ['tools', 'vision', 'streaming', 'batch'] as const
+
 /** Endpoints as plans and events name them. */
 export const ENDPOINTS = ['chat.completions', 'completions', 'embeddings', 'responses', 'models', 'messages', 'count_tokens'] as const
 
@@ -290,7 +293,8 @@ const entitlements = object({
   max_output_tokens: optional(positive, null, 'Longest answer, in tokens.'),
   max_context_tokens: optional(positive, null, 'Longest input and answer together, in tokens.'),
   priority: optional(integer('priority', 1, 255), null, 'A lower number goes first; 1 to 255.'),
-  features: optional(list(oneOf(FEATURES)), null, 'Granted: hosted_tools, service_tiers, store, background, long_context, stateful. Default none.'),
+  features: optional(list(oneOf([...FEATURES, ...ORDINARY_FEATURES])), null, 'Granted: hosted_tools, service_tiers, store, background, long_context, stateful. Default none. And those that deny_features would take away: tools, vision, streaming, batch.'),
+  deny_features: optional(list(oneOf(ORDINARY_FEATURES)), null, 'Taken away: tools, vision, streaming, batch, which everybody has otherwise. Default none.'),
 })
 
 /** `1 period`, `3 periods`, `30d`, `never`. */

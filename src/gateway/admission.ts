@@ -10,6 +10,7 @@ import { DownstreamGone } from './downstream.ts'
 import { endUserHeader, skeletonOf } from './books.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import { Hold } from './hold.ts'
+import { ordinaryOf } from './route.ts'
 import type { Workings } from './parts.ts'
 
 /** Everything is held before anything is forwarded. */
@@ -29,7 +30,7 @@ export function entitle(x: Exchange): Entitlement {
   if (route === null || principal === null || facts === null) throw new Error('nothing is known of the call')
   const endUser = principal.endUserFrom === null ? null : principal.endUserFrom.kind === 'header' ? endUserHeader(x) : facts.user
   const entitlement = resolveEntitlement(principal, {
-    endpoint: route.name, endpointByDefault: route.endpoint.byDefault, known: route.known, model: facts.model, features: facts.features,
+    endpoint: route.name, endpointByDefault: route.endpoint.byDefault, known: route.known, model: facts.model, features: facts.features, ordinary: ordinaryOf(route, facts),
     endUser: endUser === null ? null : endUser.slice(0, 256),
   }, x.config.plans, x.admittedMs)
   if (entitlement instanceof GatewayError) throw entitlement

@@ -7,6 +7,7 @@ import { amountsOf } from '../metering/reservation.ts'
 import type { Outcome } from './answer.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import { callerRequestId } from './headers.ts'
+import { ordinaryOf } from './route.ts'
 
 /** Whom a trusted key's call is for, as its header says; null: nobody, or another place says it. */
 export function endUserHeader(x: Exchange): string | null {
@@ -38,11 +39,17 @@ export function skeletonOf(x: Exchange): EventSkeleton {
       ...(endUser === null ? {} : { end_user: endUser.slice(0, 256) }),
     },
     ...(facts.features.length === 0 ? {} : { features: facts.features }),
+    ...usesOf(ordinaryOf(route, facts)),
     ...(entitlement.moneyScale === 9 || entitlement.rates === null ? {} : { money_scale: entitlement.moneyScale }),
     ...(entitlement.currency === null || entitlement.rates === null ? {} : { currency: entitlement.currency }),
     ...(entitlement.priceVersion === null || entitlement.rates === null ? {} : { price_version: entitlement.priceVersion }),
     ...(x.computedFrom === null ? {} : { bound: x.computedFrom }),
   }
+}
+
+function usesOf(ordinary: readonly string[]): Pick<EventSkeleton, 'uses'> {
+  const uses = ordinary.filter((feature) => feature !== 'streaming')
+  return uses.length === 0 ? {} : { uses }
 }
 
 /** The settlement of an outcome; null: it is voided, nothing is billed. */

@@ -1,7 +1,7 @@
 import type { Config, Model, Upstream } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
 import { modelOf } from '../metering/model.ts'
-import type { Endpoint, Provider } from '../providers/provider.ts'
+import type { Endpoint, Provider, RequestFacts } from '../providers/provider.ts'
 import type { Downstream } from './downstream.ts'
 
 export interface Route {
@@ -60,6 +60,14 @@ function speaks(provider: Provider, d: Downstream): boolean {
 export function opaqueRoute(providers: readonly Provider[], endpoint: Endpoint, d: Pick<Downstream, 'method' | 'path'>): Route | null {
   const provider = providers.find((candidate) => candidate.name === 'http')
   return provider === undefined ? null : { provider, endpoint, name: `${d.method} ${d.path}`, known: false }
+}
+
+const noOrdinary: readonly string[] = []
+const batches: readonly string[] = ['batch']
+
+/** What a call does that a plan has unless it denies it. No dialect reads batches: their paths tell. */
+export function ordinaryOf({ known, name }: Route, { ordinary = noOrdinary }: Pick<RequestFacts, 'ordinary'>): readonly string[] {
+  return !known && /^\S+ (\/v1)?(\/messages)?\/batches(\/|$)/.test(name) ? batches : ordinary
 }
 
 export interface Destination {

@@ -19,6 +19,8 @@ export interface Ask {
   readonly known: boolean
   readonly model: string | null
   readonly features: readonly string[]
+  /** What it does that a plan has unless it denies it; absent: nothing, or nobody can tell. */
+  readonly ordinary?: readonly string[]
   /** A trusted key's claim, already bounded in length; null: none. */
   readonly endUser: string | null
 }
@@ -159,7 +161,15 @@ function refused(principal: Principal, own: Entitlements, ask: Ask, plans: Reado
   for (const feature of ask.features) {
     if (!own.features.includes(feature)) return missing(`The feature '${feature}'`, plan, plans, (other) => other.features.includes(feature))
   }
+  for (const feature of ask.ordinary ?? []) {
+    if (denies(own, feature)) return missing(`The feature '${feature}'`, plan, plans, (other) => !denies(other, feature))
+  }
   return null
+}
+
+/** What is granted by name wins: so an add-on, or an account, gives back what the plan denies. */
+function denies({ features, deniedFeatures }: Entitlements, feature: string): boolean {
+  return deniedFeatures !== undefined && deniedFeatures.includes(feature) && !features.includes(feature)
 }
 
 /** An endpoint that no dialect knows must be named with its method: a glob for names, such as `*`, never lets it in. */

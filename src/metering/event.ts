@@ -26,6 +26,8 @@ export interface EventSkeleton {
   readonly caller: CallerClaims
   /** What was used that a plan has to grant. */
   readonly features?: readonly string[]
+  /** What was used that a plan may deny: tools, vision, batch. `stream` tells of streaming. */
+  readonly uses?: readonly string[]
   readonly currency?: string
   /** In how many digits after the point its money is counted, where that is not 9. */
   readonly money_scale?: number
@@ -156,6 +158,7 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
   add('service_tier', ended?.service_tier)
   data['stream'] = body.stream
   if (body.features !== undefined && body.features.length > 0) data['features'] = body.features
+  if (body.uses !== undefined && body.uses.length > 0) data['uses'] = body.uses
   add('status', ended?.status)
   data['end'] = ended?.end ?? 'expired'
   data['usage_source'] = ended?.usage_source ?? 'estimated'

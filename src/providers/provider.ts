@@ -92,6 +92,8 @@ export interface RequestFacts {
   readonly inputUnseen: boolean
   /** Features that a plan must grant: hosted_tools, service_tiers, store, background, long_context, stateful. */
   readonly features: readonly string[]
+  /** Of `streaming`, `tools`, `vision`, those that it uses: a plan has them unless it denies them. Absent: nobody can tell. */
+  readonly ordinary?: readonly string[]
   /** The caller's end-user claim (`user`, `metadata.user_id`). */
   readonly user: string | null
   /** The texts of the prompt, for exact counting; lazily made, nothing kept. */
