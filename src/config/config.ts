@@ -23,6 +23,8 @@ export interface Config {
   readonly keys: readonly KeyConfig[]
   readonly sinks: readonly SinkConfig[]
   readonly events: EventsConfig
+  /** null: nobody is told of anything. */
+  readonly notifications: NotificationsConfig | null
   /** Names this gateway in events and in the lease; default: host name. */
   readonly instance: string
   /** Digest of everything above, for logs and `/api/v1/config`. */
@@ -91,6 +93,37 @@ export interface EventsConfig {
   /** How long those files are kept. */
   readonly keepMs: number
 }
+
+/** What a notice can be about. */
+export const NOTICE_TYPES = ['threshold', 'forecast', 'subscription', 'grant_expiring', 'breakage'] as const
+export type NoticeType = (typeof NOTICE_TYPES)[number]
+
+export interface NotificationsConfig {
+  /** Percentages of a limit, ascending, for limits that say nothing themselves. */
+  readonly thresholds: readonly number[]
+  /** Is it told that a limit will be used up before its time? */
+  readonly forecast: boolean
+  /** Globs of limits' names; null: those that callers see and whose window is a day or longer, and all that are in money or prepaid. */
+  readonly limits: readonly string[] | null
+  readonly webhooks: readonly WebhookConfig[]
+}
+
+export interface WebhookConfig {
+  /** Made of the url: what was delivered to it is remembered under this. */
+  readonly id: string
+  /** May hold a secret: never shown beyond its origin. */
+  readonly url: string
+  /** As written, `whsec_` and base64; at least one. Each signs. */
+  readonly secrets: readonly string[]
+  /** null: all. */
+  readonly types: readonly NoticeType[] | null
+  /** Globs; null: all. */
+  readonly accounts: readonly string[] | null
+  readonly headers: Readonly<Record<string, string>>
+}
+
+/** Of a file that says nothing. */
+export const DEFAULT_NOTIFICATIONS: NotificationsConfig = Object.freeze({ thresholds: Object.freeze([50, 80, 100]), forecast: true, limits: null, webhooks: Object.freeze([]) })
 
 export interface Upstream {
   readonly name: string
@@ -202,6 +235,8 @@ export interface PriceCard {
   readonly rates: readonly ModelRates[]
   /** Public prices with their markup: of the models for which `rates` have nothing. */
   readonly base?: readonly ModelRates[]
+  /** That is in `base`, in hundredths of a percent. */
+  readonly markup?: number
 }
 
 export interface ModelRates {

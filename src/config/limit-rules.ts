@@ -20,6 +20,7 @@ export interface KnownMeters {
 
 const sumMax = Number.MAX_SAFE_INTEGER
 const windowMinMs = 1_000
+const hourMs = 3_600_000
 const windowMaxMs = 400 * 86_400_000
 
 /** The limits of one plan, account or key: each by itself, their names, and their sums. Broken ones are left out; the report has said why. */
@@ -76,8 +77,10 @@ function limitOf(raw: RawLimit, meters: KnownMeters, report: Report): Limit | un
   const limit: Limit = {
     name: raw.name, meter, ceiling: ceiling.value, window: window.value, per: raw.per, forModels: raw.for?.models ?? null, forEndpoints: raw.for?.endpoints ?? null,
     each: raw.each, mode: raw.mode, visible: raw.visible ?? meterName(meter) !== 'cost', overdraft: overdraft.value,
-    ...(raw.prepaid ? { prepaid: true } : {}), ...(rollover.value === null ? {} : { rollover: rollover.value }),
+    ...(raw.prepaid ? { prepaid: true } : {}), ...(raw.notify === null ? {} : { notify: raw.notify }), ...(rollover.value === null ? {} : { rollover: rollover.value }),
   }
+  const untold = raw.notify === null || raw.notify.length === 0 ? null : whyNotTold(limit)
+  if (untold !== null) wrong('notify', untold)
   const why = whyNotExtended(limit)
   if (why !== null && raw.prepaid) wrong('prepaid', `${limit.name} ${why}`)
   if (why !== null && rollover.value !== null) wrong('rollover', `what is left goes on as a grant, and ${limit.name} ${why}`)
@@ -86,6 +89,14 @@ function limitOf(raw: RawLimit, meters: KnownMeters, report: Report): Limit | un
   if ((limit.ceiling ?? 0) + overdraftAmount(limit) <= sumMax) return limit
   wrong('overdraft', 'limit and overdraft together are more than can be counted exactly (2^53 - 1)')
   return undefined
+}
+
+/** Why nobody can be told how much of it is used; null: it can be done. */
+function whyNotTold({ ceiling, window }: Limit): string | null {
+  if (window.kind === 'in_flight') return 'concurrency is never used up for good, so there is nothing to tell; leave it out'
+  if (ceiling === null) return 'the limit is unlimited, so there is nothing to be a percentage of'
+  const ms = window.kind === 'sliding' || window.kind === 'fixed' ? window.ms : window.kind === 'calendar' && window.unit === 'minute' ? 60_000 : hourMs
+  return ms < hourMs ? 'is for windows of an hour or longer: what a shorter one says is over when it is read' : null
 }
 
 function rolloverOf({ rollover }: RawLimit, meter: Meter): Answer<Rollover | null> {

@@ -12,6 +12,7 @@ import type { KnownMeters } from './limit-rules.ts'
 import type { LoadOptions } from './load.ts'
 import type { Path, Report } from './problem.ts'
 import { listed, pathOf, shown } from './problem.ts'
+import { notificationsOf } from './notification-rules.ts'
 import { warnOfOutages, warnOfPlan } from './plan-warnings.ts'
 import { chargesOf, defaultMoneyScale, rateCardOf } from './price-cards.ts'
 import { addressOf, isLoopback } from './scalars.ts'
@@ -98,7 +99,7 @@ class Parser {
     const content = {
       server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, meters: this.#meters.weighted, moneyScale: this.#meters.moneyScale ?? defaultMoneyScale,
       accounts: this.#accounts, keys,
-      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
     return freeze({ ...content, version, files: this.#files })
@@ -216,6 +217,11 @@ class Parser {
   #events(): EventsConfig {
     const raw = this.#raw.events
     return { hotMs: raw?.hot ?? 86_400_000, archive: raw?.archive ?? null, keepMs: raw?.keep ?? 90 * 86_400_000 }
+  }
+
+  #notifications(plans: ReadonlyMap<string, Plan>, addOns: ReadonlyMap<string, AddOn>, keys: readonly KeyConfig[]): Config['notifications'] {
+    const limits = [...plans.values(), ...addOns.values(), ...this.#accounts.values(), ...keys].flatMap((each) => each.limits)
+    return notificationsOf(this.#raw.notifications, limits, (node, path) => this.#warnOfReadable(node, path), this.#report)
   }
 
   #checkKeep(): void {

@@ -3,8 +3,9 @@ import { METERS } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
 import type { Rollover } from '../metering/limits/limit.ts'
 import type { RedisStoreConfig } from './config.ts'
+import { NOTICE_TYPES } from './config.ts'
 import { redisUrlOf } from './redis-url.ts'
-import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, sizeOf, termOf } from './scalars.ts'
+import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, percentOf, sizeOf, termOf } from './scalars.ts'
 import type { Field, Json, Shape } from './shape.ts'
 import { bool, either, grammar, isNothing, jsonOf, list, mapping, named, object, oneOf, oneOrMore, optional, quote, raw, refuseQuoted, required, scalar, section, textOrEmpty, what } from './shape.ts'
 import { listed, pathOf, shown } from './problem.ts'
@@ -307,6 +308,23 @@ function rolloverExpiry(text: string): { readonly value: NonNullable<Rollover['l
   return ms.value > 0 ? { value: { kind: 'time', ms: ms.value } } : { problem: 'would be over at once; leave rollover out' }
 }
 
+const percent = scalar('threshold', 'a percentage such as 80%', [{ type: 'string', pattern: '^[0-9]+(\\.[0-9]+)?%$' }], (text) => {
+  const answer = percentOf(text)
+  return 'value' in answer && answer.value === 0 ? { problem: '0% is reached before anything is used; for nothing at all write none' } : answer
+})
+const percents = list(percent, { empty: 'has to have a percentage; for nothing at all write none' })
+
+/** `none`, `80%` or `[50%, 80%]` → percentages, ascending. */
+const thresholds: Shape<readonly number[]> = {
+  name: 'thresholds',
+  json: { anyOf: [{ const: 'none' }, jsonOf(percent), percents.json] },
+  read(node, at, report) {
+    if (node.kind === 'scalar' && node.text === 'none') return []
+    const read = node.kind === 'seq' ? percents.read(node, at, report) : percent.read(node, at, report)
+    return read === undefined ? undefined : [...new Set(typeof read === 'number' ? [read] : read)].sort((a, b) => a - b)
+  },
+}
+
 const limit = object({
   name: required(named('a name for a limit (printable ASCII without " and \\, no space at its ends, 64 characters at most)', limitGrammar), 'Appears in headers and refusals. The same name in an account or key replaces the plan\'s.'),
   meter: required(raw('meter', 'the name of a meter', [{ type: 'string' }]), `What is counted: ${Object.keys(METERS).join(', ')}, or one of meters.`),
@@ -326,6 +344,7 @@ const limit = object({
     max: required(raw('rollover_max', 'an amount, or a percentage of the limit such as 50%', [...numberJson, { type: 'string', pattern: '%$' }, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }]), 'At most so much of each period: 500k, or 50% of the limit.'),
     expires: optional(scalar('rollover_expiry', 'a number of periods, a duration, or never', [{ type: 'string', pattern: '^([0-9]+ periods?|never)$' }, { type: 'string', pattern: durationPattern }], rolloverExpiry), null, 'How long it lasts from the period\'s end: 1 period, 3 periods, 30d, never. Default 1 period.'),
   }, { hints: { expires_after: 'did you mean "expires"?', limit: 'did you mean "max"?', cap: 'did you mean "max"?' } }), null, 'What a period leaves of the limit goes on as a grant. Default: it is lost.'),
+  notify: optional(thresholds, null, 'Percentages of use that are told, such as [50%, 80%], or none. Default: those of notifications.'),
   overdraft: optional(raw('overdraft', 'none, unlimited, a percentage such as 10%, or an amount', [...numberJson, { type: 'string', pattern: '%$' }, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { enum: ['none', 'unlimited'] }]), null, 'Use beyond the limit that is still permitted: 10%, an amount, unlimited. Default none.'),
 }, {
   name: 'limit',
@@ -589,6 +608,43 @@ const sink: Shape<SinkOf<typeof sinkTypes.file> | SinkOf<typeof sinkTypes.stdout
   },
 }
 
+// ---------------------------------------------------------------------------------------------------------------- notifications
+
+const receiver = scalar('webhook_url', 'an address such as https://hooks.example.com/tallygate', [{ type: 'string', pattern: '^https?://.' }], (text) => {
+  const url = URL.parse(text)
+  // It may hold a secret, so it is not shown.
+  if (url === null || !/^https?:$/.test(url.protocol)) return { problem: 'is not an address; it begins with http:// or https://, such as https://hooks.example.com/tallygate' }
+  if (url.username !== '' || url.password !== '') return { problem: 'holds a user name or password; write it as headers: { authorization: "${NAME}" } instead' }
+  return url.hash === '' ? { value: url.href } : { problem: 'has a part after #, which is never sent' }
+}, { discreet: true })
+
+const signingSecret = scalar('signing_secret', 'a secret as whsec_ and the base64 of 24 to 64 bytes', [{ type: 'string', pattern: '^whsec_[A-Za-z0-9+/]+=*$' }], (text) => {
+  const made = 'make one with: echo whsec_$(openssl rand -base64 32)'
+  if (!/^whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(text)) return { problem: `is not whsec_ and base64; ${made}` }
+  const bytes = Buffer.from(text.slice('whsec_'.length), 'base64').length
+  return bytes >= 24 && bytes <= 64 ? { value: text } : { problem: `has ${bytes} bytes; it needs 24 to 64; ${made}` }
+}, { discreet: true })
+
+const headerGrammar = grammar(/^(?!(?:webhook-.*|content-.*|host|connection|transfer-encoding|upgrade|te|trailer|expect|keep-alive|user-agent)$)[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$/i, 'it is a header that the gateway does not set itself')
+const headerValue = scalar('header_value', 'a text of visible ASCII characters, best as "${NAME}"', [{ type: 'string' }], (text) => /^[!-~](?:[ -~]{0,1022}[!-~])?$/.test(text) ? { value: text } : { problem: 'is made of visible ASCII characters, 1024 at most' }, { discreet: true })
+
+const webhook = object({
+  url: required(receiver, 'Where notices are sent, by POST.'),
+  secret: optional(signingSecret, null, 'Signs each call: whsec_ and base64; best as "${NAME}".'),
+  secrets: optional(list(signingSecret), null, 'While one is being replaced: all of them, the newest first; each signs.'),
+  types: optional(list(oneOf(NOTICE_TYPES, { thresholds: '"thresholds" is not a type of notice; did you mean "threshold"?' }), { empty: 'has to name a type; leave it out to mean all' }), null, 'Which notices. Default: all.'),
+  accounts: optional(list(named('an account or a pattern with *', /^[A-Za-z0-9*][A-Za-z0-9._@+*-]{0,127}$/), { empty: 'has to name an account; leave it out to mean all' }), null, 'Of which accounts. Default: all.'),
+  headers: optional(mapping('header', headerGrammar, headerValue), null, 'Further headers, such as authorization.'),
+}, { name: 'webhook', hints: { key: 'did you mean "secret"?', events: 'did you mean "types"?', type: 'did you mean "types"?', account: 'did you mean "accounts"?', signing_secret: 'did you mean "secret"?' } })
+
+const off = 'has to be a mapping, or none; to switch everything off write none'
+const notifications = either(oneOf(['none'], { off, false: off, no: off, true: off, on: off }), object({
+  thresholds: optional(thresholds, null, 'Percentages of use at which somebody is told, or none. Default [50%, 80%, 100%].'),
+  forecast: optional(bool, true, 'Tells ahead that a limit will be used up before its period ends. Default true.'),
+  limits: optional(list(named('the name of a limit or a pattern with *', limitGrammar), { empty: 'has to name a limit; to tell of none write thresholds: none' }), null, 'Which limits. Default: visible ones of a day or longer, and all in money or prepaid.'),
+  webhooks: optional(list(webhook), [], 'Who is told, beside the log and the admin API.'),
+}, { hints: { webhook: 'did you mean "webhooks"?', notify: 'did you mean "thresholds"?', threshold: 'did you mean "thresholds"?' } }))
+
 // ---------------------------------------------------------------------------------------------------------------- the file
 
 const builtin = new Set(Object.keys(METERS))
@@ -610,6 +666,7 @@ export const root = object({
   accounts: section(mapping('account', idGrammar, account), 'Who pays.'),
   keys: optional(list(key), [], 'Who may call.'),
   sinks: optional(list(sink), [], 'Where usage events go.'),
+  notifications: optional(notifications, null, 'Who is told when something runs out or ends; or none.'),
 }, { extra: /^x-/, lenient: true })
 
 /** Sections of named things, which several files may share; lists are joined; all else stands in one file only. */
@@ -619,6 +676,8 @@ export const joinedSections = new Set(['keys', 'sinks'])
 type Of<S> = S extends Shape<infer T> ? T : never
 export type RawConfig = Of<typeof root>
 export type RawLimit = Of<typeof limit>
+export type RawNotifications = Of<typeof notifications>
+export type RawWebhook = Of<typeof webhook>
 export type RawEntitlements = Of<typeof entitlements>
 export type RawPlan = Of<typeof plan>
 export type RawAddOn = Of<typeof addOn>

@@ -57,6 +57,7 @@ interface Rights {
   readonly levels: readonly Level[]
   readonly byEndUser: boolean
   readonly known: Memo<string, Entitlement>
+  standing: Entitlement | null
 }
 
 interface Level {
@@ -101,10 +102,27 @@ export function recallEntitlement(principal: Principal, { endpoint, model, featu
   return { ...entitlementOf(principal, rightsOf(principal, plans), endpoint, model, endUser, prices), endpoint }
 }
 
-/** Everything a principal is counted against that is not of one model or end user alone: what `/-/usage` shows. */
-export function standingEntitlement(principal: Principal, plans: ReadonlyMap<string, Plan>): Entitlement {
+/** Of whom and what the limits are that belong to one end user, or one model; null: those are left out. */
+export interface StandingOf {
+  readonly model: string | null
+  readonly endUser: string | null
+}
+
+const ofNobody: StandingOf = { model: null, endUser: null }
+
+/** Everything a principal is counted against that is not of one model or end user alone: what `/-/usage` shows. With `of`, what is of those too. */
+export function standingEntitlement(principal: Principal, plans: ReadonlyMap<string, Plan>, of: StandingOf = ofNobody): Entitlement {
   const own = rightsOf(principal, plans)
-  return { ...entitlementOf(principal, own, null, null, null, noPrices), applied: appliedLimits(principal, own.levels, (limit) => limit.each === null && limit.per !== 'end_user', null, null) }
+  if (of === ofNobody && own.standing !== null) return own.standing
+  const wanted = (limit: Limit): boolean => (limit.each === null || (of.model !== null && selectsName(limit.forModels, of.model))) && (limit.per !== 'end_user' || of.endUser !== null)
+  const standing = { ...entitlementOf(principal, own, null, null, null, noPrices), applied: appliedLimits(principal, own.levels, wanted, of.model, of.endUser) }
+  if (of === ofNobody) own.standing = standing
+  return standing
+}
+
+/** Has it, or one above it, a limit of this kind? */
+export function someLimit(principal: Principal, plans: ReadonlyMap<string, Plan>, is: (limit: Limit) => boolean): boolean {
+  return rightsOf(principal, plans).levels.some(({ limits }) => limits.some(is))
 }
 
 /** For `/v1/models`. */
@@ -131,6 +149,7 @@ function rightsOf(principal: Principal, plans: ReadonlyMap<string, Plan>): Right
     levels,
     byEndUser: levels.some((level) => level.limits.some((limit) => limit.per === 'end_user')),
     known: new Memo(16),
+    standing: null,
   }
   rights.set(principal, fresh)
   return fresh
@@ -270,7 +289,7 @@ function scopeOf(limit: Limit, account: Account, keyId: string, endUser: string 
 }
 
 /** What of all calls is counted: `for` and `each`, as part of the counter's identity. The order in which globs are written means nothing. */
-function selectorOf(limit: Limit, model: string | null): string {
+export function selectorOf(limit: Limit, model: string | null): string {
   const parts: string[] = []
   if (limit.forModels !== null) parts.push(`models=${globList(limit.forModels)}`)
   if (limit.forEndpoints !== null) parts.push(`endpoints=${globList(limit.forEndpoints)}`)

@@ -2,7 +2,7 @@ import type { Principal } from '../accounts/principal.ts'
 import type { ModelRates, Plan } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
 import type { Ceiling, Check } from './check.ts'
-import { type Entitlement, standingEntitlement } from './entitlement.ts'
+import { type Entitlement, type StandingOf, standingEntitlement } from './entitlement.ts'
 import type { Bound, OutputRange } from './estimate.ts'
 import { counterBase } from './limits/counter.ts'
 import { kindOf } from './limits/index.ts'
@@ -84,9 +84,9 @@ export function draftReservation(
   return { entitlement, checks, appliedByCheck: groups.map((group) => group.applied), uMin, uMax, asked: range.asked ?? range.uMax, admittedMs: nowMs }
 }
 
-/** The checks of a principal with nothing needed: for showing where it stands. */
-export function draftStanding(principal: Principal, plans: ReadonlyMap<string, Plan>, nowMs: number): Draft {
-  const entitlement = standingEntitlement(principal, plans)
+/** The checks of a principal with nothing needed: for showing where it stands. `of`: with the limits of one end user and one model. */
+export function draftStanding(principal: Principal, plans: ReadonlyMap<string, Plan>, nowMs: number, of?: StandingOf): Draft {
+  const entitlement = standingEntitlement(principal, plans, of)
   const groups = groupsOf(entitlement)
   const checks = groups.map((group) => checkOf(group, nothing, nowMs, nowMs, false))
   return { entitlement, checks, appliedByCheck: groups.map((group) => group.applied), uMin: 0, uMax: 0, asked: 0, admittedMs: nowMs }

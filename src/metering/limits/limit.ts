@@ -48,6 +48,8 @@ export interface Limit {
   readonly overdraft: Overdraft
   /** What is drawn here was paid before: when it is used up, payment is required. */
   readonly prepaid?: boolean
+  /** Percentages of use that are told, ascending; none: nothing is. Absent: those of `notifications`, where it is among their limits. */
+  readonly notify?: readonly number[]
   /** Absent: what is left of a period is lost. */
   readonly rollover?: Rollover
 }
