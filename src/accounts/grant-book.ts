@@ -32,9 +32,9 @@ export function toStoredGrant(recordId: string, value: Document): StoredGrant | 
   const { account, grant: id } = fromGrantRecordId(recordId)
   const { limit, meter, amount, priority, effective_ms, expires_ms, created_ms, created_by, source, note } = value
   if (typeof limit !== 'string' || typeof meter !== 'string' || typeof amount !== 'number' || !Number.isSafeInteger(amount) || amount < 0) return undefined
-  if (expires_ms !== null && typeof expires_ms !== 'number') return undefined
+  if (typeof effective_ms !== 'number' || (expires_ms !== null && typeof expires_ms !== 'number')) return undefined
   return {
-    id, account, limit, meter, amount, priority: typeof priority === 'number' ? priority : DEFAULT_PRIORITY, effectiveMs: typeof effective_ms === 'number' ? effective_ms : Infinity, expiresMs: expires_ms,
+    id, account, limit, meter, amount, priority: typeof priority === 'number' ? priority : DEFAULT_PRIORITY, effectiveMs: effective_ms, expiresMs: expires_ms,
     createdMs: typeof created_ms === 'number' ? created_ms : 0, createdBy: typeof created_by === 'string' ? created_by : 'unknown',
     source: GRANT_SOURCES.find((each) => each === source) ?? 'operator', voidedMs: null, note: typeof note === 'string' ? note : null,
   }

@@ -7,7 +7,9 @@ import { eventRoutes } from './routes/events.ts'
 import { explainRoutes } from './routes/explain.ts'
 import { gatewayRoutes } from './routes/gateway.ts'
 import { invoiceRoutes } from './routes/invoices.ts'
+import { grantRoutes } from './routes/grants.ts'
 import { keyRoutes } from './routes/keys.ts'
+import { simulationRoutes } from './routes/simulation.ts'
 import { storeRoutes } from './routes/store.ts'
 import { subscriptionRoutes } from './routes/subscriptions.ts'
 
@@ -33,7 +35,7 @@ const openApiRoute: Route = {
   handle: () => toOpenApi(adminRoutes),
 }
 
-export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...eventRoutes, ...invoiceRoutes, ...explainRoutes, ...storeRoutes, openApiRoute]
+export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...grantRoutes, ...eventRoutes, ...invoiceRoutes, ...explainRoutes, ...simulationRoutes, ...storeRoutes, openApiRoute]
 
 /** Throws a Problem, ChangeRefused or StoreUnavailable for whatever is not to be; anything else thrown is a bug. */
 export async function answerAdmin(request: AdminRequest, parts: AdminParts): Promise<AdminAnswer> {

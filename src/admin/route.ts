@@ -74,6 +74,8 @@ export interface Field {
   readonly about: string
   readonly required?: boolean
   readonly values?: readonly string[]
+  /** Of a text: a number is one too. */
+  readonly orNumber?: true
   readonly minimum?: number
   readonly maximum?: number
 }
@@ -187,6 +189,7 @@ function readField(field: Field, value: unknown): string | number | boolean | { 
     if (typeof text !== 'string' || text === '') return { mistake: field.type === 'list' ? 'must be a list, or a text with one in YAML' : 'must be an object, or a text with a mapping in YAML' }
     return text.length > wordsMax ? { mistake: `is longer than ${wordsMax} characters` } : text
   }
+  if (field.orNumber === true && typeof value === 'number' && Number.isFinite(value)) return String(value)
   if (typeof value !== 'string' || value === '') return { mistake: 'must be a text that is not empty' }
   if (value.length > 1024) return { mistake: 'is longer than 1024 characters' }
   if (field.values !== undefined && !field.values.includes(value)) return { mistake: `must be one of ${field.values.join(', ')}` }

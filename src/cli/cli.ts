@@ -7,15 +7,16 @@ import { demoModelCommand } from './demo-model.ts'
 import { eventCommands } from './events.ts'
 import { explainCommand } from './explain.ts'
 import { invoiceCommand } from './invoice.ts'
+import { grantCommands } from './grants.ts'
 import { keyCommands } from './keys.ts'
 import { serveCommand } from './serve.ts'
 import { storeCommands } from './store.ts'
 import { subscriptionCommands } from './subscriptions.ts'
 
-export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...eventCommands, invoiceCommand, explainCommand, ...storeCommands, demoModelCommand]
+export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, invoiceCommand, explainCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
-  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', subscriptions: 'from when until when', events: 'usage events on their way to sinks', store: 'where the books are kept',
+  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', store: 'where the books are kept',
 }
 
 /** Runs one command line (without the program's name). Gives the exit code: 0 fine, 1 the operation failed, 2 wrong usage or a bad config. */

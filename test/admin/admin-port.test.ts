@@ -2,6 +2,7 @@ import { request as httpRequest } from 'node:http'
 import type { IncomingHttpHeaders } from 'node:http'
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
+import { GrantChanges } from '../../src/accounts/grants.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
 import { MadeAccounts } from '../../src/accounts/made-accounts.ts'
 import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
@@ -50,6 +51,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
   const changes = new AccountChanges(records, directory, systemClock, systemRandom)
   const api: AdminParts = {
     config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, systemClock),
+    grants: new GrantChanges({ records, balances: async () => [] }, directory, changes, systemClock, systemRandom),
     accounts: new MadeAccounts({ records, due: async () => [], balances: async () => [] }, directory, changes, systemClock), records, outbox, clock: systemClock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },

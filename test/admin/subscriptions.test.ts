@@ -1,5 +1,6 @@
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
+import { GrantChanges } from '../../src/accounts/grants.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
 import { MadeAccounts } from '../../src/accounts/made-accounts.ts'
 import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
@@ -32,6 +33,7 @@ async function open() {
   const outbox = new FakeOutbox()
   const parts: AdminParts = {
     config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, clock),
+    grants: new GrantChanges({ records, balances: async () => [] }, directory, changes, clock, systemRandom),
     accounts: new MadeAccounts({ records, due: async () => [], balances: async () => [] }, directory, changes, clock), records, outbox, clock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }), gateway: null,
     history: new EventHistory({ outbox, archive: () => null, clock }),
