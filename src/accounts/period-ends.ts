@@ -7,6 +7,7 @@ import type { AppliedLimit, Limit, Rollover } from '../metering/limits/limit.ts'
 import { meterName } from '../metering/meter.ts'
 import { instantText } from '../metering/recurring-grant.ts'
 import { accountScopeId, selectorOf } from '../metering/entitlement.ts'
+import type { Random } from '../random.ts'
 import type { Store } from '../stores/store.ts'
 import { documentsOf, recordKinds } from './account-records.ts'
 import type { ActingChain } from './acting-account.ts'
@@ -34,6 +35,7 @@ export interface PeriodEndsParts {
   readonly store: Pick<Store, 'records' | 'balances'>
   readonly directory: StoredKeyDirectory
   readonly clock: Clock
+  readonly random: Random
   /** So long after its admission a call may still be settled. */
   readonly forgetAfterMs: number
   /** Something was left when a grant expired; told by one of all replicas. */
@@ -221,11 +223,12 @@ export class PeriodEnds {
   }
 
   async #break(account: string, { grant, limit, meter, amount, expiresMs }: OpenGrant, used: number, nowMs: number): Promise<void> {
-    const { store: { records }, tell } = this.#parts
+    const { store: { records }, random, tell } = this.#parts
     const recordId = grantRecordId(account, grant)
     const left = amount - used
     if (left > 0 && expiresMs + LOOKED_AT_LATE_MS > nowMs && await records.get(recordKinds.breakage, recordId) === undefined) {
-      const document = { limit, meter, amount, left, expired_ms: expiresMs, at_ms: nowMs }
+      // A swap for what is there already succeeds: only what differs between replicas tells who was first.
+      const document = { limit, meter, amount, left, expired_ms: expiresMs, at_ms: nowMs, by: Buffer.from(random.bytes(8)).toString('hex') }
       if (await records.swap(recordKinds.breakage, recordId, undefined, document)) tell(toBreakage(recordId, document))
     }
     this.#done.add(recordId)
