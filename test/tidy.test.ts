@@ -27,8 +27,9 @@ const mayImport: Record<string, readonly string[]> = {
   accounts: ['metering/', 'stores/store.ts', 'config/config.ts', 'clock', 'random', 'errors', 'assert'],
   analytics: ['metering/', 'stores/store.ts', 'clock', 'errors', 'assert'],
   invoices: ['metering/', 'config/config.ts', 'assert'],
+  simulation: ['metering/', 'invoices/', 'accounts/', 'config/config.ts', 'errors', 'assert'],
   admin: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'archive/', 'config/', 'accounts/', 'analytics/', ...leaves],
-  cli: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
+  cli: ['metering/', 'invoices/', 'simulation/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
   demo: ['metering/', 'config/', 'accounts/', 'providers/', ...leaves],
   leaf: leaves,
 }
