@@ -252,7 +252,7 @@ export const FEATURES = ['hosted_tools', 'service_tiers', 'store', 'background',
 export const ORDINARY_FEATURES = ['tools', 'vision', 'streaming', 'batch'] as const
 
 /** Endpoints as plans and events name them. */
-export const ENDPOINTS = ['chat.completions', 'completions', 'embeddings', 'responses', 'models', 'messages', 'count_tokens'] as const
+export const ENDPOINTS = ['chat.completions', 'completions', 'embeddings', 'responses', 'images.generations', 'models', 'messages', 'count_tokens'] as const
 
 const endpoint: Shape<string> = {
   json: { anyOf: [{ enum: ENDPOINTS }, { type: 'string', pattern: '^(GET|HEAD|POST|PUT|PATCH|DELETE|\\*) /\\S*$' }, { type: 'string', pattern: '\\*' }] },

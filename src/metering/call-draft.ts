@@ -15,7 +15,7 @@ export const firstComputeMs = 1_000
 
 /** A call as its admission sees it: a request that has come in, or what an event tells of one. */
 export interface MeasuredCall {
-  readonly facts: OutputFacts & Pick<RequestFacts, 'inputMediaTokens' | 'choices' | 'streamed'>
+  readonly facts: OutputFacts & Pick<RequestFacts, 'inputMediaTokens' | 'choices' | 'streamed' | 'imagesAsked'>
   readonly model: Model | null
   /** A dialect reads it. */
   readonly known: boolean

@@ -61,6 +61,8 @@ export interface AdmissionBound {
   readonly rigid?: true
   /** The input holds images or sound. */
   readonly media?: true
+  /** So many images were to be made. */
+  readonly images?: number
   /** How long after its admission's instant it was asked for: its body took so long. */
   readonly after_ms?: number
 }

@@ -11,8 +11,8 @@ import { drawnCeiling } from './standing.ts'
 /** What a call needed, as its admission worked it out; `u`: the output bound that was held. null: its event does not tell. */
 export function recallBound(kept: AdmissionBound | null, outputBound: string | null): { readonly bound: Bound; readonly u: number } | null {
   if (kept === null) return null
-  const { input, bytes, output, choices = 1, media = false } = kept
-  const bound = input === undefined ? opaqueBound(bytes) : boundOf({ inputMediaTokens: media ? 1 : 0, boundsOutput: output !== undefined, choices }, input, bytes)
+  const { input, bytes, output, choices = 1, media = false, images = 0 } = kept
+  const bound = input === undefined ? opaqueBound(bytes) : boundOf({ inputMediaTokens: media ? 1 : 0, boundsOutput: output !== undefined, choices, imagesAsked: images }, input, bytes)
   // `812;asked=4096` where it was lowered.
   return { bound, u: outputBound === null ? output ?? 0 : Number.parseInt(outputBound, 10) }
 }

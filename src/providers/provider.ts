@@ -86,6 +86,8 @@ export interface RequestFacts {
   readonly inputImages?: number
   /** The part of `inputMediaTokens` that is for images. */
   readonly inputImageTokens?: number
+  /** How many images it wants made; absent: none. */
+  readonly imagesAsked?: number
   /** Tokens already known exactly (token arrays); null: count text. */
   readonly inputTokensExact: number | null
   /** Content that is not in the body (previous_response_id, files …): only the model's context bounds it. */

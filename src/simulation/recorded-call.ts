@@ -21,6 +21,7 @@ export interface RecordedCall {
   readonly model: string | null
   readonly streamed: boolean
   readonly features: readonly string[]
+  readonly ordinary: readonly string[]
   readonly user: string | null
   /** Of a trusted key's header. */
   readonly endUser: string | null
@@ -54,11 +55,17 @@ export function toRecordedCall({ id, time, data }: Pick<UsageEvent, 'id' | 'time
   const bound = told ?? guessedBound(usage, known, lowered)
   return {
     id, exchange: corrects ?? id, correction: corrects !== null, time, admittedMs, settledMs: Math.max(admittedMs, settledMs), account, key, plan: textOf(data, 'plan') ?? '', known, endpoint,
-    model: textOf(data, 'model'), streamed: data['stream'] === true, features: featuresOf(data), user: textOf(caller, 'user'), endUser: textOf(caller, 'end_user'),
+    model: textOf(data, 'model'), streamed: data['stream'] === true, features: featuresOf(data), ordinary: ordinaryOf(data), user: textOf(caller, 'user'), endUser: textOf(caller, 'end_user'),
     end: (textOf(data, 'end') ?? 'complete') as StreamEnd,
     failed: Number(data['status'] ?? 0) >= 400 && usage.bytes_in === undefined && usage.input_tokens === undefined,
     usage, bound, guessed: told === undefined, granted: lowered === null ? bound.output ?? null : Number(lowered[1]), data,
   }
+}
+
+/** What a plan may deny: events tell of streaming apart. */
+function ordinaryOf(data: EventData): readonly string[] {
+  const uses = data['uses']
+  return [...(data['stream'] === true ? ['streaming'] : []), ...(Array.isArray(uses) ? uses.filter((each) => typeof each === 'string') : [])]
 }
 
 const none: EventData = {}

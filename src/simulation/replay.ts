@@ -184,7 +184,7 @@ export class Replay {
     const claim = principal.endUserFrom
     const endUser = claim === null ? null : claim.kind === 'header' ? call.endUser : call.user
     const entitlement = resolveEntitlement(principal, {
-      endpoint: call.endpoint, endpointByDefault: defaultEndpoints.has(call.endpoint), known: call.known, model: call.model, features: call.features, endUser,
+      endpoint: call.endpoint, endpointByDefault: defaultEndpoints.has(call.endpoint), known: call.known, model: call.model, features: call.features, ordinary: call.ordinary, endUser,
     }, config.plans, call.admittedMs)
     if (entitlement instanceof GatewayError) {
       this.#refuse(call, principal.plan.name, entitlement, call.guessed)
@@ -194,7 +194,7 @@ export class Replay {
     const measured: MeasuredCall = {
       facts: {
         boundsOutput: bound.output !== undefined, choices: bound.choices ?? 1, outputAsked: bound.asked ?? null, outputDefault: bound.default ?? null, outputFloor: bound.floor ?? 0,
-        clampable: bound.rigid !== true, inputMediaTokens: bound.media === true ? 1 : 0, streamed: call.streamed,
+        clampable: bound.rigid !== true, inputMediaTokens: bound.media === true ? 1 : 0, streamed: call.streamed, imagesAsked: bound.images ?? 0,
       },
       model: call.model === null ? null : modelOf(config, call.model), known: call.known, input: bound.input === undefined ? 0 : bound.input, bytes: bound.bytes,
     }

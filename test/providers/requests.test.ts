@@ -13,6 +13,7 @@ const chat = endpointOf(openai, 'chat.completions')
 const completions = endpointOf(openai, 'completions')
 const embeddings = endpointOf(openai, 'embeddings')
 const responses = endpointOf(openai, 'responses')
+const images = endpointOf(openai, 'images.generations')
 const messages = endpointOf(anthropic, 'messages')
 const countTokens = endpointOf(anthropic, 'count_tokens')
 
@@ -56,6 +57,10 @@ const refused: [Endpoint, unknown, RegExp][] = [
   [completions, { model: 'm', prompt: [[1, 'a']] }, /^prompt has to be/],
   [completions, { model: 'm', prompt: { a: 1 } }, /^prompt has to be/],
   [embeddings, { model: 'm' }, /^input is missing/],
+  [images, { model: 'm' }, /^prompt has to be/],
+  [images, { prompt: 'a cat' }, /^model is missing/],
+  [images, { model: 'm', prompt: 'a cat', n: 11 }, /^n has to be a whole number from 1 to 10/],
+  [images, { model: 'm', prompt: 'a cat', stream: true }, /^Images are not streamed here/],
   [responses, { model: 'm', input: 1 }, /^input has to be/],
   [responses, { model: 'm', input: 'x', max_output_tokens: 'inf' }, /^max_output_tokens/],
   [responses, { model: 'm', input: 'x', background: 1 }, /^background/],
@@ -96,6 +101,8 @@ const read: [string, Endpoint, unknown, Partial<RequestFacts>][] = [
   ['a forced function', chat, chatBody({ tool_choice: { type: 'function', function: { name: 'f' } } }), { clampable: false }],
   ['free tools', chat, chatBody({ tool_choice: 'auto', tools: [{ type: 'function', function: { name: 'f' } }] }), { clampable: true, inputTools: 1, features: [] }],
   ['hosted tools', chat, chatBody({ web_search_options: {} }), { features: ['hosted_tools'], inputUnseen: true }],
+  ['images', images, { model: 'm', prompt: 'a cat', n: 4, user: 'u' }, { model: 'm', imagesAsked: 4, inputBytes: 5, boundsOutput: false, user: 'u', features: [], ordinary: [] }],
+  ['an image', images, { model: 'm', prompt: 'a cat' }, { imagesAsked: 1 }],
   ['nothing that could be denied', chat, chatBody({}), { ordinary: [] }],
   ['a stream with tools', chat, chatBody({ stream: true, tools: [{ type: 'function', function: { name: 'f' } }] }), { ordinary: ['streaming', 'tools'] }],
   ['functions as they were', chat, chatBody({ functions: [{ name: 'f' }] }), { ordinary: ['tools'] }],
