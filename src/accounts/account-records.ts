@@ -9,12 +9,12 @@ import type { Subscription } from '../metering/subscription.ts'
 
 /**
  * Kinds of documents; the id is a key's or an account's. `calendar`: the time zone and billing anchor in force and the plans that were, see calendars.ts.
- * `announcement`: what was announced of a subscription, see announcer.ts. `account`: one that is in no file, see made-accounts.ts.
+ * `account`: one that is in no file, see made-accounts.ts.
  * `grant` and `grant_void` (taken back), by account and grant: see grant-book.ts. `ending`, by account, and `breakage`: see period-ends.ts.
  */
 export const recordKinds = {
   key: 'key', rotation: 'rotation', revocation: 'revocation', suspension: 'suspension', audit: 'audit', calendar: 'calendar',
-  subscription: 'subscription', announcement: 'announcement', account: 'account',
+  subscription: 'subscription', account: 'account',
   grant: 'grant', grantVoid: 'grant_void', ending: 'ending', breakage: 'breakage',
 } as const
 

@@ -122,10 +122,11 @@ class Span {
 function acting(level: Level, from: Level, nearest: Subscription | null, addOns: readonly AddOn[], offer: Offer, atMs: number, span: Span, isCaller: boolean): Account {
   const { account, subscription, plan: planName } = level
   const plan = from.plan === null ? undefined : offer.plans.get(from.plan)
-  const terms = plan === undefined ? [] : plan.limits.map((limit) => withSeats(prorated(limit, plan, from.changes, account, nearest, offer, atMs, span), from.subscription))
-  const changed = addOns.length > 0 || terms.some((limit, index) => limit !== plan?.limits[index])
+  const terms = plan === undefined ? [] : plan.limits.map((limit) => withSeats(prorated(limit, plan, from.changes, account, nearest, offer, atMs, span), limit.bySubscription === true ? subscription ?? from.subscription : from.subscription))
+  const own = account.limits.map((limit) => withSeats(limit, subscription ?? from.subscription))
+  const changed = addOns.length > 0 || terms.some((limit, index) => limit !== plan?.limits[index]) || own.some((limit, index) => limit !== account.limits[index])
   if (!changed) return planName === account.plan && subscription === account.subscription ? account : Object.freeze({ ...account, plan: planName, subscription })
-  let limits = replaced(terms, account.limits)
+  let limits = replaced(terms, own)
   for (const addOn of addOns) limits = replaced(limits.map((limit) => withAddition(limit, addOn)), addOn.limits)
   const entitlements = isCaller && plan !== undefined ? entitledBy(addOns, account.entitlements, plan.entitlements) : account.entitlements
   return Object.freeze({ ...account, plan: planName, subscription, limits: Object.freeze(limits), entitlements: Object.freeze(entitlements) })
@@ -159,6 +160,8 @@ function sameCounter(one: Limit, other: Limit): boolean {
 
 function withSeats(limit: Limit, subscription: Subscription | null): Limit {
   const seats = subscription?.seats ?? null
+  // Who has no seats has bought none.
+  if (limit.bySubscription === true) return { ...limit, ceiling: seats ?? 0 }
   return seats === null || limit.name !== seatsName || meterName(limit.meter) !== 'concurrency' ? limit : { ...limit, ceiling: seats }
 }
 

@@ -100,6 +100,10 @@ export class StoredKeyDirectory implements KeyDirectory {
     return principal === null ? unknown : inactive ?? { outcome: 'found', principal }
   }
 
+  grantsNow(principal: Principal, nowMs: number): Principal['grants'] {
+    return this.#about(principal.keyId, nowMs).principal?.grants ?? principal.grants
+  }
+
   close(): void {
     for (const stop of this.#unwatch.splice(0)) stop()
   }

@@ -40,4 +40,6 @@ export type Whose = 'own' | 'parent'
 /** Finds who a secret belongs to. Keys of the YAML and keys made at run time, revocations and suspensions winning over both. */
 export interface KeyDirectory {
   find(secret: string, nowMs: number): KeyLookup
+  /** What the accounts of a principal have been given by now; absent: nothing but what it says itself. */
+  grantsNow?(principal: Principal, nowMs: number): Principal['grants']
 }

@@ -26,6 +26,8 @@ export interface AdminParts {
   /** Events of the store and of the archive. */
   readonly history: EventHistory
   readonly clock: Clock
+  /** When the first limit of each account is used up, for those of whom that is foreseen; ms since 1970. */
+  forecasts(accounts: readonly string[]): Promise<ReadonlyMap<string, number>>
   storeStatus(): StoreStatus
   inspectStore(): Promise<StoreInspection>
   /** What a call that has not ended holds; undefined: nothing is pending under this id, or the store cannot tell. */

@@ -9,12 +9,13 @@ import { explainCommand } from './explain.ts'
 import { invoiceCommand } from './invoice.ts'
 import { grantCommands } from './grants.ts'
 import { keyCommands } from './keys.ts'
+import { noticesCommand } from './notices.ts'
 import { serveCommand } from './serve.ts'
 import { simulateCommand } from './simulate.ts'
 import { storeCommands } from './store.ts'
 import { subscriptionCommands } from './subscriptions.ts'
 
-export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, invoiceCommand, explainCommand, simulateCommand, ...storeCommands, demoModelCommand]
+export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, invoiceCommand, explainCommand, simulateCommand, noticesCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
   keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', store: 'where the books are kept',

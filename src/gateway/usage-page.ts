@@ -3,6 +3,7 @@ import { toInstant, toWholeSecond } from '../metering/event.ts'
 import { burnDown, grantEndsMs, isEffective } from '../metering/grant.ts'
 import type { Grant } from '../metering/grant.ts'
 import { grantLook } from '../metering/limits/counter.ts'
+import { quotaForecasts } from '../metering/limit-forecast.ts'
 import { meterName, meterScale } from '../metering/meter.ts'
 import type { Meter } from '../metering/meter.ts'
 import { limitNameOf, quotaItems } from '../metering/quota.ts'
@@ -32,6 +33,7 @@ export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
     throw new GatewayError('metering_unavailable', 'Usage cannot be read at the moment. Please try again shortly.', { source: 'store', cause })
   }
   const items = quotaItems(draft, balances, nowMs)
+  const forecasts = quotaForecasts(draft, balances, w.paces, nowMs)
   x.status = 200
   x.end = 'complete'
   respondJson(x.d, 200, {
@@ -40,11 +42,12 @@ export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
     plan: principal.plan.name,
     as_of: toInstant(nowMs),
     ...subscriptionOf(principal.account.subscription, nowMs),
-    limits: items.filter((item) => item.visible).map((item) => ({
+    limits: items.map((item, index) => ({ item, exhaustsMs: forecasts[index] ?? null })).filter(({ item }) => item.visible).map(({ item, exhaustsMs }) => ({
       name: item.name, meter: item.meter, window: item.window, per: item.per, limit: item.limit,
       used: item.used, reserved: item.reserved, remaining: item.remaining,
       resets_at: item.resetsAtMs === null ? null : toWholeSecond(item.resetsAtMs),
       resets_in_seconds: item.resetsAtMs === null ? null : Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)),
+      exhausts_at: exhaustsMs === null ? null : toWholeSecond(exhaustsMs),
     })),
     grants: granted.map((one, index) => grantText(one, balances[draft.checks.length + index]?.used ?? 0)),
   })

@@ -56,7 +56,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
     history: new EventHistory({ outbox, archive: () => null, clock: systemClock }),
-    pendingCall: async () => undefined,
+    pendingCall: async () => undefined, forecasts: async () => new Map(),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 1, archived: 0, done: Promise.resolve() }),
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),

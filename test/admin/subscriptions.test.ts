@@ -37,7 +37,7 @@ async function open() {
     accounts: new MadeAccounts({ records, due: async () => [], balances: async () => [] }, directory, changes, clock), records, outbox, clock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }), gateway: null,
     history: new EventHistory({ outbox, archive: () => null, clock }),
-    pendingCall: async () => undefined,
+    pendingCall: async () => undefined, forecasts: async () => new Map(),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 0, archived: 0, done: Promise.resolve() }),
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),

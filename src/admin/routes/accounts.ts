@@ -1,5 +1,6 @@
 import { listAccounts, listKeys } from '../../accounts/account-overview.ts'
 import type { Plan } from '../../config/config.ts'
+import { toWholeSecond } from '../../metering/event.ts'
 import { meterName, meterScale } from '../../metering/meter.ts'
 import type { Limit, Overdraft, Window } from '../../metering/limits/limit.ts'
 import { Problem } from '../problem.ts'
@@ -10,8 +11,12 @@ import { intentFields, intentOf } from './intent.ts'
 export const accountRoutes: readonly Route[] = [
   {
     method: 'GET', path: '/api/v1/accounts', role: 'viewer', summary: 'All accounts, keys that are their own account among them',
-    answer: 'accounts: id, plan, parent, where, revision, unused_because, keys, suspension, calendar, add-ons, state of the subscription',
-    handle: (_asked, { directory, clock }) => ({ accounts: listAccounts(directory, clock.nowMs()) }),
+    answer: 'accounts: id, plan, parent, where, revision, unused_because, keys, suspension, calendar, add-ons, state of the subscription, forecast_at: when the first of its limits will be used up at its present rate, where that is before the limit begins anew',
+    async handle(_asked, { directory, clock, forecasts }) {
+      const accounts = listAccounts(directory, clock.nowMs())
+      const ahead = await forecasts(accounts.map(({ id }) => id))
+      return { accounts: accounts.map((account) => ({ ...account, forecast_at: forecastText(ahead.get(account.id)) })) }
+    },
   },
   {
     method: 'GET', path: '/api/v1/accounts/{id}', role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, its labels, limits of its own and keys; terms: as they were given, of one made at run time',
@@ -67,17 +72,21 @@ export const accountRoutes: readonly Route[] = [
   },
 ]
 
-function accountOf(wanted: string, { directory, clock }: AdminParts): unknown {
+async function accountOf(wanted: string, { directory, clock, forecasts }: AdminParts): Promise<unknown> {
   const nowMs = clock.nowMs()
   const overview = listAccounts(directory, nowMs).find(({ id }) => id === wanted)
   if (overview === undefined) throw new Problem(404, `there is no account "${wanted}"`)
   const account = directory.accounts.get(wanted)
   const stored = overview.where === 'store' ? directory.storedAccounts.get(wanted) : undefined
   return {
-    ...overview, labels: account?.labels ?? stored?.terms.labels ?? {}, limits: (account?.limits ?? []).map(toLimitDocument), terms: stored?.terms ?? null,
+    ...overview, forecast_at: forecastText((await forecasts([wanted])).get(wanted)), labels: account?.labels ?? stored?.terms.labels ?? {}, limits: (account?.limits ?? []).map(toLimitDocument), terms: stored?.terms ?? null,
     created_at: stored === undefined ? null : new Date(stored.created_ms).toISOString(), created_by: stored?.created_by ?? null,
     keys: listKeys(directory, nowMs).filter((key) => key.account === wanted),
   }
+}
+
+function forecastText(atMs: number | undefined): string | null {
+  return atMs === undefined ? null : toWholeSecond(atMs)
 }
 
 function toPlanDocument(plan: Plan): unknown {
