@@ -1,5 +1,6 @@
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
 import { planChangesOf } from '../accounts/acting-account.ts'
+import { paidLimitOf } from '../accounts/paid-grants.ts'
 import type { EventHistory } from '../archive/history.ts'
 import type { Clock } from '../clock.ts'
 import { dateOf } from '../config/scalars.ts'
@@ -65,7 +66,7 @@ function previewOf({ config, directory }: Parts, account: Account, period: Perio
   const { plans } = config()
   const subscription = subscriptionFor(directory, account)
   const changes = planChangesOf(account, directory.subscriptionOf(account.id) ?? null, plans)
-  return new InvoicePreview(termsOf({ id: account.id, calendar: account.calendar, subscription, changes }, period, plans, () => null))
+  return new InvoicePreview(termsOf({ id: account.id, calendar: account.calendar, subscription, changes }, period, plans, paidLimitOf(directory, account)))
 }
 
 /** Its own, or that of the nearest account above it. */
