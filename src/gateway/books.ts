@@ -1,5 +1,7 @@
+import type { Principal } from '../accounts/principal.ts'
 import type { EventBody, EventSkeleton } from '../metering/event.ts'
 import { toInstant } from '../metering/event.ts'
+import { checksAtEnd } from '../metering/late-grants.ts'
 import type { Quantities } from '../metering/meter.ts'
 import type { Settle } from '../metering/moves.ts'
 import { pricedUsage } from '../metering/price.ts'
@@ -52,8 +54,8 @@ function usesOf(ordinary: readonly string[]): Pick<EventSkeleton, 'uses'> {
   return uses.length === 0 ? {} : { uses }
 }
 
-/** The settlement of an outcome; null: it is voided, nothing is billed. */
-export function settlementOf(x: Exchange, skeleton: EventSkeleton, outcome: Outcome, nowMs: number): Settle | null {
+/** The settlement of an outcome; null: it is voided, nothing is billed. `grants`: those of the caller's accounts by now. */
+export function settlementOf(x: Exchange, skeleton: EventSkeleton, outcome: Outcome, grants: Principal['grants'], nowMs: number): Settle | null {
   const { draft } = x
   const { principal, entitlement } = admitted(x)
   if (draft === null || outcome.verdict === 'untouched') return null
@@ -75,5 +77,5 @@ export function settlementOf(x: Exchange, skeleton: EventSkeleton, outcome: Outc
     ...(x.loweredBound === null ? {} : { output_bound: x.loweredBound }),
     ...(x.shadowed.length === 0 ? {} : { shadow: x.shadowed }),
   }
-  return { id: x.id, nowMs, home: principal.home, checks: draft.checks, amounts: amountsOf(draft, usage), usage, event }
+  return { id: x.id, nowMs, home: principal.home, checks: checksAtEnd(draft, grants, nowMs), amounts: amountsOf(draft, usage), usage, event }
 }

@@ -2,7 +2,7 @@
 
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
-import { recordKinds } from '../../src/accounts/account-records.ts'
+import { documentsOf, recordKinds } from '../../src/accounts/account-records.ts'
 import { GrantChanges, listGrants } from '../../src/accounts/grants.ts'
 import type { Breakage } from '../../src/accounts/grants.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
@@ -140,7 +140,7 @@ t.test('it waits until nothing is pending, follows late settlements downward, ne
   w.set('2026-11-01T01:31:00Z')
   await w.look()
   const ending = await w.store.records.get(recordKinds.ending, 'acme')
-  t.equal((ending?.['periods'] as unknown[]).length, 1, 'only the running period is left')
+  t.equal(documentsOf(ending?.['periods']).length, 1, 'only the running period is left')
   t.match(ending, { periods: [{ start_ms: at('2026-11-01'), ceiling: 5_000, first: false }] })
 })
 
@@ -169,7 +169,6 @@ t.test('a period that ended while no gateway ran is rolled over by the terms tha
   await w.look()
   await w.call(700)
   w.set('2026-11-04T10:00:00Z')
-  // Books are tidied: what nobody looks at any more is gone by now.
   await w.restart()
   await w.use([rolling('daily total_tokens 50 day', { rollover: { max: { kind: 'absolute', amount: 600 }, lasts: { kind: 'periods', count: 2 } } })])
   await w.look()

@@ -66,11 +66,13 @@ function bucketsOf(limit: Limit, slot: string, spread: boolean): readonly Bucket
  */
 export function grantedCeiling({ limit, grants = [] }: AppliedLimit, slot: string, atMs: number): Ceiling {
   const plain = ceilingOf(limit, slot, false)
-  const granted = burnDown(grants, atMs).map((grant): Bucket => ({
-    name: grant.id, ceiling: grant.amount, counter: grantCounter(grant), endsMs: grantCounterEndsMs(grant),
-  }))
+  const granted = burnDown(grants, atMs).map(grantBucket)
   const [allowance, ...overdraft] = plain.buckets
   return { ...plain, buckets: [allowance!, ...granted, ...overdraft], beyond: beyondName(slot) }
+}
+
+export function grantBucket(grant: Grant): Bucket {
+  return { name: grant.id, ceiling: grant.amount, counter: grantCounter(grant), endsMs: grantCounterEndsMs(grant) }
 }
 
 /** The counter of what a grant was drawn, over all periods. */
