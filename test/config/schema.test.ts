@@ -108,7 +108,6 @@ t.test('every setting is in docs/configuration.md', async (t) => {
 })
 
 t.test('every example passes check without a warning, those inside manifests too', async (t) => {
-  const env = { ANTHROPIC_API_KEY: 'sk-x', OPS_TOKEN: 'a-token-of-twenty-characters', ACME_KEY: 'a-secret-of-twenty-characters', TALLYGATE_ADMIN_TOKEN: 'another-token-of-twenty-characters' }
   const directory = new URL('config/examples/', checkout)
   const texts = filesIn(directory).map((name) => [name, read(name, directory)] as const)
   const manifests = parseAllDocuments(read('kubernetes/sidecar.yaml', directory)).flatMap((document): readonly (readonly [string, string])[] => {
@@ -117,7 +116,9 @@ t.test('every example passes check without a warning, those inside manifests too
   })
   t.ok(texts.length >= 1 && manifests.length === 1)
   for (const [name, text] of [...texts, ...manifests]) {
-    const { config, problems, warnings } = loadConfig({ file: name, text, env, hostName: 'h' })
+    // What each says that it needs.
+    const needed = [...text.matchAll(/"\$\{([A-Z_]+)\}"/g)].map(([, variable = '']) => [variable, `${variable.toLowerCase()}-of-twenty-characters`])
+    const { config, problems, warnings } = loadConfig({ file: name, text, env: { TALLYGATE_ADMIN_TOKEN: 'another-token-of-twenty-characters', ...Object.fromEntries(needed) }, hostName: 'h' })
     t.strictSame([...problems, ...warnings].map(toText), [], name)
     t.ok(config !== null, name)
   }

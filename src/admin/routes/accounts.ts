@@ -98,7 +98,7 @@ function toPlanDocument(plan: Plan): unknown {
     entitlements: {
       models: plan.entitlements.models, endpoints: plan.entitlements.endpoints,
       max_output_tokens: plan.entitlements.maxOutputTokens, max_context_tokens: plan.entitlements.maxContextTokens, priority: plan.entitlements.priority,
-      features: plan.entitlements.features,
+      features: plan.entitlements.features, deny_features: plan.entitlements.deniedFeatures ?? [],
     },
     limits: plan.limits.map(toLimitDocument),
     policy: {
