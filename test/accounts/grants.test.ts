@@ -49,9 +49,9 @@ async function open(accounts: readonly Account[], records = new FakeRecords()) {
   }
 }
 
-async function rejects(t: { match(found: unknown, wanted: unknown, message?: string): unknown }, change: Promise<unknown>, why: string, message: RegExp): Promise<void> {
+async function rejects(t: { match(found: unknown, wanted: unknown, message: string): unknown }, change: Promise<unknown>, why: string, message: RegExp): Promise<void> {
   const error = await change.then(() => undefined, (thrown: unknown) => thrown as ChangeRefused)
-  t.match(error, { why, message })
+  t.match(error, { why, message }, String(message))
 }
 
 t.test('plans, add-ons and accounts give grants; what was bought twice is there twice, and the account’s own stands in place of the plan’s', async (t) => {
