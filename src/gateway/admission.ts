@@ -164,6 +164,9 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
     stepMs = Math.min(waitStepMaxMs, stepMs * 2)
     if (x.d.gone) throw new DownstreamGone()
     x.draft = draft = draftSeenAt(draft, seenMs(w))
+    const bound = x.computedFrom
+    if (bound !== null) x.computedFrom = { ...bound, waited_ms: w.clock.nowMs() - x.admittedMs - (bound.after_ms ?? 0) }
+    x.skeleton = null
   }
 }
 

@@ -1,4 +1,3 @@
-import type { Config } from '../config/config.ts'
 import type { Check } from '../metering/check.ts'
 import type { ReserveAnswer } from '../metering/moves.ts'
 
@@ -21,10 +20,11 @@ const entriesMax = 10_000
  * is another entry, and so is a limit that was raised or extended by a grant; a changed configuration forgets everything.
  */
 export class RefusalMemory {
-  #config: Config | null = null
+  /** What was in force: another one is another object. */
+  #config: object | null = null
   readonly #memories = new Map<string, Memory>()
 
-  recall(config: Config, checks: readonly Check[], uMin: number, uMax: number, nowMs: number): Denied | null {
+  recall(config: object, checks: readonly Check[], uMin: number, uMax: number, nowMs: number): Denied | null {
     if (this.#memories.size === 0) return null
     if (config !== this.#config) {
       this.forget()
@@ -41,7 +41,7 @@ export class RefusalMemory {
     return check !== undefined && leastNeed(check, uMin, uMax) >= memory.amount ? memory.answer : null
   }
 
-  remember(config: Config, checks: readonly Check[], uMin: number, uMax: number, answer: Denied, nowMs: number): void {
+  remember(config: object, checks: readonly Check[], uMin: number, uMax: number, answer: Denied, nowMs: number): void {
     const refusal = answer.refusals.find((candidate) => candidate.why === 'used_up')
     const check = refusal === undefined ? undefined : checks[refusal.check]
     if (refusal === undefined || check === undefined) return

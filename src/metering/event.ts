@@ -65,6 +65,8 @@ export interface AdmissionBound {
   readonly images?: number
   /** How long after its admission's instant it was asked for: its body took so long. */
   readonly after_ms?: number
+  /** How long it waited for what calls in flight held, until it was asked for again and let in. */
+  readonly waited_ms?: number
 }
 
 /** What the caller claimed about himself: bounded in size, never an identity. */

@@ -1,6 +1,7 @@
 import { GatewayError, type ErrorCode } from '../errors.ts'
 import type { Config, Model } from '../config/config.ts'
 import { draftCall, heldInSlices, mayFitExactly, type CallPlan, type MeasuredCall } from '../metering/call-draft.ts'
+import { RefusalMemory } from '../gateway/refusal-memory.ts'
 import { resolveEntitlement, type Entitlement } from '../metering/entitlement.ts'
 import type { EventBody } from '../metering/event.ts'
 import { Ledger } from '../metering/ledger.ts'
@@ -117,6 +118,8 @@ export class Replay {
   readonly #watcher: Watcher
   readonly #ledger: Ledger
   readonly #agenda = new Agenda<Due>()
+  /** A gateway that is asked for the same again within a second says what it said before. */
+  readonly #refusals = new RefusalMemory()
   readonly #expired = new Map<string, Expired>()
   #nowMs = -Infinity
   #forgottenMs = -Infinity
@@ -236,7 +239,8 @@ export class Replay {
       const answer = this.#ask(admission, draft, atMs)
       if (answer.outcome === 'admitted') {
         const open: Open = { ...admission, plan: { ...plan, draft }, u: answer.u, shadowed: answer.shadowed, waitedMs }
-        this.#agenda.add(Math.max(atMs, call.settledMs + waitedMs), settlesFirst, { kind: 'settle', open })
+        // What it waited then is in the time it took; what it waits now stands in its place.
+        this.#agenda.add(Math.max(atMs, call.settledMs - (call.bound.waited_ms ?? 0) + waitedMs), settlesFirst, { kind: 'settle', open })
         return
       }
       // An id that is there twice: its first event counts.
@@ -261,7 +265,12 @@ export class Replay {
 
   #ask({ call, home }: Admission, draft: Draft, atMs: number): ReserveAnswer {
     const { checks, uMin, uMax } = draft
-    return this.#ledger.reserve({ id: call.exchange, nowMs: call.admittedMs, home, checks, uMin, uMax, deadlineMs: atMs, skeleton: nobody }).answer
+    const { config } = this.#offer
+    const known = this.#refusals.recall(config, checks, uMin, uMax, atMs)
+    if (known !== null) return known
+    const { answer } = this.#ledger.reserve({ id: call.exchange, nowMs: call.admittedMs, home, checks, uMin, uMax, deadlineMs: atMs, skeleton: nobody })
+    if (answer.outcome === 'denied') this.#refusals.remember(config, checks, uMin, uMax, answer, atMs)
+    return answer
   }
 
   /** As the gateway waits for what calls in flight hold. */
