@@ -1,8 +1,8 @@
 import { rm, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Writable } from 'node:stream'
-import { Announcer } from './accounts/announcer.ts'
 import { withCalendars } from './accounts/calendars.ts'
+import { PeriodEnds } from './accounts/period-ends.ts'
 import { hashOfSecret, newSecret } from './accounts/secret.ts'
 import { startAdminServer } from './admin/admin-server.ts'
 import type { AdminToken } from './admin/admin-caller.ts'
@@ -24,6 +24,7 @@ import { listening, openFront } from './front.ts'
 import type { Front } from './front.ts'
 import type { Log } from './log.ts'
 import { Metrics } from './metrics.ts'
+import { Notices } from './notices/notices.ts'
 import type { Random } from './random.ts'
 import { openWorkers } from './workers.ts'
 
@@ -90,7 +91,8 @@ class RunningApp implements App {
   readonly #startedMs: number
   #config: Config
   #books: Books | null = null
-  #announcer: Announcer | null = null
+  #notices: Notices | null = null
+  #periodEnds: PeriodEnds | null = null
   #front: Front | null = null
   #admin: { readonly address: Address; close(): Promise<void> } | null = null
   #demo: { readonly model: RunningDemoModel; readonly secret: string } | null = null
@@ -121,13 +123,14 @@ class RunningApp implements App {
     this.#books = await openBooks(this.#config, { clock, random, log, metrics, stdout, acceptLoss, adminAddress: toUrl(this.#config.admin.listen) })
     const books = this.#books
     metrics.beforeReading.push(() => metrics.storeAdmitting.set(books.store.status().admitting ? 1 : 0))
+    this.#notices = new Notices({ store: books.store, directory: books.directory, paces: books.paces, clock: books.clock, random, log, metrics })
     await this.#use(this.#config)
     await this.#makeFirstKey(books)
     this.#front = this.#config.server.workers === 1
       ? await openFront({ config: () => this.#config, books, clock, random, log, metrics })
       : await openWorkers({ config: this.#config, clock, log, metrics })
     await this.#openAdmin(books)
-    this.#announce(books)
+    this.#lookAtPeriodEnds(books)
     this.#reloader.start()
   }
 
@@ -164,7 +167,8 @@ class RunningApp implements App {
 
   /** After a failed start: closes whatever is open. */
   async abandon(): Promise<void> {
-    this.#announcer?.close()
+    this.#periodEnds?.close()
+    await this.#notices?.stop()
     await this.#admin?.close()
     await this.#front?.close()
     await this.#books?.close()
@@ -175,11 +179,12 @@ class RunningApp implements App {
     const { clock, log } = this.#options
     log.info({}, 'draining')
     this.#reloader.close()
-    this.#announcer?.close()
+    this.#periodEnds?.close()
     await this.#front?.drain()
     if (this.#books !== null && !(await this.#books.deliveries.flush(clock.nowMs() + flushMs))) {
       log.warn({}, 'some events were not taken by their sinks; they wait in the outbox for the next start')
     }
+    await this.#notices?.stop()
     await this.#admin?.close()
     if (this.#config.store.kind === 'embedded') await rm(join(this.#config.store.dir, doorPlateFile), { force: true })
     await this.#front?.close()
@@ -210,11 +215,13 @@ class RunningApp implements App {
     // The store is the one that was opened at the start, whatever the file says by now.
     const acting = await withCalendars({ ...read, store: this.#config.store }, this.#books.store.records, clock.nowMs())
     const config = await this.#completed(acting)
+    await this.#books.accounts.notePlans(config)
     const index = await this.#books.directory.prepare(config, clock)
     this.#config = config
     this.#books.directory.use(index)
     await this.#front?.use(config)
     await this.#books.deliveries.use(config)
+    await this.#notices?.use(config)
   }
 
   /** Without an upstream: the demo model, and its key. */
@@ -240,15 +247,15 @@ class RunningApp implements App {
     this.#firstKey = { id, secret, plan: plan.name }
   }
 
-  /** Ends of subscriptions are told in the log, and kept in the store's records. */
-  #announce({ store, directory, clock }: Books): void {
-    const { random, log } = this.#options
-    this.#announcer = new Announcer({
-      records: store.records, directory, clock, random,
-      tell: ({ account, what, daysAhead, endsMs }) => log.warn({ account, what, days_ahead: daysAhead, ends: new Date(endsMs).toISOString() }, daysAhead === 0 ? `a ${what} has ended` : `a ${what} ends soon`),
-      failed: (error) => log.warn({ why: error instanceof Error ? error.name : 'unknown' }, 'what ends soon could not be announced; it will be tried again'),
+  /** What is left of a period goes on, and what is left of a grant is recorded. */
+  #lookAtPeriodEnds({ store, directory, clock, forgetAfterMs }: Books): void {
+    const { log, random } = this.#options
+    this.#periodEnds = new PeriodEnds({
+      store, directory, clock, random, forgetAfterMs,
+      tell: ({ account, grant, limit, expiredMs }) => log.info({ account, grant, limit, expired: new Date(expiredMs).toISOString() }, 'a grant has expired with something left'),
+      failed: (error) => log.warn({ why: error instanceof Error ? error.name : 'unknown' }, 'what periods and grants have left could not be looked at; it will be tried again'),
     })
-    this.#announcer.start()
+    this.#periodEnds.start()
   }
 
   async #openAdmin(books: Books): Promise<void> {

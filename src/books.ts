@@ -1,6 +1,8 @@
 import { AccountChanges } from './accounts/account-changes.ts'
 import { SubscriptionChanges } from './accounts/subscriptions.ts'
+import { GrantChanges } from './accounts/grants.ts'
 import { StoredKeyDirectory } from './accounts/key-directory.ts'
+import { MadeAccounts } from './accounts/made-accounts.ts'
 import type { AdminParts, RunningGateway } from './admin/route.ts'
 import { Archive } from './archive/archive.ts'
 import { ARCHIVE, EventHistory } from './archive/history.ts'
@@ -11,6 +13,9 @@ import { Deliveries, gapKind } from './deliveries.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
+import { accountForecasts } from './notices/account-forecasts.ts'
+import { noticeConsumers } from './notices/notices.ts'
+import { StoredPaces } from './notices/paces.ts'
 import { measureSpool } from './spool/measure.ts'
 import { StoreUnavailable } from './stores/store.ts'
 import type { Opening } from './stores/index.ts'
@@ -24,7 +29,12 @@ export interface Books {
   readonly clock: Clock
   readonly directory: StoredKeyDirectory
   readonly changes: AccountChanges
+  readonly accounts: MadeAccounts
   readonly deliveries: Deliveries
+  /** How fast limits are used. */
+  readonly paces: StoredPaces
+  /** So long after its admission a call may still be settled. */
+  readonly forgetAfterMs: number
   /** For the admin API; `gateway` is given by the one who runs it. */
   adminParts(config: () => Config, gateway: RunningGateway | null): AdminParts
   close(): Promise<void>
@@ -58,14 +68,23 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
     const directory = await StoredKeyDirectory.open(store.records, config, clock)
     const changes = new AccountChanges(store.records, directory, clock, random)
     const subscriptions = new SubscriptionChanges(store.records, directory, changes, clock)
-    const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout })
+    const accounts = new MadeAccounts(store, directory, changes, clock)
+    const grants = new GrantChanges(store, directory, changes, clock, random)
+    const paces = await StoredPaces.open(store.records)
+    const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout, further: noticeConsumers })
     return {
-      store, clock, directory, changes, deliveries,
+      store, clock, directory, changes, accounts, deliveries, paces, forgetAfterMs: openingOf(config, parts).forgetAfterMs,
       adminParts(current, gateway) {
         const history = new EventHistory({ outbox: store.outbox, archive: () => archiveOf(current(), log), clock })
         return {
-          config: current, directory, changes, subscriptions, outbox: store.outbox, history, clock, gateway,
+          config: current, directory, changes, subscriptions, grants, accounts, outbox: store.outbox, records: store.records, history, clock, gateway,
+          forecasts: (ids) => accountForecasts({ directory, store, paces }, ids, clock.nowMs()).catch((error: unknown) => {
+            // Who asks about accounts is answered while the store is away, too.
+            if (error instanceof StoreUnavailable) return new Map<string, number>()
+            throw error
+          }),
           storeStatus: () => store.status(),
+          pendingCall: async (id) => store.pending?.(id),
           inspectStore: () => inspect(store, current()),
           quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
           retryDead: (consumer) => deliveries.retryDead(consumer, current()),
@@ -75,6 +94,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
       async close() {
         await deliveries.stop()
         directory.close()
+        paces.close()
         await store.close()
       },
     }

@@ -21,6 +21,8 @@ export interface DeliveriesParts {
   readonly log: Log
   readonly metrics: Metrics
   readonly stdout: Writable
+  /** Consumers of the outbox that are no sinks: they hold back trimming too. */
+  readonly further?: (config: Config) => readonly string[]
 }
 
 interface Running {
@@ -74,7 +76,7 @@ export class Deliveries {
     return this.#inTurn(async () => {
       this.#config = config
       this.#stopGaps ??= this.#parts.clock.every(gapsEveryMs, () => void this.#tellGaps())
-      await this.#parts.outbox.setConsumers(config.sinks.map((sink) => sink.name))
+      await this.#parts.outbox.setConsumers([...config.sinks.map((sink) => sink.name), ...this.#parts.further?.(config) ?? []])
       for (const [name, replay] of this.#replays) {
         if (!isDeepStrictEqual(config.sinks.find((sink) => sink.name === name), replay.config)) await this.#stopReplay(replay)
       }

@@ -49,7 +49,7 @@ export async function openFront(parts: FrontParts): Promise<Front> {
   const { clock } = books
   const spool = await spoolOf(parts)
   const gateway = new Gateway({
-    config, keys: books.directory, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
+    config, keys: books.directory, paces: books.paces, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
     ...boundsOf(config().store),
   })
   const cutAll = (): void => gateway.cutAll()

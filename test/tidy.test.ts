@@ -27,8 +27,11 @@ const mayImport: Record<string, readonly string[]> = {
   accounts: ['metering/', 'stores/store.ts', 'config/config.ts', 'clock', 'random', 'errors', 'assert'],
   analytics: ['metering/', 'stores/store.ts', 'clock', 'errors', 'assert'],
   invoices: ['metering/', 'config/config.ts', 'assert'],
-  admin: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'archive/', 'config/', 'accounts/', 'analytics/', ...leaves],
-  cli: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
+  // A gateway's memory of refusals decides which of several limits it names.
+  simulation: ['metering/', 'invoices/', 'accounts/', 'config/config.ts', 'gateway/refusal-memory.ts', 'errors', 'assert'],
+  admin: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
+  notices: ['metering/', 'stores/store.ts', 'sinks/', 'accounts/', 'config/config.ts', 'clock', 'random', 'log', 'metrics'],
+  cli: ['metering/', 'invoices/', 'simulation/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
   demo: ['metering/', 'config/', 'accounts/', 'providers/', ...leaves],
   leaf: leaves,
 }
@@ -40,7 +43,7 @@ const contracts = /^src\/((providers\/provider|stores\/store|spool\/spool|sinks\
 const gatewayFile = /^src\/gateway\//
 
 const doors: Record<string, RegExp> = {
-  'undici': /^src\/(gateway\/forward|sinks\/webhook)\.ts$/,
+  'undici': /^src\/(gateway\/forward|sinks\/webhook-request)\.ts$/,
   'http-proxy-3': /^src\/gateway\/tunnel\.ts$/,
   'rate-limiter-flexible': /^src\/gateway\/guard\.ts$/,
   'ioredis': /^src\/stores\/redis\/wire\.ts$/,

@@ -22,9 +22,17 @@ export interface NewKey {
   readonly account: string | null
   readonly plan: string | null
   readonly expiresMs: number | null
+  /** The operator's own name for this: said again it makes no second key. undefined: it has none. */
+  readonly changeId?: string | undefined
 }
 
-const idGrammar = /^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$/
+/** What an operator may call a change. */
+export function mustBeChangeId(changeId: string | undefined): void {
+  if (changeId !== undefined && !/^[\x21-\x7e]{1,128}$/.test(changeId)) throw new ChangeRefused('invalid', 'a change id is 1 to 128 printable ASCII characters without spaces')
+}
+
+/** Of keys and accounts, as the file has it. */
+export const idGrammar = /^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$/
 
 /**
  * What operators change at run time: keys, revocations, suspensions. Every change is journaled with who and when before it is made, and
@@ -44,47 +52,60 @@ export class AccountChanges {
     this.#random = random
   }
 
-  /** Makes a key and gives its secret, which is kept nowhere. */
-  createKey(wanted: NewKey, who: string): Promise<{ id: string; secret: string }> {
+  /** Makes a key and gives its secret, which is kept nowhere. `secret` null: this change has been made before, and the secret was told then. */
+  createKey(wanted: NewKey & { readonly changeId?: undefined }, who: string): Promise<{ id: string; secret: string }>
+  createKey(wanted: NewKey, who: string): Promise<{ id: string; secret: string | null }>
+  createKey(wanted: NewKey, who: string): Promise<{ id: string; secret: string | null }> {
     return this.#inTurn(async () => {
       const { config } = this.#directory
+      mustBeChangeId(wanted.changeId)
+      const done = this.#madeBy(wanted)
+      if (done !== undefined) return { id: done, secret: null }
       if ((wanted.account === null) === (wanted.plan === null)) throw new ChangeRefused('invalid', 'a key belongs to an account or names a plan: give one of the two')
-      if (wanted.account !== null && !config.accounts.has(wanted.account)) throw new ChangeRefused('not_found', `there is no account "${wanted.account}"`)
+      if (wanted.account !== null && !this.#directory.accounts.has(wanted.account)) throw new ChangeRefused('not_found', `there is no account "${wanted.account}"`)
       if (wanted.plan !== null && !config.plans.has(wanted.plan)) throw new ChangeRefused('not_found', `there is no plan "${wanted.plan}"`)
       const nowMs = this.#clock.nowMs()
       if (wanted.expiresMs !== null && wanted.expiresMs <= nowMs) throw new ChangeRefused('invalid', 'the key would already have expired')
-      const id = wanted.id ?? `${wanted.account ?? wanted.plan ?? 'key'}-${this.#randomHex(4)}`
+      const id = wanted.id ?? `${wanted.account ?? wanted.plan ?? 'key'}-${this.#keySuffix(wanted)}`
       if (!idGrammar.test(id)) throw new ChangeRefused('invalid', 'an id is 1 to 128 letters, digits and . _ @ + -, beginning with a letter or digit')
       const taken = this.#whereIs(id)
       if (taken !== undefined) throw new ChangeRefused('conflict', `there is already a key "${id}" (${taken})`)
       // A key that is its own account must not take over the counters of a real one.
-      if (wanted.plan !== null && config.accounts.has(id)) throw new ChangeRefused('conflict', `"${id}" is an account; a key with a plan is its own account and needs another id`)
+      if (wanted.plan !== null && (this.#directory.accounts.has(id) || this.#directory.storedAccounts.has(id))) throw new ChangeRefused('conflict', `"${id}" is an account; a key with a plan is its own account and needs another id`)
       const secret = newSecret(this.#random)
       const key: StoredKey = {
         hash: hashOfSecret(secret), account: wanted.account, plan: wanted.plan, expires_ms: wanted.expiresMs, created_ms: nowMs, created_by: who,
+        change: wanted.changeId ?? null,
       }
-      await this.#journal(who, 'key.create', id, { account: wanted.account, plan: wanted.plan, expires_ms: wanted.expiresMs })
+      await this.#journal(who, 'key.create', id, { account: wanted.account, plan: wanted.plan, expires_ms: wanted.expiresMs, ...named(wanted.changeId) })
       // Another replica may be making a key of this id at this moment, and has not been heard of yet: one of the two secrets must not open anything.
       if (!await this.#records.swap(recordKinds.key, id, undefined, { ...key })) {
         await this.#journal(who, 'key.create_refused', id, { reason: 'made at the same time elsewhere' })
+        const other = await this.#records.get(recordKinds.key, id)
+        if (wanted.changeId !== undefined && other?.['change'] === wanted.changeId) return { id, secret: null }
         throw new ChangeRefused('conflict', `there is already a key "${id}" (store)`)
       }
       return { id, secret }
     })
   }
 
-  /** A new secret; the old one works for `graceMs` more. */
-  rotateKey(id: string, graceMs: number, who: string): Promise<{ id: string; secret: string; graceUntilMs: number }> {
+  /** A new secret; the old one works for `graceMs` more. `secret` null: this change has been made before. */
+  rotateKey(id: string, graceMs: number, who: string): Promise<{ id: string; secret: string; graceUntilMs: number }>
+  rotateKey(id: string, graceMs: number, who: string, changeId: string | undefined): Promise<{ id: string; secret: string | null; graceUntilMs: number }>
+  rotateKey(id: string, graceMs: number, who: string, changeId?: string): Promise<{ id: string; secret: string | null; graceUntilMs: number }> {
     return this.#inTurn(async () => {
+      mustBeChangeId(changeId)
       this.#mustExist(id)
+      const last = this.#directory.rotationOf(id)
+      if (last !== undefined && changeId !== undefined && last.change === changeId) return { id, secret: null, graceUntilMs: last.previous.at(-1)?.until_ms ?? last.at_ms }
       if (this.#directory.revocationOf(id) !== undefined) throw new ChangeRefused('conflict', `the key "${id}" is revoked; lift the revocation first`)
       const nowMs = this.#clock.nowMs()
       const graceUntilMs = nowMs + graceMs
       const secret = newSecret(this.#random)
-      const retired = this.#directory.rotationOf(id)?.previous.filter((old) => old.until_ms <= nowMs) ?? []
+      const retired = last?.previous.filter((old) => old.until_ms <= nowMs) ?? []
       const live = this.#directory.hashesOf(id, nowMs).map(({ hash, untilMs }) => ({ hash, until_ms: Math.min(untilMs ?? graceUntilMs, graceUntilMs) }))
-      const rotation: Rotation = { hash: hashOfSecret(secret), previous: [...retired, ...live], at_ms: nowMs, by: who }
-      await this.#journal(who, 'key.rotate', id, { grace_ms: graceMs })
+      const rotation: Rotation = { hash: hashOfSecret(secret), previous: [...retired, ...live], at_ms: nowMs, by: who, change: changeId ?? null }
+      await this.#journal(who, 'key.rotate', id, { grace_ms: graceMs, ...named(changeId) })
       await this.#records.put(recordKinds.rotation, id, { ...rotation })
       return { id, secret, graceUntilMs }
     })
@@ -151,6 +172,22 @@ export class AccountChanges {
     await this.#records.put(recordKinds.audit, `${new Date(atMs).toISOString()}-${this.#randomHex(4)}`, { ...entry })
   }
 
+  /** The key that this change has made; undefined: none yet. */
+  #madeBy({ changeId, id, account, plan }: NewKey): string | undefined {
+    if (changeId === undefined) return undefined
+    for (const [keyId, key] of this.#directory.storedKeys) {
+      if (key.change !== changeId) continue
+      if ((id !== undefined && id !== keyId) || key.account !== account || key.plan !== plan) throw new ChangeRefused('conflict', `the change "${changeId}" was another one (it made the key "${keyId}"); give each change an id of its own`)
+      return keyId
+    }
+    return undefined
+  }
+
+  /** A change that is made at two replicas at once makes one key. */
+  #keySuffix({ changeId }: NewKey): string {
+    return changeId === undefined ? this.#randomHex(4) : hashOfSecret(changeId).slice(0, 16)
+  }
+
   #whereIs(id: string): string | undefined {
     return this.#directory.configuredKey(id)?.where ?? (this.#directory.storedKeys.has(id) ? 'store' : undefined)
   }
@@ -162,7 +199,7 @@ export class AccountChanges {
   }
 
   #accountExists(id: string): boolean {
-    if (this.#directory.config.accounts.has(id)) return true
+    if (this.#directory.accounts.has(id)) return true
     const configured = this.#directory.configuredKey(id)
     const plan = configured === undefined ? this.#directory.storedKeys.get(id)?.plan : configured.plan
     return plan !== null && plan !== undefined
@@ -178,4 +215,8 @@ export class AccountChanges {
     this.#last = result.catch(() => undefined)
     return result
   }
+}
+
+function named(changeId: string | undefined): Readonly<Record<string, unknown>> {
+  return changeId === undefined ? {} : { change: changeId }
 }

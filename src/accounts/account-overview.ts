@@ -1,6 +1,7 @@
 import type { Account } from '../config/config.ts'
 import { isServed, subscriptionAt } from '../metering/subscription.ts'
 import type { SubscriptionState } from '../metering/subscription.ts'
+import type { StoredAccount } from './account-records.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
 import type { Principal } from './principal.ts'
 
@@ -28,6 +29,12 @@ export interface AccountOverview {
   readonly id: string
   readonly plan: string | null
   readonly parent: string | null
+  /** `file:line` of the YAML, `store`, or `key` for a key that is its own account. */
+  readonly where: string
+  /** Of an account of the store; null: it is none. */
+  readonly revision: number | null
+  /** An account of the store that cannot be used, and why: the file has one of its name, or its terms cannot be read any more. */
+  readonly unused_because: string | null
   readonly keys: number
   readonly suspended: boolean
   /** `config` or `store`. */
@@ -58,7 +65,7 @@ export function findKey(directory: StoredKeyDirectory, id: string, nowMs: number
 }
 
 export function listAccounts(directory: StoredKeyDirectory, nowMs: number): AccountOverview[] {
-  const accounts = new Map<string, Account>(directory.config.accounts)
+  const accounts = new Map<string, Account>(directory.accounts)
   const keysOf = new Map<string, number>()
   for (const id of keyIds(directory)) {
     const principal = directory.principalOf(id, nowMs)
@@ -66,7 +73,9 @@ export function listAccounts(directory: StoredKeyDirectory, nowMs: number): Acco
     accounts.set(principal.account.id, principal.account)
     keysOf.set(principal.account.id, (keysOf.get(principal.account.id) ?? 0) + 1)
   }
-  return [...accounts.values()].map((account) => overviewOfAccount(directory, account, keysOf.get(account.id) ?? 0, nowMs)).sort((a, b) => compare(a.id, b.id))
+  const unused = [...directory.storedAccounts].filter(([id]) => directory.accounts.get(id)?.where !== 'store').map(([id, stored]) => overviewOfUnused(directory, id, stored, nowMs))
+  return [...[...accounts.values()].map((account) => overviewOfAccount(directory, account, keysOf.get(account.id) ?? 0, nowMs)), ...unused]
+    .sort((a, b) => compare(a.id, b.id) || Number(a.unused_because !== null) - Number(b.unused_because !== null))
 }
 
 function overviewOfAccount(directory: StoredKeyDirectory, account: Account, keys: number, nowMs: number): AccountOverview {
@@ -79,6 +88,9 @@ function overviewOfAccount(directory: StoredKeyDirectory, account: Account, keys
     id: account.id,
     plan: acting.plan?.name ?? account.plan ?? null,
     parent: account.parent,
+    where: account.where,
+    revision: account.where === 'store' ? directory.storedAccounts.get(account.id)?.revision ?? null : null,
+    unused_because: null,
     keys,
     suspended: account.suspended || suspension !== undefined || suspendedParent !== undefined,
     suspended_in: [...(account.suspended ? ['config'] : []), ...(suspension === undefined ? [] : ['store'])],
@@ -93,11 +105,18 @@ function overviewOfAccount(directory: StoredKeyDirectory, account: Account, keys
   }
 }
 
+function overviewOfUnused(directory: StoredKeyDirectory, id: string, { terms, calendar, plans, revision }: StoredAccount, nowMs: number): AccountOverview {
+  const { plan, parent, labels, add_ons } = terms
+  const account: Account = { id, plan, parent, calendar, limits: [], entitlements: {}, labels, suspended: false, subscription: null, addOns: add_ons, planHistory: plans, where: 'store' }
+  const front = directory.accounts.get(id)?.where ?? directory.configuredKey(id)?.where
+  return { ...overviewOfAccount(directory, account, 0, nowMs), plan, revision, unused_because: directory.accountProblem(id) ?? `${front ?? 'the file'} has this name, and wins` }
+}
+
 /** The nearest first. */
 function parentsOf(directory: StoredKeyDirectory, account: Account): Account[] {
   const parents: Account[] = []
   for (let id = account.parent; id !== null;) {
-    const parent = directory.config.accounts.get(id)
+    const parent = directory.accounts.get(id)
     if (parent === undefined || parents.includes(parent)) break
     parents.push(parent)
     id = parent.parent

@@ -1,3 +1,6 @@
+import { NO_TERMS } from '../config/account-terms.ts'
+import type { AccountTerms, Words } from '../config/account-terms.ts'
+import type { AccountCalendar } from '../metering/limits/limit.ts'
 import type { PlanChange } from '../metering/plan-change.ts'
 import { subscriptionOf } from '../metering/subscription.ts'
 import type { Subscription } from '../metering/subscription.ts'
@@ -6,11 +9,13 @@ import type { Subscription } from '../metering/subscription.ts'
 
 /**
  * Kinds of documents; the id is a key's or an account's. `calendar`: the time zone and billing anchor in force and the plans that were, see calendars.ts.
- * `announcement`: what was announced of a subscription, see announcer.ts.
+ * `account`: one that is in no file, see made-accounts.ts.
+ * `grant` and `grant_void` (taken back), by account and grant: see grant-book.ts. `ending`, by account, and `breakage`: see period-ends.ts.
  */
 export const recordKinds = {
   key: 'key', rotation: 'rotation', revocation: 'revocation', suspension: 'suspension', audit: 'audit', calendar: 'calendar',
-  subscription: 'subscription', announcement: 'announcement',
+  subscription: 'subscription', account: 'account',
+  grant: 'grant', grantVoid: 'grant_void', ending: 'ending', breakage: 'breakage',
 } as const
 
 type Document = Readonly<Record<string, unknown>>
@@ -23,6 +28,8 @@ export interface StoredKey {
   readonly expires_ms: number | null
   readonly created_ms: number
   readonly created_by: string
+  /** What who made it called that: made again, it is this key. */
+  readonly change: string | null
 }
 
 /** A key's newer secret, for keys of the YAML as well. */
@@ -32,6 +39,8 @@ export interface Rotation {
   readonly previous: readonly { readonly hash: string; readonly until_ms: number }[]
   readonly at_ms: number
   readonly by: string
+  /** What who rotated it called that: rotated again, nothing more changes. */
+  readonly change: string | null
 }
 
 /** A revocation of a key, or a suspension of an account: wins over everything until it is lifted. */
@@ -51,7 +60,7 @@ export interface AuditEntry {
 }
 
 export function toStoredKey(value: Document): StoredKey | undefined {
-  const { hash, account, plan, expires_ms, created_ms, created_by } = value
+  const { hash, account, plan, expires_ms, created_ms, created_by, change } = value
   if (typeof hash !== 'string') return undefined
   return {
     hash,
@@ -61,11 +70,12 @@ export function toStoredKey(value: Document): StoredKey | undefined {
     expires_ms: expires_ms === null || expires_ms === undefined ? null : numberOr(expires_ms, 0),
     created_ms: numberOr(created_ms, 0),
     created_by: typeof created_by === 'string' ? created_by : 'unknown',
+    change: typeof change === 'string' ? change : null,
   }
 }
 
 export function toRotation(value: Document): Rotation | undefined {
-  const { hash, previous, at_ms, by } = value
+  const { hash, previous, at_ms, by, change } = value
   if (typeof hash !== 'string' || !Array.isArray(previous)) return undefined
   const retired: { hash: string; until_ms: number }[] = []
   for (const item of previous as readonly unknown[]) {
@@ -73,7 +83,7 @@ export function toRotation(value: Document): Rotation | undefined {
     const { hash: old, until_ms } = item as Document
     if (typeof old === 'string') retired.push({ hash: old, until_ms: numberOr(until_ms, 0) })
   }
-  return { hash, previous: retired, at_ms: numberOr(at_ms, 0), by: typeof by === 'string' ? by : 'unknown' }
+  return { hash, previous: retired, at_ms: numberOr(at_ms, 0), by: typeof by === 'string' ? by : 'unknown', change: typeof change === 'string' ? change : null }
 }
 
 /** Never undefined: a revocation that cannot be read revokes all the same. */
@@ -82,16 +92,54 @@ export function toBan(value: Document): Ban {
   return { at_ms: numberOr(at_ms, 0), by: typeof by === 'string' ? by : 'unknown', reason: typeof reason === 'string' ? reason : null }
 }
 
+/** An account made by the API or the command line. */
+export interface StoredAccount {
+  readonly terms: AccountTerms
+  /** The calendar as it acts: a changed one acts at the next boundary. */
+  readonly calendar: AccountCalendar
+  /** Which plan of its own it was on since when. */
+  readonly plans: readonly PlanChange[]
+  readonly created_ms: number
+  readonly created_by: string
+  /** Of the document: 1 at first, and one more with every change. */
+  readonly revision: number
+  /** The latest ones, oldest first. */
+  readonly changes: readonly NamedChange[]
+}
+
+export function toStoredAccount(value: Document): StoredAccount {
+  const { terms, calendar, plans, created_ms, created_by, revision, changes } = value
+  const told = documentOr(terms)
+  const { timeZone, anchor, before } = documentOr(calendar)
+  const held = typeof before === 'object' && before !== null ? (before as NonNullable<AccountCalendar['before']>) : undefined
+  return {
+    terms: {
+      ...NO_TERMS, plan: textOrNull(told['plan']), parent: textOrNull(told['parent']), timezone: textOrNull(told['timezone']), anchor: textOrNull(told['anchor']),
+      labels: documentOr(told['labels']) as Readonly<Record<string, string>>, add_ons: Array.isArray(told['add_ons']) ? told['add_ons'].map(String) : [],
+      limits: Array.isArray(told['limits']) ? told['limits'] as readonly Words[] : [], entitlements: documentOr(told['entitlements']) as Readonly<Record<string, Words>>,
+    },
+    calendar: { timeZone: typeof timeZone === 'string' ? timeZone : 'UTC', anchor: typeof anchor === 'string' ? anchor : '2000-01-01', ...(held === undefined ? {} : { before: held }) },
+    plans: documentsOf(plans).map(toPlanChange), created_ms: numberOr(created_ms, 0), created_by: typeof created_by === 'string' ? created_by : 'unknown',
+    revision: numberOr(revision, 0), changes: toNamedChanges(changes),
+  }
+}
+
+export function toAccountDocument({ terms, calendar, plans, created_ms, created_by, revision, changes }: StoredAccount): Document {
+  return {
+    terms: { ...terms }, calendar: { ...calendar }, plans: plans.map(toPlanChangeDocument), created_ms, created_by, revision, changes: changes.map((change) => ({ ...change })),
+  }
+}
+
 /** A subscription made by the API or the command line. */
 export interface StoredSubscription {
   readonly subscription: Subscription
   /** Of the document: 1 at first, and one more with every change. */
   readonly revision: number
   /** The latest ones, oldest first. */
-  readonly changes: readonly SubscriptionChange[]
+  readonly changes: readonly NamedChange[]
 }
 
-export interface SubscriptionChange {
+export interface NamedChange {
   /** Chosen by who asked for it, so that asking again changes nothing more. */
   readonly id: string
   readonly action: string
@@ -118,9 +166,7 @@ export function toStoredSubscription(value: Document): StoredSubscription {
   return {
     subscription: typeof made === 'string' || Number.isNaN(made.startMs) ? unreadable : made,
     revision: numberOr(revision, 0),
-    changes: documentsOf(changes).map(({ id, action, revision: of, at_ms, by }) => ({
-      id: String(id), action: String(action), revision: numberOr(of, 0), at_ms: numberOr(at_ms, 0), by: String(by),
-    })),
+    changes: toNamedChanges(changes),
   }
 }
 
@@ -144,6 +190,12 @@ export function toPlanChangeDocument({ plan, version, fromMs, proration }: PlanC
   return { plan, version, from_ms: fromMs, proration }
 }
 
+function toNamedChanges(changes: unknown): readonly NamedChange[] {
+  return documentsOf(changes).map(({ id, action, revision, at_ms, by }) => ({
+    id: String(id), action: String(action), revision: numberOr(revision, 0), at_ms: numberOr(at_ms, 0), by: String(by),
+  }))
+}
+
 export function documentsOf(value: unknown): readonly Document[] {
   return Array.isArray(value) ? value.filter((each): each is Document => typeof each === 'object' && each !== null) : []
 }
@@ -157,6 +209,14 @@ export function toAuditEntry(value: Document): AuditEntry {
     target: typeof target === 'string' ? target : '',
     details: typeof details === 'object' && details !== null ? (details as Document) : {},
   }
+}
+
+function documentOr(value: unknown): Document {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Document) : {}
+}
+
+function textOrNull(value: unknown): string | null {
+  return typeof value === 'string' ? value : null
 }
 
 function numberOrNull(value: unknown): number | null {

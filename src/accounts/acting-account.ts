@@ -2,11 +2,14 @@ import type { Account, AddOn, Config, Entitlements, Plan } from '../config/confi
 import { periodAt } from '../metering/calendar.ts'
 import type { Period } from '../metering/calendar.ts'
 import { DEFAULT_ENDPOINTS } from '../metering/entitlement.ts'
+import { extensionOf } from '../metering/grant.ts'
+import type { AccountGrants, MeteredGrant } from '../metering/grant.ts'
 import { windowTag } from '../metering/limits/window.ts'
 import type { AccountCalendar, Limit } from '../metering/limits/limit.ts'
 import { meterName } from '../metering/meter.ts'
 import { ceilingIn, planAt } from '../metering/plan-change.ts'
 import type { PlanChange } from '../metering/plan-change.ts'
+import { grantsAt } from '../metering/recurring-grant.ts'
 import { isServed, subscriptionAt, usageTermAt } from '../metering/subscription.ts'
 import type { Subscription, SubscriptionStanding } from '../metering/subscription.ts'
 
@@ -20,6 +23,8 @@ export interface ActingChain {
   readonly plan: Plan | undefined
   /** The first subscription on the way up that is not served; null: all are. */
   readonly refused: { readonly account: Account; readonly subscription: Subscription; readonly standing: SubscriptionStanding } | null
+  /** What files give each of the chain; what recurs, of this span. */
+  readonly given: readonly AccountGrants[]
   /** All of this holds from here, until here. */
   readonly fromMs: number
   readonly untilMs: number
@@ -49,13 +54,37 @@ export function actingChain(configured: readonly Account[], offer: Offer, stored
   const owner = levels.findIndex(({ plan }) => plan !== null)
   const planName = levels[owner]?.plan ?? null
   const plan = planName === null ? undefined : offer.plans.get(planName)
+  const given: AccountGrants[] = []
   const chain = levels.map((level, index) => {
     const from = index === 0 ? levels[owner] ?? level : level
-    const bought = index === 0 ? levels.slice(0, owner + 1).flatMap(({ addOns }) => addOns) : level.addOns
+    const names = index === 0 ? levels.slice(0, owner + 1).flatMap(({ addOns }) => addOns) : level.addOns
+    const bought = names.map((name) => offer.addOns.get(name)).filter((addOn) => addOn !== undefined)
     const subscription = levels.slice(index).find((each) => each.subscription !== null)?.subscription ?? null
-    return acting(level, from, subscription, bought.map((name) => offer.addOns.get(name)).filter((addOn) => addOn !== undefined), offer, atMs, span, index === 0)
+    given.push(givenTo(level.account, from.plan === null ? undefined : offer.plans.get(from.plan), bought, subscription, atMs, span))
+    return acting(level, from, subscription, bought, offer, atMs, span, index === 0)
   })
-  return { chain, plan, refused, fromMs: span.fromMs, untilMs: span.untilMs }
+  return { chain, plan, refused, given, fromMs: span.fromMs, untilMs: span.untilMs }
+}
+
+const nothingGiven: AccountGrants = Object.freeze({ grants: [], extended: new Set<string>() })
+
+/** The plan's grants, those of what was bought, once for each time, and the account's own, in place of the plan's of the same id. */
+function givenTo(account: Account, plan: Plan | undefined, bought: readonly AddOn[], subscription: Subscription | null, atMs: number, span: Span): AccountGrants {
+  const own = account.grants ?? []
+  const ofPlan = (plan?.grants ?? []).filter(({ id }) => !own.some((each) => each.id === id))
+  const ofAddOns = bought.flatMap(({ name, grants = [] }, index) => {
+    const nth = bought.slice(0, index).filter((other) => other.name === name).length + 1
+    return grants.map((terms) => ({ ...terms, id: `${name}/${terms.id}${nth === 1 ? '' : `/${nth}`}` }))
+  })
+  const all = [...ofPlan, ...ofAddOns, ...own]
+  if (all.length === 0) return nothingGiven
+  const grants: MeteredGrant[] = []
+  for (const terms of all) {
+    const at = grantsAt(terms, account.id, account.calendar, subscription, atMs)
+    span.narrow(at.fromMs, at.untilMs)
+    grants.push(...at.grants)
+  }
+  return { grants, extended: new Set(all.map(extensionOf)) }
 }
 
 /** Everything that is known of the plans that an account was on, in order: what was seen of the file, then what its subscription says. */
@@ -93,10 +122,11 @@ class Span {
 function acting(level: Level, from: Level, nearest: Subscription | null, addOns: readonly AddOn[], offer: Offer, atMs: number, span: Span, isCaller: boolean): Account {
   const { account, subscription, plan: planName } = level
   const plan = from.plan === null ? undefined : offer.plans.get(from.plan)
-  const terms = plan === undefined ? [] : plan.limits.map((limit) => withSeats(prorated(limit, plan, from.changes, account, nearest, offer, atMs, span), from.subscription))
-  const changed = addOns.length > 0 || terms.some((limit, index) => limit !== plan?.limits[index])
+  const terms = plan === undefined ? [] : plan.limits.map((limit) => withSeats(prorated(limit, plan, from.changes, account, nearest, offer, atMs, span), limit.bySubscription === true ? subscription ?? from.subscription : from.subscription))
+  const own = account.limits.map((limit) => withSeats(limit, subscription ?? from.subscription))
+  const changed = addOns.length > 0 || terms.some((limit, index) => limit !== plan?.limits[index]) || own.some((limit, index) => limit !== account.limits[index])
   if (!changed) return planName === account.plan && subscription === account.subscription ? account : Object.freeze({ ...account, plan: planName, subscription })
-  let limits = replaced(terms, account.limits)
+  let limits = replaced(terms, own)
   for (const addOn of addOns) limits = replaced(limits.map((limit) => withAddition(limit, addOn)), addOn.limits)
   const entitlements = isCaller && plan !== undefined ? entitledBy(addOns, account.entitlements, plan.entitlements) : account.entitlements
   return Object.freeze({ ...account, plan: planName, subscription, limits: Object.freeze(limits), entitlements: Object.freeze(entitlements) })
@@ -130,6 +160,8 @@ function sameCounter(one: Limit, other: Limit): boolean {
 
 function withSeats(limit: Limit, subscription: Subscription | null): Limit {
   const seats = subscription?.seats ?? null
+  // Who has no seats has bought none.
+  if (limit.bySubscription === true) return { ...limit, ceiling: seats ?? 0 }
   return seats === null || limit.name !== seatsName || meterName(limit.meter) !== 'concurrency' ? limit : { ...limit, ceiling: seats }
 }
 
@@ -149,6 +181,7 @@ function entitledBy(addOns: readonly AddOn[], own: Partial<Entitlements>, plan: 
   return {
     models: joined(own.models ?? plan.models, bought.flatMap(({ models }) => models ?? [])),
     endpoints: moreEndpoints.length === 0 ? endpoints : joined(endpoints ?? [DEFAULT_ENDPOINTS], moreEndpoints),
+    ...(own.deniedFeatures === undefined ? {} : { deniedFeatures: own.deniedFeatures }),
     features: joined(own.features ?? plan.features, bought.flatMap(({ features }) => features ?? [])),
     maxOutputTokens: last('maxOutputTokens'), maxContextTokens: last('maxContextTokens'), priority: last('priority'),
   }

@@ -34,7 +34,7 @@ export async function withCalendars(config: Config, records: Records, nowMs: num
     const found = known.get(id)
     const now = remembered(account, config, found, nowMs)
     act(account, now)
-    if (same(now, toRemembered(found))) continue
+    if (same(now, rememberedCalendar(found))) continue
     writing.push(agree(records, account, config, found, nowMs).then((agreed) => act(account, agreed)))
     if (writing.length < WRITTEN_TOGETHER) continue
     await Promise.all(writing)
@@ -48,13 +48,18 @@ export async function withCalendars(config: Config, records: Records, nowMs: num
 async function agree(records: Records, account: Account, config: Config, found: Document | undefined, nowMs: number): Promise<Remembered> {
   for (let before = found; ;) {
     const now = remembered(account, config, before, nowMs)
-    if (same(now, toRemembered(before)) || await records.swap(recordKinds.calendar, account.id, before, toDocument(now))) return now
+    if (same(now, rememberedCalendar(before)) || await records.swap(recordKinds.calendar, account.id, before, toDocument(now))) return now
     before = await records.get(recordKinds.calendar, account.id)
   }
 }
 
+/** For an account that is made at run time: should it stand in the file some day, it goes on with what was in force. */
+export async function rememberCalendar(records: Records, id: string, { calendar, plans }: Remembered): Promise<void> {
+  await records.put(recordKinds.calendar, id, toDocument({ calendar, plans }))
+}
+
 function remembered(account: Account, config: Config, found: Document | undefined, nowMs: number): Remembered {
-  const known = toRemembered(found)
+  const known = rememberedCalendar(found)
   return { calendar: actingCalendar(account.calendar, known?.calendar, nowMs), plans: planHistory(account.plan === null ? undefined : config.plans.get(account.plan), known?.plans ?? [], nowMs) }
 }
 
@@ -87,7 +92,8 @@ function same({ calendar: one, plans }: Remembered, known: Remembered | undefine
     && plans.length === known?.plans.length && plans.at(-1)?.fromMs === known.plans.at(-1)?.fromMs
 }
 
-function toRemembered(value: Document | undefined): Remembered | undefined {
+/** What the store remembers of an account, of the file or not; undefined: nothing yet. */
+export function rememberedCalendar(value: Document | undefined): Remembered | undefined {
   if (value === undefined) return undefined
   const { timeZone, anchor, before, plans } = value
   if (typeof timeZone !== 'string' || typeof anchor !== 'string') return undefined

@@ -3,12 +3,16 @@ import type { Clock } from '../clock.ts'
 import { DEFAULT_CALENDAR } from '../config/config.ts'
 import type { Account, Config, KeyConfig } from '../config/config.ts'
 import type { Records } from '../stores/store.ts'
+import type { AccountGrants } from '../metering/grant.ts'
 import type { Subscription } from '../metering/subscription.ts'
 import { endOf, lastServedMs } from '../metering/subscription.ts'
-import { recordKinds, toBan, toRotation, toStoredKey, toStoredSubscription } from './account-records.ts'
-import type { Ban, Rotation, StoredKey, StoredSubscription } from './account-records.ts'
+import { recordKinds, toBan, toRotation, toStoredAccount, toStoredKey, toStoredSubscription } from './account-records.ts'
+import type { Ban, Rotation, StoredAccount, StoredKey, StoredSubscription } from './account-records.ts'
+import { AccountRegister } from './account-register.ts'
 import { actingChain } from './acting-account.ts'
 import type { ActingChain } from './acting-account.ts'
+import { GrantBooks, grantsInForce } from './grant-book.ts'
+import type { GrantBook } from './grant-book.ts'
 import type { Inactive, KeyDirectory, KeyLookup, Principal } from './principal.ts'
 
 const unknown: KeyLookup = Object.freeze({ outcome: 'unknown' })
@@ -31,6 +35,7 @@ export interface KeyIndex {
  */
 export class StoredKeyDirectory implements KeyDirectory {
   #index: KeyIndex
+  readonly #register: AccountRegister
   readonly #storedById = new Map<string, StoredKey>()
   readonly #storedByHash = new Map<string, string>()
   readonly #rotations = new Map<string, Rotation>()
@@ -38,21 +43,26 @@ export class StoredKeyDirectory implements KeyDirectory {
   readonly #revocations = new Map<string, Ban>()
   readonly #suspensions = new Map<string, Ban>()
   readonly #subscriptions = new Map<string, StoredSubscription>()
+  readonly #grants = new GrantBooks()
   readonly #known = new Map<string, Known>()
   readonly #unwatch: (() => void)[] = []
 
   private constructor(index: KeyIndex) {
     this.#index = index
+    this.#register = new AccountRegister(index.config, isOwnAccountIn(index))
   }
 
   static async open(records: Records, config: Config, clock: Clock): Promise<StoredKeyDirectory> {
     const directory = new StoredKeyDirectory(await indexKeys(config, clock))
     const followed: readonly [string, (id: string, value: Readonly<Record<string, unknown>> | undefined) => void][] = [
+      [recordKinds.account, (id, value) => directory.#takeAccount(id, value === undefined ? undefined : toStoredAccount(value))],
       [recordKinds.key, (id, value) => directory.#takeKey(id, value === undefined ? undefined : toStoredKey(value))],
       [recordKinds.rotation, (id, value) => directory.#takeRotation(id, value === undefined ? undefined : toRotation(value))],
       [recordKinds.revocation, (id, value) => take(directory.#revocations, id, value === undefined ? undefined : toBan(value))],
       [recordKinds.suspension, (id, value) => take(directory.#suspensions, id, value === undefined ? undefined : toBan(value))],
       [recordKinds.subscription, (id, value) => directory.#takeSubscription(id, value === undefined ? undefined : toStoredSubscription(value))],
+      [recordKinds.grant, (id, value) => directory.#grants.takeGrant(id, value)],
+      [recordKinds.grantVoid, (id, value) => directory.#grants.takeVoid(id, value)],
     ]
     for (const [kind, changed] of followed) {
       // Watched first: a change between the two is then seen twice rather than never.
@@ -69,6 +79,7 @@ export class StoredKeyDirectory implements KeyDirectory {
 
   use(index: KeyIndex): void {
     this.#index = index
+    this.#register.use(index.config, isOwnAccountIn(index))
     this.#known.clear()
   }
 
@@ -83,6 +94,16 @@ export class StoredKeyDirectory implements KeyDirectory {
     return this.#suspended(principal) ?? inactive ?? { outcome: 'found', principal }
   }
 
+  /** What `find` would say of a key at an instant, whatever has been revoked, suspended or has expired since. */
+  lookUp(keyId: string, atMs: number): KeyLookup {
+    const { principal, inactive } = this.#about(keyId, atMs)
+    return principal === null ? unknown : inactive ?? { outcome: 'found', principal }
+  }
+
+  grantsNow(principal: Principal, nowMs: number): Principal['grants'] {
+    return this.#about(principal.keyId, nowMs).principal?.grants ?? principal.grants
+  }
+
   close(): void {
     for (const stop of this.#unwatch.splice(0)) stop()
   }
@@ -90,6 +111,25 @@ export class StoredKeyDirectory implements KeyDirectory {
   /** The config whose keys are in use. */
   get config(): Config {
     return this.#index.config
+  }
+
+  /** Every account that there is, of the file and of the store: the file's hides one of the store that has its name. */
+  get accounts(): ReadonlyMap<string, Account> {
+    return this.#register.accounts
+  }
+
+  /** What the store has, hidden ones too. */
+  get storedAccounts(): ReadonlyMap<string, StoredAccount> {
+    return this.#register.stored
+  }
+
+  isHiddenAccount(id: string): boolean {
+    return this.#register.isHidden(id)
+  }
+
+  /** Why a stored account cannot be used; undefined: it can, or is hidden. */
+  accountProblem(id: string): string | undefined {
+    return this.#register.problemOf(id)
   }
 
   get storedKeys(): ReadonlyMap<string, StoredKey> {
@@ -119,7 +159,7 @@ export class StoredKeyDirectory implements KeyDirectory {
 
   /** The account's own: the file's, else the store's. */
   subscriptionOf(accountId: string): Subscription | undefined {
-    return this.config.accounts.get(accountId)?.subscription ?? this.#subscriptions.get(accountId)?.subscription
+    return this.accounts.get(accountId)?.subscription ?? this.#subscriptions.get(accountId)?.subscription
   }
 
   /** A key that names a plan is its own account. */
@@ -131,12 +171,24 @@ export class StoredKeyDirectory implements KeyDirectory {
   /** An account without the terms that depend on the time; undefined: there is none, nor a key that is its own account. */
   accountOf(id: string): Account | undefined {
     const key = this.#index.byId.get(id) ?? this.#storedById.get(id)
-    return this.config.accounts.get(id) ?? (key === undefined || key.plan === null ? undefined : ownAccount(id, key.plan))
+    return this.accounts.get(id) ?? (key === undefined || key.plan === null ? undefined : ownAccount(id, key.plan))
   }
 
-  /** An account and those above it, with the terms that hold at an instant; empty when the config does not have it. */
+  /** An account and those above it, with the terms that hold at an instant; empty when there is none of this name. */
   actingChainOf(accountId: string, atMs: number): ActingChain {
-    return this.#acting(accountChain(this.config, accountId), atMs)
+    const account = this.accountOf(accountId)
+    return this.#acting(account === undefined || this.accounts.has(accountId) ? accountChain(this.accounts, accountId) : [account], atMs)
+  }
+
+  /** What the store has of the accounts' grants. */
+  get grantBooks(): Pick<GrantBooks, 'accounts' | 'of'> {
+    return this.#grants
+  }
+
+  /** Keys that name a plan: each is its own account. */
+  *ownAccounts(): Iterable<string> {
+    for (const { id, plan } of this.#index.byId.values()) if (plan !== null) yield id
+    for (const [id, { plan }] of this.#storedById) if (plan !== null && !this.#index.byId.has(id)) yield id
   }
 
   /** Who the key is, whatever its state; undefined when its account or plan is gone. */
@@ -176,15 +228,25 @@ export class StoredKeyDirectory implements KeyDirectory {
 
   #about(id: string, nowMs: number): Known {
     const known = this.#known.get(id)
-    if (known !== undefined && known.fromMs <= nowMs && nowMs < known.untilMs) return known
+    if (known !== undefined && known.fromMs <= nowMs && nowMs < known.untilMs && this.#hasItsGrants(known)) return known
     const key = this.#index.byId.get(id) ?? toKeyConfig(id, this.#storedById.get(id))
-    const chain = key === undefined ? [] : key.account === null ? (key.plan === null ? [] : [ownAccount(key.id, key.plan)]) : accountChain(this.config, key.account)
+    const chain = key === undefined ? [] : key.account === null ? (key.plan === null ? [] : [ownAccount(key.id, key.plan)]) : accountChain(this.accounts, key.account)
     const acting = this.#acting(chain, nowMs)
+    const books = acting.chain.map((account) => this.#grants.of(account.id))
     const fresh: Known = {
-      principal: key === undefined ? null : toPrincipal(key, acting), inactive: toInactive(acting), fromMs: acting.fromMs, untilMs: acting.untilMs,
+      principal: key === undefined ? null : toPrincipal(key, acting, grantsOf(acting, books, nowMs)), inactive: toInactive(acting), fromMs: acting.fromMs, untilMs: acting.untilMs,
+      books, grantChanges: this.#grants.changes,
     }
     this.#known.set(id, fresh)
     return fresh
+  }
+
+  /** Grants change more often than anything else of an account: those of another one leave it as it is. */
+  #hasItsGrants(known: Known): boolean {
+    if (known.grantChanges === this.#grants.changes) return true
+    if (known.principal?.chain.some(({ id }, index) => this.#grants.of(id) !== known.books[index]) === true) return false
+    known.grantChanges = this.#grants.changes
+    return true
   }
 
   #acting(chain: readonly Account[], atMs: number): ActingChain {
@@ -196,6 +258,11 @@ export class StoredKeyDirectory implements KeyDirectory {
     const account = principal.chain.find(({ id, suspended }) => suspended || this.#suspensions.has(id))
     if (account === undefined) return undefined
     return { outcome: 'inactive', why: 'suspended', whose: account === principal.account ? 'own' : 'parent', sinceMs: this.#suspensions.get(account.id)?.at_ms ?? null, untilMs: null }
+  }
+
+  #takeAccount(id: string, account: StoredAccount | undefined): void {
+    this.#register.take(id, account)
+    this.#known.clear()
   }
 
   #takeKey(id: string, key: StoredKey | undefined): void {
@@ -220,6 +287,10 @@ export class StoredKeyDirectory implements KeyDirectory {
   }
 }
 
+function isOwnAccountIn({ byId }: KeyIndex): (id: string) => boolean {
+  return (id) => typeof byId.get(id)?.plan === 'string'
+}
+
 async function indexKeys(config: Config, clock: Clock): Promise<KeyIndex> {
   const byHash = new Map<string, KeyConfig>()
   const byId = new Map<string, KeyConfig>()
@@ -240,9 +311,22 @@ interface Known {
   readonly inactive: Inactive | null
   readonly fromMs: number
   readonly untilMs: number
+  /** What the store had of the grants of each account of the chain, and when that was last found to be so. */
+  readonly books: readonly (GrantBook | undefined)[]
+  grantChanges: number
 }
 
-function toPrincipal(key: KeyConfig, { chain, plan }: ActingChain): Principal | null {
+function grantsOf({ chain, given }: ActingChain, books: Known['books'], nowMs: number): Principal['grants'] {
+  const grants = new Map<string, AccountGrants>()
+  for (const [index, { id }] of chain.entries()) {
+    const ofFiles = given[index]
+    const inForce = ofFiles === undefined ? undefined : grantsInForce(ofFiles, books[index], nowMs)
+    if (inForce !== undefined) grants.set(id, inForce)
+  }
+  return grants.size === 0 ? undefined : grants
+}
+
+function toPrincipal(key: KeyConfig, { chain, plan }: ActingChain, grants: Principal['grants']): Principal | null {
   const [account] = chain
   const root = chain.at(-1)
   if (account === undefined || root === undefined || plan === undefined) return null
@@ -254,6 +338,7 @@ function toPrincipal(key: KeyConfig, { chain, plan }: ActingChain): Principal | 
     plan,
     keyLimits: key.limits,
     keyEntitlements: key.entitlements,
+    ...(grants === undefined ? {} : { grants }),
     labels: Object.freeze({ ...account.labels, ...key.labels }),
     endUserFrom: key.endUserFrom,
   })
@@ -271,10 +356,10 @@ function toInactive({ chain, refused }: ActingChain): Inactive | null {
 }
 
 /** The account, then its parents. Empty when one of them is missing: a key must not escape a parent's limits. */
-function accountChain(config: Config, accountId: string): readonly Account[] {
+function accountChain(accounts: ReadonlyMap<string, Account>, accountId: string): readonly Account[] {
   const chain: Account[] = []
   for (let id: string | null = accountId; id !== null;) {
-    const account = config.accounts.get(id)
+    const account = accounts.get(id)
     if (account === undefined || chain.length === chainMax) return []
     chain.push(account)
     id = account.parent
@@ -283,9 +368,9 @@ function accountChain(config: Config, accountId: string): readonly Account[] {
 }
 
 /** A key that names a plan is its own account. */
-function ownAccount(id: string, plan: string): Account {
+export function ownAccount(id: string, plan: string): Account {
   return Object.freeze({
-    id, plan, parent: null, calendar: DEFAULT_CALENDAR, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [],
+    id, plan, parent: null, calendar: DEFAULT_CALENDAR, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [], where: 'key',
   })
 }
 

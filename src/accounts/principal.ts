@@ -1,4 +1,5 @@
 import type { Account, Entitlements, KeyConfig, Plan } from '../config/config.ts'
+import type { AccountGrants } from '../metering/grant.ts'
 import type { Limit } from '../metering/limits/limit.ts'
 
 /** The authenticated key with its account: everything later asks only this. Frozen, shared between exchanges. */
@@ -12,6 +13,8 @@ export interface Principal {
   readonly plan: Plan
   readonly keyLimits: readonly Limit[]
   readonly keyEntitlements: Partial<Entitlements>
+  /** By account, of those in the chain that have or had any; absent: none has. */
+  readonly grants?: ReadonlyMap<string, AccountGrants>
   /** The account's and the key's, the key's winning. */
   readonly labels: Readonly<Record<string, string>>
   readonly endUserFrom: KeyConfig['endUserFrom']
@@ -37,4 +40,6 @@ export type Whose = 'own' | 'parent'
 /** Finds who a secret belongs to. Keys of the YAML and keys made at run time, revocations and suspensions winning over both. */
 export interface KeyDirectory {
   find(secret: string, nowMs: number): KeyLookup
+  /** What the accounts of a principal have been given by now; absent: nothing but what it says itself. */
+  grantsNow?(principal: Principal, nowMs: number): Principal['grants']
 }

@@ -4,7 +4,7 @@ import { lengthsAfter } from '../metering/calendar.ts'
 import { announcements, isServed, lastServedMs, subscriptionAt, subscriptionOf } from '../metering/subscription.ts'
 import type { Announcement, Subscription, SubscriptionStanding } from '../metering/subscription.ts'
 import type { Records } from '../stores/store.ts'
-import { ChangeRefused } from './account-changes.ts'
+import { ChangeRefused, mustBeChangeId } from './account-changes.ts'
 import type { AccountChanges } from './account-changes.ts'
 import { recordKinds, toStoredSubscription, toSubscriptionDocument } from './account-records.ts'
 import type { StoredSubscription } from './account-records.ts'
@@ -44,12 +44,11 @@ export interface SubscriptionOverview {
 }
 
 const changesKept = 50
-const changeIdGrammar = /^[\x21-\x7e]{1,128}$/
 const tries = 5
 
 /** All subscriptions, of the file and of the store. */
 export function listSubscriptions(directory: StoredKeyDirectory, nowMs: number): SubscriptionOverview[] {
-  const configured = [...directory.config.accounts.values()].flatMap(({ id, subscription }) => (subscription === null ? [] : [overview(directory, id, subscription, null, nowMs)]))
+  const configured = [...directory.accounts.values()].flatMap(({ id, subscription }) => (subscription === null ? [] : [overview(directory, id, subscription, null, nowMs)]))
   const stored = [...directory.storedSubscriptions].map(([id, { subscription, revision }]) => overview(directory, id, subscription, revision, nowMs))
   return [...configured, ...stored].sort((a, b) => (a.account < b.account ? -1 : a.account > b.account ? 1 : 0) || Number(a.hidden) - Number(b.hidden))
 }
@@ -60,7 +59,7 @@ export function findSubscription(directory: StoredKeyDirectory, accountId: strin
 }
 
 function overview(directory: StoredKeyDirectory, account: string, subscription: Subscription, revision: number | null, nowMs: number): SubscriptionOverview {
-  const configured = directory.config.accounts.get(account)
+  const configured = directory.accounts.get(account)
   return {
     account, subscription, revision, hidden: revision !== null && configured !== undefined && configured.subscription !== null, standing: subscriptionAt(subscription, nowMs),
     plans: configured === undefined ? subscription.plans : planChangesOf(configured, subscription, directory.config.plans),
@@ -87,7 +86,7 @@ export class SubscriptionChanges {
     return this.#change(account, 'subscription.set', intent, (known) => {
       const nowMs = this.#clock.nowMs()
       const { plan, ...fields } = wishes
-      const base: Subscription = known ?? { ...blank, startMs: nowMs, timeZone: this.#directory.config.accounts.get(account)?.calendar.timeZone ?? 'UTC' }
+      const base: Subscription = known ?? { ...blank, startMs: nowMs, timeZone: this.#directory.accounts.get(account)?.calendar.timeZone ?? 'UTC' }
       // An end that followed from the old fields must not stand in the way of new ones.
       const freed = fields.renewal === 'auto' || fields.kind !== undefined ? { endMs: null } : {}
       const kind = fields.kind ?? base.kind
@@ -144,7 +143,7 @@ export class SubscriptionChanges {
 
   async #change(account: string, action: string, intent: Intent, next: (known: Subscription | null) => Subscription): Promise<StoredSubscription> {
     const { changeId, who } = intent
-    if (changeId !== undefined && !changeIdGrammar.test(changeId)) throw new ChangeRefused('invalid', 'a change id is 1 to 128 printable ASCII characters without spaces')
+    mustBeChangeId(changeId)
     this.#mustBeOurs(account)
     for (let attempt = 0; attempt < tries; attempt++) {
       const document = await this.#records.get(recordKinds.subscription, account)
@@ -171,7 +170,7 @@ export class SubscriptionChanges {
   }
 
   #mustBeOurs(account: string): void {
-    const configured = this.#directory.config.accounts.get(account)
+    const configured = this.#directory.accounts.get(account)
     if (configured !== undefined && configured.subscription !== null) {
       throw new ChangeRefused('conflict', `the subscription of "${account}" stands in ${configured.subscription.where}: it is changed there; \`accounts suspend\` works all the same`)
     }

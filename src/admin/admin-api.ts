@@ -4,9 +4,13 @@ import { matchRoute, readFields } from './route.ts'
 import type { AdminParts, Role, Route } from './route.ts'
 import { accountRoutes } from './routes/accounts.ts'
 import { eventRoutes } from './routes/events.ts'
+import { explainRoutes } from './routes/explain.ts'
 import { gatewayRoutes } from './routes/gateway.ts'
 import { invoiceRoutes } from './routes/invoices.ts'
+import { grantRoutes } from './routes/grants.ts'
 import { keyRoutes } from './routes/keys.ts'
+import { noticeRoutes } from './routes/notices.ts'
+import { simulationRoutes } from './routes/simulation.ts'
 import { storeRoutes } from './routes/store.ts'
 import { subscriptionRoutes } from './routes/subscriptions.ts'
 
@@ -32,7 +36,7 @@ const openApiRoute: Route = {
   handle: () => toOpenApi(adminRoutes),
 }
 
-export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...eventRoutes, ...invoiceRoutes, ...storeRoutes, openApiRoute]
+export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...grantRoutes, ...eventRoutes, ...invoiceRoutes, ...explainRoutes, ...simulationRoutes, ...noticeRoutes, ...storeRoutes, openApiRoute]
 
 /** Throws a Problem, ChangeRefused or StoreUnavailable for whatever is not to be; anything else thrown is a bug. */
 export async function answerAdmin(request: AdminRequest, parts: AdminParts): Promise<AdminAnswer> {

@@ -1,6 +1,6 @@
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
 import { planChangesOf } from '../accounts/acting-account.ts'
-import { ARCHIVE } from '../archive/history.ts'
+import { paidLimitOf } from '../accounts/paid-grants.ts'
 import type { EventHistory } from '../archive/history.ts'
 import type { Clock } from '../clock.ts'
 import { dateOf } from '../config/scalars.ts'
@@ -16,6 +16,7 @@ import type { Period } from '../metering/calendar.ts'
 import { toInstant } from '../metering/event.ts'
 import type { AccountCalendar } from '../metering/limits/limit.ts'
 import type { Subscription } from '../metering/subscription.ts'
+import { knownSinceMs } from './known-since.ts'
 import { Problem } from './problem.ts'
 import type { AdminParts } from './route.ts'
 
@@ -65,7 +66,7 @@ function previewOf({ config, directory }: Parts, account: Account, period: Perio
   const { plans } = config()
   const subscription = subscriptionFor(directory, account)
   const changes = planChangesOf(account, directory.subscriptionOf(account.id) ?? null, plans)
-  return new InvoicePreview(termsOf({ id: account.id, calendar: account.calendar, subscription, changes }, period, plans, () => null))
+  return new InvoicePreview(termsOf({ id: account.id, calendar: account.calendar, subscription, changes }, period, plans, paidLimitOf(directory, account)))
 }
 
 /** Its own, or that of the nearest account above it. */
@@ -78,7 +79,7 @@ function subscriptionFor(directory: StoredKeyDirectory, account: Account): Subsc
 }
 
 function accountsUnder(directory: StoredKeyDirectory, id: string): readonly Account[] {
-  return [...directory.config.accounts.values()].filter(({ parent }) => parent === id).flatMap((child) => [child, ...accountsUnder(directory, child.id)])
+  return [...directory.accounts.values()].filter(({ parent }) => parent === id).flatMap((child) => [child, ...accountsUnder(directory, child.id)])
 }
 
 /** Nothing is settled before it was admitted, so no event older than the period can matter; a correction may come long after. */
@@ -99,17 +100,6 @@ function totalsOf(invoices: readonly Invoice[]): InvoiceAnswer['family'] & {} {
     else sum.total += total
   }
   return [...totals.values()].map(({ currency, scale, total }) => ({ currency, total: moneyText(total, scale) }))
-}
-
-/** From when on all events are known, ms; 0: all there ever were. */
-async function knownSinceMs({ config, outbox, inspectStore }: Parts, nowMs: number): Promise<number> {
-  const hotMs = await outbox.completeSince?.() ?? 0
-  if (hotMs === 0) return 0
-  const { archive, keepMs } = config().events
-  if (archive === null) return Math.min(hotMs, nowMs)
-  // The archive has what left the store since it was configured, for as long as its files are kept.
-  const missedMs = Math.max(0, ...(await inspectStore()).gaps.filter(({ sink }) => sink === ARCHIVE).map(({ atMs }) => atMs))
-  return Math.min(hotMs, Math.max(missedMs, nowMs - keepMs))
 }
 
 function periodNamed(text: string, calendar: AccountCalendar, nowMs: number): Period {

@@ -48,8 +48,9 @@ function toObjectSchema(fields: Fields): unknown {
   }
 }
 
-function toSchema({ type, values, minimum, maximum }: Field): Record<string, unknown> {
+function toSchema({ type, values, minimum, maximum, orNumber }: Field): Record<string, unknown> {
+  if (type === 'list' || type === 'map') return { anyOf: [{ type: type === 'list' ? 'array' : 'object' }, { type: 'string', description: 'The same as YAML.' }] }
   return {
-    type, ...(values === undefined ? {} : { enum: values }), ...(minimum === undefined ? {} : { minimum }), ...(maximum === undefined ? {} : { maximum }),
+    type: orNumber === true ? [type, 'number'] : type, ...(values === undefined ? {} : { enum: values }), ...(minimum === undefined ? {} : { minimum }), ...(maximum === undefined ? {} : { maximum }),
   }
 }

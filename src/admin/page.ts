@@ -7,6 +7,7 @@ export function adminPage(version: string): string {
     ['/api/v1/plans', 'plans'],
     ['/api/v1/usage?by=account,model', 'usage of the last 24 hours'],
     ['/api/v1/events?since=1h', 'usage events of the last hour'],
+    ['/api/v1/notices?since=7d', 'what was told in the last week'],
     ['/api/v1/sinks', 'sinks: what each has not taken yet'],
     ['/api/v1/config', 'the config in use'],
     ['/metrics', 'metrics for Prometheus'],

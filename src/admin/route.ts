@@ -1,10 +1,13 @@
 import type { AccountChanges } from '../accounts/account-changes.ts'
+import type { GrantChanges } from '../accounts/grants.ts'
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
+import type { MadeAccounts } from '../accounts/made-accounts.ts'
 import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
 import type { Clock } from '../clock.ts'
 import type { Config, SinkConfig } from '../config/config.ts'
 import type { EventHistory } from '../archive/history.ts'
-import type { Outbox, StoreDetails, StoreStatus } from '../stores/store.ts'
+import type { PendingReservation } from '../metering/moves.ts'
+import type { Outbox, Records, StoreDetails, StoreStatus } from '../stores/store.ts'
 import { Problem } from './problem.ts'
 
 export type Role = 'viewer' | 'admin'
@@ -15,12 +18,20 @@ export interface AdminParts {
   readonly directory: StoredKeyDirectory
   readonly changes: AccountChanges
   readonly subscriptions: SubscriptionChanges
+  readonly grants: GrantChanges
+  readonly accounts: MadeAccounts
+  /** Documents made at run time, as they are. */
+  readonly records: Pick<Records, 'list'>
   readonly outbox: Outbox
   /** Events of the store and of the archive. */
   readonly history: EventHistory
   readonly clock: Clock
+  /** When the first limit of each account is used up, for those of whom that is foreseen; ms since 1970. */
+  forecasts(accounts: readonly string[]): Promise<ReadonlyMap<string, number>>
   storeStatus(): StoreStatus
   inspectStore(): Promise<StoreInspection>
+  /** What a call that has not ended holds; undefined: nothing is pending under this id, or the store cannot tell. */
+  pendingCall(id: string): Promise<PendingReservation | undefined>
   /** Exchanges whose settlement could not be booked as it was sent; kept whole in the store. */
   quarantined(): Promise<readonly string[]>
   /** null: no gateway runs, a command has the store to itself. */
@@ -56,12 +67,17 @@ export interface ReloadState {
   readonly problems: readonly string[]
 }
 
-/** One value of a query or a body. Numbers are integers. */
+/**
+ * One value of a query or a body. Numbers are integers. `list` and `map` are in the words of the configuration, as JSON or as a text with YAML; handlers get
+ * them as text.
+ */
 export interface Field {
-  readonly type: 'string' | 'integer' | 'boolean'
+  readonly type: 'string' | 'integer' | 'boolean' | 'list' | 'map'
   readonly about: string
   readonly required?: boolean
   readonly values?: readonly string[]
+  /** Of a text: a number is one too. */
+  readonly orNumber?: true
   readonly minimum?: number
   readonly maximum?: number
 }
@@ -91,6 +107,8 @@ export interface Route {
   readonly answer: string
   handle(asked: Asked, parts: AdminParts): Promise<unknown> | unknown
 }
+
+const wordsMax = 32_768
 
 export type RouteMatch = { readonly route: Route; readonly params: Readonly<Record<string, string>> } | { readonly allow: readonly string[] }
 
@@ -167,6 +185,13 @@ function readField(field: Field, value: unknown): string | number | boolean | { 
     }
     return number
   }
+  if (field.type === 'list' || field.type === 'map') {
+    const isSo = field.type === 'list' ? Array.isArray(value) : typeof value === 'object' && !Array.isArray(value)
+    const text = isSo ? JSON.stringify(value) : value
+    if (typeof text !== 'string' || text === '') return { mistake: field.type === 'list' ? 'must be a list, or a text with one in YAML' : 'must be an object, or a text with a mapping in YAML' }
+    return text.length > wordsMax ? { mistake: `is longer than ${wordsMax} characters` } : text
+  }
+  if (field.orNumber === true && typeof value === 'number' && Number.isFinite(value)) return String(value)
   if (typeof value !== 'string' || value === '') return { mistake: 'must be a text that is not empty' }
   if (value.length > 1024) return { mistake: 'is longer than 1024 characters' }
   if (field.values !== undefined && !field.values.includes(value)) return { mistake: `must be one of ${field.values.join(', ')}` }

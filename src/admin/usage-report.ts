@@ -26,7 +26,7 @@ export interface UsageQuestion {
 
 type Sums = { [name in (typeof summed)[number]]: number } & { events: number }
 
-/** A row holds the grouping's values, the sums, and the money by currency as decimal text. */
+/** A row holds the grouping's values, the sums, the money by currency as decimal text, and how often which shadow limit would have refused. */
 export type UsageRow = Readonly<Record<string, unknown>>
 
 const rowsMax = 10_000
@@ -36,7 +36,7 @@ const rowsMax = 10_000
  * settled. Reads events piece by piece, so memory is bounded by the number of rows.
  */
 export async function reportUsage(history: Pick<EventHistory, 'read'>, question: UsageQuestion): Promise<{ rows: UsageRow[]; events: number }> {
-  const groups = new Map<string, { key: Record<string, unknown>; sums: Sums; costNanos: Map<string, bigint> }>()
+  const groups = new Map<string, { key: Record<string, unknown>; sums: Sums; costNanos: Map<string, bigint>; shadow: Map<string, number> }>()
   let events = 0
   // Nothing is settled before it was admitted, so no record older than `fromMs` can matter.
   for await (const event of history.read(question.fromMs)) {
@@ -49,13 +49,15 @@ export async function reportUsage(history: Pick<EventHistory, 'read'>, question:
     let group = groups.get(name)
     if (group === undefined) {
       if (groups.size === rowsMax) throw new Problem(422, `the answer would have more than ${rowsMax} rows; ask for a shorter time or group by less`)
-      group = { key, sums: noSums(), costNanos: new Map() }
+      group = { key, sums: noSums(), costNanos: new Map(), shadow: new Map() }
       groups.set(name, group)
     }
     addTo(group.sums, group.costNanos, event)
+    addShadow(group.shadow, event.data['shadow'])
   }
-  const rows = [...groups.values()].map(({ key, sums, costNanos }) => ({
+  const rows = [...groups.values()].map(({ key, sums, costNanos, shadow }) => ({
     ...key, ...sums, cost: Object.fromEntries([...costNanos].map(([currency, nanos]) => [currency, toDecimal(nanos)])),
+    shadow: Object.fromEntries(shadow),
   }))
   return { rows, events }
 }
@@ -88,6 +90,11 @@ function addTo(sums: Sums, costNanos: Map<string, bigint>, event: UsageEvent): v
   }
   const { cost, currency } = event.data
   if (typeof cost === 'string' && typeof currency === 'string') costNanos.set(currency, (costNanos.get(currency) ?? 0n) + toNanos(cost))
+}
+
+function addShadow(counts: Map<string, number>, limits: unknown): void {
+  if (!Array.isArray(limits)) return
+  for (const limit of limits as readonly unknown[]) if (typeof limit === 'string') counts.set(limit, (counts.get(limit) ?? 0) + 1)
 }
 
 function toNanos(decimal: string): bigint {

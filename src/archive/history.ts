@@ -19,7 +19,8 @@ export interface Page {
   readonly next: Position | null
 }
 
-const SCANNED = 1_000
+/** Few enough that whoever reads a month of events keeps nobody waiting between two pages. */
+const SCANNED = 500
 /** A search for one event looks at this many recent records at most. */
 const SEARCHED_MAX = 1_000_000
 

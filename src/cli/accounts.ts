@@ -1,11 +1,34 @@
 import { jsonOption, print, printJson } from './command.ts'
-import type { Command } from './command.ts'
+import type { Command, Input, Surroundings } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
 import type { Answer } from './door.ts'
 import { given } from './keys.ts'
 import { toTable } from './table.ts'
 
 const whichAccount = [{ name: 'id', about: 'which account' }]
+/** Option → field of the API. */
+const wishes = {
+  plan: 'plan', parent: 'parent', timezone: 'timezone', 'billing-anchor': 'billing_anchor', labels: 'labels', 'add-ons': 'add_ons', limits: 'limits', entitlements: 'entitlements',
+} as const
+const wishOptions = [
+  { flags: '--plan <plan>', about: 'its plan; none: that of the account above it' },
+  { flags: '--parent <account>', about: 'the account above it; none takes it away' },
+  { flags: '--timezone <zone>', about: 'by whose clock its days and months are counted' },
+  { flags: '--billing-anchor <day>', about: 'from which billing periods are counted, such as 2027-01-15' },
+  { flags: '--labels <yaml>', about: 'copied into its events: "{ team: ml }"; none takes them away' },
+  { flags: '--add-ons <names>', about: 'names with commas between; none takes them away' },
+  { flags: '--limits <yaml>', about: 'limits of its own, as the config has them; none takes them away' },
+  { flags: '--entitlements <yaml>', about: 'in place of the plan\'s, as the config has them; none takes them away' },
+]
+const shownFields = ['plan', 'parent', 'where', 'revision', 'unused_because', 'timezone', 'billing_anchor', 'labels', 'add_ons', 'subscription', 'suspended_at', 'suspended_reason', 'created_at', 'created_by']
+const limitColumns = [
+  { title: 'LIMIT', cell: (limit: Answer) => cell(limit, 'name') },
+  { title: 'METER', cell: (limit: Answer) => cell(limit, 'meter') },
+  { title: 'CEILING', cell: (limit: Answer) => (limit['name'] === undefined ? null : (cell(limit, 'limit') ?? 'unlimited')) },
+  { title: 'WINDOW', cell: (limit: Answer) => cell(limit, 'window') },
+  { title: 'PER', cell: (limit: Answer) => cell(limit, 'per') },
+  { title: 'MODE', cell: (limit: Answer) => cell(limit, 'mode') },
+]
 
 export const accountCommands: readonly Command[] = [
   {
@@ -22,8 +45,66 @@ export const accountCommands: readonly Command[] = [
           { title: 'UNDER', cell: (row) => cell(row, 'parent') },
           { title: 'KEYS', cell: (row) => cell(row, 'keys') },
           { title: 'STATE', cell: stateOf },
-        ], 'no accounts yet: they stand in the config'))
+          { title: 'WHERE', cell: (row) => cell(row, 'where') },
+          { title: 'REVISION', cell: (row) => cell(row, 'revision') },
+        ], 'no accounts yet: they stand in the config, or are made with tallygate accounts create'))
       }
+      return 0
+    }),
+  },
+  {
+    name: 'accounts show', summary: 'one account: its terms, limits of its own, and keys',
+    arguments: whichAccount,
+    options: [jsonOption, ...doorOptions],
+    examples: ['tallygate accounts show acme', 'tallygate accounts show acme --json'],
+    run: (input, around) => throughDoor(input, around, async (door) => {
+      const answer = await door.ask('GET', pathOf(input))
+      if (input.flag('json')) {
+        printJson(around, answer)
+        return 0
+      }
+      print(around, toTable(shownFields.map((name) => ({ name, value: answer[name] })).filter(({ value }) => value !== null && value !== undefined), [
+        { title: 'ACCOUNT', cell: ({ name }) => name.replaceAll('_', ' ') },
+        { title: String(answer['id']), cell: ({ value }) => (typeof value === 'object' ? JSON.stringify(value) : String(value)) },
+      ], ''))
+      const limits = rowsOf(answer, 'limits')
+      if (limits.length > 0) print(around, `\n${toTable(limits, limitColumns, '')}`)
+      const keys = rowsOf(answer, 'keys')
+      print(around, `\n${toTable(keys, [
+        { title: 'KEY', cell: (row) => cell(row, 'id') }, { title: 'STATE', cell: (row) => cell(row, 'state') }, { title: 'WHERE', cell: (row) => cell(row, 'where') },
+      ], 'no keys yet: tallygate keys create --account ID')}`)
+      return 0
+    }),
+  },
+  {
+    name: 'accounts create', summary: 'make an account that is not in the config',
+    arguments: whichAccount,
+    options: [...wishOptions, { flags: '--change <name>', about: 'a name of your own for this change: said again, it changes nothing more' }, jsonOption, ...doorOptions],
+    examples: [
+      'tallygate accounts create globex --plan pro --timezone Europe/Berlin --billing-anchor 2027-01-15',
+      'tallygate accounts create globex-dev --parent globex --labels "{ team: ml }" --limits "[{ name: rpm, meter: requests, limit: 60, window: 1m }]"',
+    ],
+    run: (input, around) => throughDoor(input, around, async (door) => tell(input, around, await door.ask('POST', pathOf(input), { body: { ...wishesOf(input), revision: '0' } }), 'made')),
+  },
+  {
+    name: 'accounts set', summary: 'change an account that is not in the config; what is not given stays as it is',
+    arguments: whichAccount,
+    options: [
+      ...wishOptions, { flags: '--revision <number>', about: 'refuse when the account is at another revision by now' },
+      { flags: '--change <name>', about: 'a name of your own for this change: said again, it changes nothing more' }, jsonOption, ...doorOptions,
+    ],
+    examples: ['tallygate accounts set globex --plan enterprise --revision 3', 'tallygate accounts set globex --limits none'],
+    run: (input, around) => throughDoor(input, around, async (door) => tell(input, around, await door.ask('POST', pathOf(input), { body: { ...wishesOf(input), ...given({ revision: input.text('revision') }) } }), 'set')),
+  },
+  {
+    name: 'accounts remove', summary: 'take away an account that is not in the config, once its keys are revoked; its counters and events stay',
+    arguments: whichAccount,
+    options: [{ flags: '--revision <number>', about: 'refuse when the account is at another revision by now' }, jsonOption, ...doorOptions],
+    examples: ['tallygate accounts remove globex-dev'],
+    run: (input, around) => throughDoor(input, around, async (door) => {
+      const answer = await door.ask('DELETE', pathOf(input), { query: given({ revision: input.text('revision') }) })
+      if (input.flag('json')) printJson(around, answer)
+      else print(around, answer['removed'] === true ? `${String(answer['id'])} is removed` : `there was no ${String(answer['id'])}`)
       return 0
     }),
   },
@@ -68,19 +149,29 @@ export const accountCommands: readonly Command[] = [
       print(around, toTable(rows, [
         { title: 'PLAN', cell: ({ plan }) => cell(plan, 'name') },
         { title: 'VERSION', cell: ({ plan }) => cell(plan, 'version') },
-        { title: 'LIMIT', cell: ({ limit }) => cell(limit, 'name') },
-        { title: 'METER', cell: ({ limit }) => cell(limit, 'meter') },
-        { title: 'CEILING', cell: ({ limit }) => (limit['name'] === undefined ? null : (cell(limit, 'limit') ?? 'unlimited')) },
-        { title: 'WINDOW', cell: ({ limit }) => cell(limit, 'window') },
-        { title: 'PER', cell: ({ limit }) => cell(limit, 'per') },
-        { title: 'MODE', cell: ({ limit }) => cell(limit, 'mode') },
+        ...limitColumns.map(({ title, cell: of }) => ({ title, cell: ({ limit }: { readonly plan: Answer; readonly limit: Answer }) => of(limit) })),
       ], 'no plans'))
       return 0
     }),
   },
 ]
 
+function pathOf(input: Input): string {
+  return `/api/v1/accounts/${encodeURIComponent(input.arguments[0] ?? '')}`
+}
+
+function wishesOf(input: Input): Readonly<Record<string, string>> {
+  return given({ ...Object.fromEntries(Object.entries(wishes).map(([option, field]) => [field, input.text(option)])), change: input.text('change') })
+}
+
+function tell(input: Input, around: Surroundings, answer: Answer, done: string): number {
+  if (input.flag('json')) printJson(around, answer)
+  else print(around, `${String(answer['id'])} is ${done} (revision ${String(answer['revision'])})`)
+  return 0
+}
+
 function stateOf(row: Answer): string {
+  if (row['unused_because'] !== null && row['unused_because'] !== undefined) return `unused: ${String(row['unused_because'])}`
   if (row['suspended'] !== true) return 'active'
   const where = Array.isArray(row['suspended_in']) ? (row['suspended_in'] as unknown[]).map(String).join(' and ') : ''
   return `suspended (${where === '' ? `by parent ${String(row['suspended_parent'])}` : where})`

@@ -5,16 +5,20 @@ import { CommandFailed } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
 import { demoModelCommand } from './demo-model.ts'
 import { eventCommands } from './events.ts'
+import { explainCommand } from './explain.ts'
 import { invoiceCommand } from './invoice.ts'
+import { grantCommands } from './grants.ts'
 import { keyCommands } from './keys.ts'
+import { noticesCommand } from './notices.ts'
 import { serveCommand } from './serve.ts'
+import { simulateCommand } from './simulate.ts'
 import { storeCommands } from './store.ts'
 import { subscriptionCommands } from './subscriptions.ts'
 
-export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...eventCommands, invoiceCommand, ...storeCommands, demoModelCommand]
+export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, invoiceCommand, explainCommand, simulateCommand, noticesCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
-  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', subscriptions: 'from when until when', events: 'usage events on their way to sinks', store: 'where the books are kept',
+  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', store: 'where the books are kept',
 }
 
 /** Runs one command line (without the program's name). Gives the exit code: 0 fine, 1 the operation failed, 2 wrong usage or a bad config. */

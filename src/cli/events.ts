@@ -35,6 +35,7 @@ export const eventCommands: readonly Command[] = [
         ...groups.map((name) => ({ title: name.toUpperCase(), cell: (row: Answer) => cell(row, name) })),
         ...sums.map(([name, title]) => ({ title, cell: (row: Answer) => cell(row, name) })),
         ...(rows.some((row) => costOf(row) !== '') ? [{ title: 'COST', cell: costOf }] : []),
+        ...(rows.some((row) => shadowOf(row) !== '') ? [{ title: 'SHADOW', cell: shadowOf }] : []),
       ], 'no usage in this time'))
       return 0
     }),
@@ -128,6 +129,13 @@ function line(event: Answer): string {
     `in=${number('input_tokens')}`, `out=${number('output_tokens')}`, `status=${number('status')}`, `end=${number('end')}`, `by=${number('usage_source')}`, String(event['id']),
   // oxlint-disable-next-line no-control-regex
   ].join('  ').replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
+}
+
+/** `rpm 12, daily 3`: what shadow limits would have refused. */
+function shadowOf(row: Answer): string {
+  const shadow = row['shadow']
+  if (typeof shadow !== 'object' || shadow === null) return ''
+  return Object.entries(shadow).map(([limit, count]) => `${limit} ${String(count)}`).join(', ')
 }
 
 function costOf(row: Answer): string {

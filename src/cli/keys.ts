@@ -2,9 +2,11 @@ import { hashOfSecret, newSecret } from '../accounts/secret.ts'
 import { CommandFailed, jsonOption, print, printJson } from './command.ts'
 import type { Command, Input } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
+import type { Answer } from './door.ts'
 import { toTable } from './table.ts'
 
 const once = '(shown this once; only its hash is kept)'
+const changeOption = { flags: '--change <name>', about: 'a name of your own for this change: said again, it changes nothing more' }
 
 export const keyCommands: readonly Command[] = [
   {
@@ -14,15 +16,16 @@ export const keyCommands: readonly Command[] = [
       { flags: '--plan <plan>', about: 'instead: the plan of a key that is its own account' },
       { flags: '--id <id>', about: 'a name of your own; else one is made up' },
       { flags: '--expires <duration>', about: 'after this time it works no more, such as 30d' },
+      changeOption,
       jsonOption, ...doorOptions,
     ],
     examples: ['tallygate keys create --account acme', 'tallygate keys create --plan free --id ci-bot --expires 30d'],
     run: (input, around) => throughDoor(input, around, async (door) => {
-      const body = given({ account: input.text('account'), plan: input.text('plan'), id: input.text('id'), expires_in: input.text('expires') })
+      const body = given({ account: input.text('account'), plan: input.text('plan'), id: input.text('id'), expires_in: input.text('expires'), change: input.text('change') })
       if ((body['account'] === undefined) === (body['plan'] === undefined)) throw new CommandFailed('give --account or --plan, one of the two', 2)
       const answer = await door.ask('POST', '/api/v1/keys', { body })
       if (input.flag('json')) printJson(around, answer)
-      else print(around, `key     ${String(answer['id'])}\nsecret  ${String(answer['secret'])}   ${once}`)
+      else print(around, `key     ${String(answer['id'])}\n${secretLine(answer)}`)
       return 0
     }),
   },
@@ -70,13 +73,13 @@ export const keyCommands: readonly Command[] = [
   {
     name: 'keys rotate', summary: 'give a key a new secret; the old one works on for the grace',
     arguments: [{ name: 'id', about: 'which key' }],
-    options: [{ flags: '--grace <duration>', about: 'how long the old secret works on; 24h unless given, 0 for not at all' }, jsonOption, ...doorOptions],
+    options: [{ flags: '--grace <duration>', about: 'how long the old secret works on; 24h unless given, 0 for not at all' }, changeOption, jsonOption, ...doorOptions],
     examples: ['tallygate keys rotate acme-dev', 'tallygate keys rotate acme-dev --grace 0'],
     run: (input, around) => throughDoor(input, around, async (door) => {
-      const answer = await door.ask('POST', `${keyPath(input)}/rotate`, { body: given({ grace: input.text('grace') }) })
+      const answer = await door.ask('POST', `${keyPath(input)}/rotate`, { body: given({ grace: input.text('grace'), change: input.text('change') }) })
       if (input.flag('json')) printJson(around, answer)
       else {
-        print(around, `key     ${String(answer['id'])}\nsecret  ${String(answer['secret'])}   ${once}\nthe old secret works until ${String(answer['grace_until'])}`)
+        print(around, `key     ${String(answer['id'])}\n${secretLine(answer)}\nthe old secret works until ${String(answer['grace_until'])}`)
         if (answer['where'] !== 'store') print(around, `${String(answer['where'])} still has the old hash; it is retired all the same`)
       }
       return 0
@@ -110,6 +113,10 @@ export const keyCommands: readonly Command[] = [
     }),
   },
 ]
+
+function secretLine(answer: Answer): string {
+  return typeof answer['secret'] === 'string' ? `secret  ${answer['secret']}   ${once}` : `secret  (${String(answer['told'])})`
+}
 
 function keyPath(input: Input): string {
   return `/api/v1/keys/${encodeURIComponent(input.arguments[0] ?? '')}`

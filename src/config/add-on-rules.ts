@@ -2,6 +2,7 @@ import type { Limit } from '../metering/limits/limit.ts'
 import { meterName } from '../metering/meter.ts'
 import type { Meter } from '../metering/meter.ts'
 import type { AddOn, Entitlements } from './config.ts'
+import { grantsFrom } from './grant-rules.ts'
 import { amountOf, limitsOf } from './limit-rules.ts'
 import type { KnownMeters } from './limit-rules.ts'
 import type { Report } from './problem.ts'
@@ -11,11 +12,14 @@ import { quote } from './shape.ts'
 
 /** `limits`: those of all plans and accounts, whose names an addition may mean. */
 export function addOnOf(name: string, raw: RawAddOn, limits: readonly Limit[], meters: KnownMeters, entitlements: Partial<Entitlements>, report: Report): AddOn {
+  if (entitlements.deniedFeatures !== undefined) report.problem(raw.node, pathOf(raw.trail, 'entitlements'), 'deny_features takes away, and an add-on gives: deny it in the plan, and name it in features here')
   const additions = raw.limits.flatMap((each) => ('addition' in each ? [each.addition] : []))
+  const own = limitsOf(raw.limits.flatMap((each) => ('own' in each ? [each.own] : [])), meters, report)
   return {
     name, entitlements,
     additions: additions.flatMap((each) => additionOf(each, limits, report)),
-    limits: limitsOf(raw.limits.flatMap((each) => ('own' in each ? [each.own] : [])), meters, report),
+    limits: own,
+    ...(raw.grants.length === 0 ? {} : { grants: grantsFrom(raw.grants, { limits: [...limits, ...own], having: 'what is sold', timeZone: 'UTC', source: { recurring: 'recurrence', once: 'purchase' } }, report) }),
   }
 }
 

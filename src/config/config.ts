@@ -1,4 +1,6 @@
 import type { Limit, AccountCalendar } from '../metering/limits/limit.ts'
+import type { WeightedMeter } from '../metering/meter.ts'
+import type { GrantTerms } from '../metering/recurring-grant.ts'
 import type { PlanChange, Proration } from '../metering/plan-change.ts'
 import type { Subscription } from '../metering/subscription.ts'
 
@@ -12,10 +14,17 @@ export interface Config {
   readonly models: readonly Model[]
   readonly plans: ReadonlyMap<string, Plan>
   readonly addOns: ReadonlyMap<string, AddOn>
+  /** Meters of the operator's own. */
+  readonly meters: ReadonlyMap<string, WeightedMeter>
+  /** In how many digits after the point money is counted. */
+  readonly moneyScale: number
+  /** Those of the file. Everybody who means any account asks the key directory, which also has those made at run time. */
   readonly accounts: ReadonlyMap<string, Account>
   readonly keys: readonly KeyConfig[]
   readonly sinks: readonly SinkConfig[]
   readonly events: EventsConfig
+  /** null: nobody is told of anything. */
+  readonly notifications: NotificationsConfig | null
   /** Names this gateway in events and in the lease; default: host name. */
   readonly instance: string
   /** Digest of everything above, for logs and `/api/v1/config`. */
@@ -85,6 +94,37 @@ export interface EventsConfig {
   readonly keepMs: number
 }
 
+/** What a notice can be about. */
+export const NOTICE_TYPES = ['threshold', 'forecast', 'subscription', 'grant_expiring', 'breakage'] as const
+export type NoticeType = (typeof NOTICE_TYPES)[number]
+
+export interface NotificationsConfig {
+  /** Percentages of a limit, ascending, for limits that say nothing themselves. */
+  readonly thresholds: readonly number[]
+  /** Is it told that a limit will be used up before its time? */
+  readonly forecast: boolean
+  /** Globs of limits' names; null: those that callers see and whose window is a day or longer, and all that are in money or prepaid. */
+  readonly limits: readonly string[] | null
+  readonly webhooks: readonly WebhookConfig[]
+}
+
+export interface WebhookConfig {
+  /** Made of the url: what was delivered to it is remembered under this. */
+  readonly id: string
+  /** May hold a secret: never shown beyond its origin. */
+  readonly url: string
+  /** As written, `whsec_` and base64; at least one. Each signs. */
+  readonly secrets: readonly string[]
+  /** null: all. */
+  readonly types: readonly NoticeType[] | null
+  /** Globs; null: all. */
+  readonly accounts: readonly string[] | null
+  readonly headers: Readonly<Record<string, string>>
+}
+
+/** Of a file that says nothing. */
+export const DEFAULT_NOTIFICATIONS: NotificationsConfig = Object.freeze({ thresholds: Object.freeze([50, 80, 100]), forecast: true, limits: null, webhooks: Object.freeze([]) })
+
 export interface Upstream {
   readonly name: string
   /** Origin and path prefix with no trailing slash and no dialect base path (`/v1`). */
@@ -128,6 +168,8 @@ export interface Plan {
   readonly prices: RateCard | null
   /** What the plan costs beside its calls; null: nothing. */
   readonly charges: PlanCharges | null
+  /** Every account on it has them; absent: none. */
+  readonly grants?: readonly GrantTerms[]
 }
 
 export interface Entitlements {
@@ -141,6 +183,8 @@ export interface Entitlements {
   /** 1 to 255, a lower one first; null: none. */
   readonly priority: number | null
   readonly features: readonly string[]
+  /** Of those that everybody has (tools, vision, streaming, batch): not these, unless `features` names them. Absent: none is denied. */
+  readonly deniedFeatures?: readonly string[]
 }
 
 /** What can be bought beside a plan. */
@@ -152,6 +196,8 @@ export interface AddOn {
   readonly limits: readonly Limit[]
   /** Models, endpoints and features are added to what there is; the others stand in its place. */
   readonly entitlements: Partial<Entitlements>
+  /** Absent: none. */
+  readonly grants?: readonly GrantTerms[]
 }
 
 export interface Policy {
@@ -189,6 +235,8 @@ export interface PriceCard {
   readonly rates: readonly ModelRates[]
   /** Public prices with their markup: of the models for which `rates` have nothing. */
   readonly base?: readonly ModelRates[]
+  /** That is in `base`, in hundredths of a percent. */
+  readonly markup?: number
 }
 
 export interface ModelRates {
@@ -243,8 +291,12 @@ export interface Account {
   readonly subscription: Subscription | null
   /** Names, in the order in which they apply. */
   readonly addOns: readonly string[]
+  /** Of the file; the store may have more. Absent: none. */
+  readonly grants?: readonly GrantTerms[]
   /** Which plan of its own the account was on since when, as the gateway has seen it; in order. */
   readonly planHistory: readonly PlanChange[]
+  /** Where it stands: file:line, or `store`. */
+  readonly where: string
 }
 
 export interface KeyConfig {

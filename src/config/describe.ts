@@ -1,6 +1,7 @@
-import type { Limit, Window } from '../metering/limits/limit.ts'
+import type { Limit, Rollover, Window } from '../metering/limits/limit.ts'
 import { METERS, meterName, meterScale } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
+import type { GrantTerms } from '../metering/recurring-grant.ts'
 import type { Config, Plan, PlanCharges, RateCard } from './config.ts'
 import { withoutPassword } from './redis-url.ts'
 import { words } from './schema.ts'
@@ -24,8 +25,10 @@ export function limitsText(limits: readonly Limit[], currency?: string): string 
 
 /** `at most 20 requests in any minute`. */
 export function limitText(limit: Limit, currency = 'units of money'): string {
-  const much = limit.ceiling === null ? 'any number of' : limit.ceiling === 0 ? 'no' : `at most ${number(limit.ceiling / meterScale(limit.meter))}`
-  const parts = [`${much} ${thing(limit, currency)}${windowText(limit.window)}`]
+  const prepaid = limit.prepaid === true && limit.ceiling === 0
+  const much = prepaid ? 'what is prepaid of' : limit.ceiling === null ? 'any number of' : limit.ceiling === 0 ? 'no' : `at most ${number(limit.ceiling / meterScale(limit.meter))}`
+  const parts = [`${much} ${thing(limit, currency)}${prepaid && limit.window.kind === 'lifetime' ? '' : windowText(limit.window)}`]
+  if (limit.rollover !== undefined) parts.push(rolloverText(limit, limit.rollover))
   const overdraft = limit.overdraft
   if (overdraft.kind === 'percentage') parts.push(`and ${overdraft.percent}% over`)
   if (overdraft.kind === 'absolute') parts.push(`and ${number(overdraft.amount / meterScale(limit.meter))} over`)
@@ -36,6 +39,13 @@ export function limitText(limit: Limit, currency = 'units of money'): string {
   if (limit.per !== 'account') parts.push(limit.per === 'key' ? 'per key' : 'per end user')
   const notes = [limit.mode === 'shadow' ? 'only watched, never refused' : '', limit.visible ? '' : 'not shown to callers'].filter((note) => note !== '')
   return `${parts.join(' ')}${notes.length === 0 ? '' : ` (${notes.join(', ')})`}`
+}
+
+/** `(up to 50% of what is left goes on for 1 period)`. */
+function rolloverText({ meter }: Limit, { max, lasts }: Rollover): string {
+  const most = max.kind === 'percentage' ? `${max.percent}% of it` : number(max.amount / meterScale(meter))
+  const time = lasts === null ? 'until it is used' : lasts.kind === 'time' ? `for ${words(lasts.ms)}` : `for ${lasts.count} ${lasts.count === 1 ? 'period' : 'periods'} more`
+  return `(what is left, ${most} at most, goes on ${time})`
 }
 
 const things: Readonly<Record<string, string>> = {
@@ -90,16 +100,25 @@ function priceTexts(prices: RateCard, charges: PlanCharges | null): readonly str
   return texts
 }
 
+function grantText({ limit, meter, amount, every, lastsMs }: GrantTerms, plan: Plan): string {
+  const counted = plan.limits.find((each) => each.name === limit && meterName(each.meter) === meter)
+  const much = counted === undefined ? limit : `${number(amount / meterScale(counted.meter))} for ${limit}`
+  return every === null ? `${much} once` : `${much} every ${every.replace('_', ' ')}${lastsMs === null ? '' : `, for ${words(lastsMs)}`}`
+}
+
 function termsText(plan: Plan): string {
   const { entitlements, policy, prices } = plan
   const sentences = [
     entitlements.models.includes('*') ? 'Every model' : entitlements.models.length === 0 ? 'No model' : `Models: ${entitlements.models.join(', ')}`,
   ]
+  if (plan.grants !== undefined && plan.grants.length > 0) sentences.push(`Given beside the limits: ${plan.grants.map((grant) => grantText(grant, plan)).join('; ')}`)
   if (entitlements.endpoints !== null) sentences.push(`Endpoints: ${entitlements.endpoints.join(', ') || 'none'}`)
   if (entitlements.maxOutputTokens !== null) sentences.push(`Answers of ${number(entitlements.maxOutputTokens)} tokens at most`)
   if (entitlements.maxContextTokens !== null) sentences.push(`Contexts of ${number(entitlements.maxContextTokens)} tokens at most`)
   if (entitlements.priority !== null) sentences.push(`Priority ${entitlements.priority}`)
   if (entitlements.features.length > 0) sentences.push(`With ${entitlements.features.join(', ')}`)
+  const denied = (entitlements.deniedFeatures ?? []).filter((feature) => !entitlements.features.includes(feature))
+  if (denied.length > 0) sentences.push(`Without ${denied.join(', ')}`)
   if (policy.onInsufficient === 'refuse') sentences.push('Never shortens an answer to what is left')
   if (policy.reserve === 'slices') sentences.push('Holds what a stream may use in slices')
   if (policy.countFailed) sentences.push('Failed calls count')
@@ -119,6 +138,11 @@ export function printConfig(config: Config): string {
     store: config.store.kind === 'redis' ? { ...config.store, url: withoutPassword(config.store.url) } : config.store,
     upstreams: new Map([...config.upstreams].map(([name, upstream]) => [name, { ...upstream, credential: upstream.credential === null ? null : hidden }])),
     keys: config.keys.map((key) => ({ ...key, hash: hidden })),
+    notifications: config.notifications === null ? null : {
+      ...config.notifications, webhooks: config.notifications.webhooks.map((webhook) => ({
+        ...webhook, url: `${new URL(webhook.url).origin}/${hidden}`, secrets: webhook.secrets.map(() => hidden), headers: Object.fromEntries(Object.keys(webhook.headers).map((name) => [name, hidden])),
+      })),
+    },
   }))
 }
 

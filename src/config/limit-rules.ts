@@ -1,4 +1,5 @@
-import type { CalendarUnit, Limit, Overdraft, Window } from '../metering/limits/limit.ts'
+import { whyNotExtended } from '../metering/extension.ts'
+import type { CalendarUnit, Limit, Overdraft, Rollover, Window } from '../metering/limits/limit.ts'
 import { METERS, meterName, meterScale, meterUnit } from '../metering/meter.ts'
 import type { BuiltinMeter, Meter, WeightedMeter } from '../metering/meter.ts'
 import type { Report } from './problem.ts'
@@ -19,6 +20,7 @@ export interface KnownMeters {
 
 const sumMax = Number.MAX_SAFE_INTEGER
 const windowMinMs = 1_000
+const hourMs = 3_600_000
 const windowMaxMs = 400 * 86_400_000
 
 /** The limits of one plan, account or key: each by itself, their names, and their sums. Broken ones are left out; the report has said why. */
@@ -68,15 +70,47 @@ function limitOf(raw: RawLimit, meters: KnownMeters, report: Report): Limit | un
   if ('problem' in overdraft) wrong('overdraft', overdraft.problem)
   else if (overdraft.value.kind !== 'none' && concurrent) wrong('overdraft', 'concurrency has no overdraft; raise the limit instead')
   else if (overdraft.value.kind !== 'none' && 'value' in ceiling && ceiling.value === null) wrong('overdraft', 'the limit is unlimited, so nothing can be over it')
+  const rollover = rolloverOf(raw, meter)
+  if ('problem' in rollover) report.problem(raw.rollover?.node.entries.get('max')?.value ?? raw.node, pathOf(pathOf(raw.trail, 'rollover'), 'max'), rollover.problem)
   if (raw.for !== null && raw.for.models === null && raw.for.endpoints === null) wrong('for', 'has to name models or endpoints; leave it out to mean every call')
-  if (report.problems.length > before || 'problem' in ceiling || 'problem' in window || 'problem' in overdraft) return undefined
+  if (report.problems.length > before || 'problem' in ceiling || 'problem' in window || 'problem' in overdraft || 'problem' in rollover) return undefined
   const limit: Limit = {
     name: raw.name, meter, ceiling: ceiling.value, window: window.value, per: raw.per, forModels: raw.for?.models ?? null, forEndpoints: raw.for?.endpoints ?? null,
     each: raw.each, mode: raw.mode, visible: raw.visible ?? meterName(meter) !== 'cost', overdraft: overdraft.value,
+    ...(raw.prepaid ? { prepaid: true } : {}), ...(raw.notify === null ? {} : { notify: raw.notify }), ...(rollover.value === null ? {} : { rollover: rollover.value }),
   }
+  const untold = raw.notify === null || raw.notify.length === 0 ? null : whyNotTold(limit)
+  if (untold !== null) wrong('notify', untold)
+  const why = whyNotExtended(limit)
+  if (why !== null && raw.prepaid) wrong('prepaid', `${limit.name} ${why}`)
+  if (why !== null && rollover.value !== null) wrong('rollover', `what is left goes on as a grant, and ${limit.name} ${why}`)
+  else if (rollover.value !== null && limit.window.kind === 'lifetime') wrong('rollover', 'a lifetime has no end that anything could be left at')
+  if (report.problems.length > before) return undefined
   if ((limit.ceiling ?? 0) + overdraftAmount(limit) <= sumMax) return limit
   wrong('overdraft', 'limit and overdraft together are more than can be counted exactly (2^53 - 1)')
   return undefined
+}
+
+/** Why nobody can be told how much of it is used; null: it can be done. */
+function whyNotTold({ ceiling, window }: Limit): string | null {
+  if (window.kind === 'in_flight') return 'concurrency is never used up for good, so there is nothing to tell; leave it out'
+  if (ceiling === null) return 'the limit is unlimited, so there is nothing to be a percentage of'
+  const ms = window.kind === 'sliding' || window.kind === 'fixed' ? window.ms : window.kind === 'calendar' && window.unit === 'minute' ? 60_000 : hourMs
+  return ms < hourMs ? 'is for windows of an hour or longer: what a shorter one says is over when it is read' : null
+}
+
+function rolloverOf({ rollover }: RawLimit, meter: Meter): Answer<Rollover | null> {
+  if (rollover === null) return { value: null }
+  const { max, expires } = rollover
+  const lasts: Rollover['lasts'] = expires === null ? { kind: 'periods', count: 1 } : expires === 'never' ? null : expires
+  if (max.text.endsWith('%')) {
+    const percent = percentOf(max.text)
+    if ('problem' in percent) return hideSubstituted(max, percent)
+    return percent.value > 0 && percent.value <= 100 ? { value: { max: { kind: 'percentage', percent: percent.value }, lasts } } : { problem: 'has to be more than nothing and no more than 100%; for none leave rollover out' }
+  }
+  const amount = amountOf(max, meter)
+  if ('problem' in amount) return { problem: `${amount.problem}; or write a percentage of the limit such as 50%` }
+  return amount.value > 0 ? { value: { max: { kind: 'absolute', amount: amount.value }, lasts } } : { problem: 'nothing would roll over; leave rollover out' }
 }
 
 function meterOf(name: string, meters: KnownMeters): Meter | undefined {

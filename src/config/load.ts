@@ -59,6 +59,26 @@ export function loadConfig(options: LoadOptions): LoadResult {
   return { config: report.problems.length > 0 ? null : config, problems: inOrder(report.problems), warnings: inOrder(report.warnings), sources }
 }
 
+/** What a file that says nothing else is laid over another configuration with. */
+const soldSections = new Set(['prices', 'plans', 'add_ons', 'meters', 'accounts'])
+
+/**
+ * A configuration that might be: a whole one, or a file with plans and prices alone (add-ons, meters and accounts too), laid over the present one: what has a name
+ * there takes the place of what has it here, the rest stays. `laid`: the latter.
+ */
+export function loadCandidate(options: LoadOptions, file: string): LoadResult & { readonly laid: boolean } {
+  const report = new Report()
+  const reader = new Reader(options, report)
+  if (!reader.isPart(file)) {
+    const { text: _text, ...rest } = options
+    return { ...loadConfig({ ...rest, file }), laid: false }
+  }
+  const root = reader.read(file)
+  const { files, patterns } = reader
+  const config = root === undefined ? null : parseConfig(root, options, [...files.keys()], report)
+  return { config: report.problems.length > 0 ? null : config, problems: inOrder(report.problems), warnings: inOrder(report.warnings), sources: { files, patterns }, laid: true }
+}
+
 /** By file, as first met, then by place. */
 function inOrder(problems: Problem[]): Problem[] {
   const files = [...new Set(problems.map((problem) => problem.file))]
@@ -81,9 +101,33 @@ class Reader {
     this.#report = report
   }
 
-  read(): MapNode | undefined {
+  /** `over`: a file of parts that take the place of those of the same name. */
+  read(over?: string): MapNode | undefined {
     const first = this.#file(this.#options.file, undefined)
-    return first === undefined ? undefined : { ...first, entries: this.#root }
+    if (first === undefined) return undefined
+    if (over !== undefined) for (const [section, entry] of this.#parsed(over, this.#report)?.entries ?? []) this.#replace(section, entry)
+    return { ...first, entries: this.#root }
+  }
+
+  /** Does it hold nothing but what is sold? A file that cannot be read is for whoever reads it whole to complain of. */
+  isPart(file: string): boolean {
+    const root = this.#parsed(file, new Report())
+    if (root === undefined || root.entries.size === 0) return false
+    return [...root.entries.keys()].every((section) => soldSections.has(section) || section === '$schema' || section.startsWith('x-'))
+  }
+
+  #parsed(file: string, report: Report): MapNode | undefined {
+    const content = readText(file, fileBytesMax)
+    this.files.set(file, 'digest' in content ? content.digest : unreadable)
+    const node = 'problem' in content ? undefined : parseYaml(file, content.text, this.#substitute(file), report, content.worldReadable)
+    return node?.kind === 'map' ? node : undefined
+  }
+
+  #replace(section: string, entry: Entry): void {
+    if (section === '$schema' || section.startsWith('x-') || isNothing(entry.value)) return
+    const first = this.#root.get(section)
+    if (first?.value.kind !== 'map' || entry.value.kind !== 'map') this.#root.set(section, entry)
+    else this.#root.set(section, { key: first.key, value: { ...first.value, entries: new Map([...first.value.entries, ...entry.value.entries]) } })
   }
 
   #file(file: string, from: { node: Node; path: Path } | undefined): MapNode | undefined {

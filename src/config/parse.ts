@@ -6,11 +6,13 @@ import type { Limit } from '../metering/limits/limit.ts'
 import { addOnOf } from './add-on-rules.ts'
 import type { Account, AddOn, Address, AdminConfig, Config, Entitlements, EventsConfig, KeyConfig, Model, Plan, Policy, RateCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
 import { DEFAULT_CALENDAR } from './config.ts'
+import { grantsFrom } from './grant-rules.ts'
 import { limitsOf } from './limit-rules.ts'
 import type { KnownMeters } from './limit-rules.ts'
 import type { LoadOptions } from './load.ts'
 import type { Path, Report } from './problem.ts'
 import { listed, pathOf, shown } from './problem.ts'
+import { notificationsOf } from './notification-rules.ts'
 import { warnOfOutages, warnOfPlan } from './plan-warnings.ts'
 import { chargesOf, defaultMoneyScale, rateCardOf } from './price-cards.ts'
 import { addressOf, isLoopback } from './scalars.ts'
@@ -79,6 +81,7 @@ class Parser {
     }
     this.#readSubscriptions(plans)
     const addOns = this.#addOns(plans)
+    this.#readGrants(plans, addOns)
     const keys = this.#keys(plans)
     this.#checkCosts(plans)
     this.#checkEndUsers(keys, plans)
@@ -94,8 +97,9 @@ class Parser {
       if (rawPlan !== undefined) warnOfOutages(plan, rawPlan, store, this.#report)
     }
     const content = {
-      server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, accounts: this.#accounts, keys,
-      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, meters: this.#meters.weighted, moneyScale: this.#meters.moneyScale ?? defaultMoneyScale,
+      accounts: this.#accounts, keys,
+      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
     return freeze({ ...content, version, files: this.#files })
@@ -213,6 +217,11 @@ class Parser {
   #events(): EventsConfig {
     const raw = this.#raw.events
     return { hotMs: raw?.hot ?? 86_400_000, archive: raw?.archive ?? null, keepMs: raw?.keep ?? 90 * 86_400_000 }
+  }
+
+  #notifications(plans: ReadonlyMap<string, Plan>, addOns: ReadonlyMap<string, AddOn>, keys: readonly KeyConfig[]): Config['notifications'] {
+    const limits = [...plans.values(), ...addOns.values(), ...this.#accounts.values(), ...keys].flatMap((each) => each.limits)
+    return notificationsOf(this.#raw.notifications, limits, (node, path) => this.#warnOfReadable(node, path), this.#report)
   }
 
   #checkKeep(): void {
@@ -347,14 +356,18 @@ class Parser {
     const prices = this.#prices(raw, cards)
     if (base === undefined) return undefined
     const given = entitlementsOf(raw.entitlements)
+    const limits = replaced(base?.limits ?? nothing, own)
+    const ownGrants = grantsFrom(raw.grants, { limits, having: `the plan ${name}`, timeZone: DEFAULT_CALENDAR.timeZone, source: { recurring: 'plan', once: 'plan' } }, this.#report)
+    const grants = [...(base?.grants ?? nothing).filter(({ id }) => !ownGrants.some((each) => each.id === id)), ...ownGrants]
     const entitlements: Entitlements = { models: ['*'], endpoints: null, maxOutputTokens: null, maxContextTokens: null, priority: null, features: [], ...base?.entitlements, ...given }
     return {
       name, version: raw.version, public: raw.public, entitlements,
-      limits: replaced(base?.limits ?? nothing, own),
+      limits,
       policy: policyOf(raw.policy, base?.policy ?? defaultPolicy),
       proration: raw.proration ?? base?.proration ?? 'none',
       prices: prices ?? base?.prices ?? null,
       charges: chargesOf(raw, prices ?? base?.prices ?? null, base, this.#report),
+      ...(grants.length === 0 ? {} : { grants }),
     }
   }
 
@@ -393,7 +406,7 @@ class Parser {
         calendar: raw.billing === null ? DEFAULT_CALENDAR : { timeZone: raw.billing.timezone ?? DEFAULT_CALENDAR.timeZone, anchor: raw.billing.anchor ?? DEFAULT_CALENDAR.anchor },
         limits: limitsOf(raw.limits, this.#meters, this.#report),
         entitlements: entitlementsOf(raw.entitlements), labels: labelsOf(raw.labels), suspended: raw.suspended,
-        subscription: null, addOns: raw.add_ons.length === 0 ? nothing : raw.add_ons, planHistory: nothing,
+        subscription: null, addOns: raw.add_ons.length === 0 ? nothing : raw.add_ons, planHistory: nothing, where: where(raw),
       })
       for (const name of raw.add_ons) this.#isKnown('add_ons', name, raw, 'add_ons', 'add-on')
     }
@@ -404,6 +417,22 @@ class Parser {
       const account = this.#accounts.get(id)
       if (raw.subscription === null || account === undefined) continue
       this.#accounts.set(id, { ...account, subscription: subscriptionFrom(raw.subscription, account.calendar.timeZone, plans, this.#report) })
+    }
+  }
+
+  /** After the add-ons, whose limits they may extend. */
+  #readGrants(plans: ReadonlyMap<string, Plan>, addOns: ReadonlyMap<string, AddOn>): void {
+    for (const [id, raw] of this.#raw.accounts) {
+      const account = this.#accounts.get(id)
+      if (raw.grants.length === 0 || account === undefined) continue
+      const own = this.#planOf(id, plans)
+      const later = (account.subscription?.plans ?? []).flatMap(({ plan }) => plans.get(plan) ?? nothing)
+      const bought = this.#chain(id).flatMap((each) => each.addOns).flatMap((name) => addOns.get(name)?.limits ?? nothing)
+      const limits = [...replaced(own?.limits ?? nothing, account.limits), ...later.flatMap((plan) => plan.limits), ...bought]
+      const grants = grantsFrom(raw.grants, {
+        limits, having: own === null || own === undefined ? `the account ${id}` : `the account ${id} or its plan ${own.name}`, timeZone: account.calendar.timeZone, source: { recurring: 'recurrence', once: 'operator' },
+      }, this.#report)
+      this.#accounts.set(id, { ...account, grants })
     }
   }
 
@@ -602,12 +631,13 @@ function toModel(pattern: string, raw: RawModel): Model {
 }
 
 /** Only what is said: the rest comes from whom it replaces. */
-function entitlementsOf(raw: RawEntitlements | null): Partial<Entitlements> {
+export function entitlementsOf(raw: RawEntitlements | null): Partial<Entitlements> {
   if (raw === null) return noEntitlements
   return {
     ...(raw.models === null ? {} : { models: raw.models }), ...(raw.endpoints === null ? {} : { endpoints: raw.endpoints }),
     ...(raw.max_output_tokens === null ? {} : { maxOutputTokens: raw.max_output_tokens }), ...(raw.max_context_tokens === null ? {} : { maxContextTokens: raw.max_context_tokens }),
     ...(raw.priority === null ? {} : { priority: raw.priority }), ...(raw.features === null ? {} : { features: raw.features }),
+    ...(raw.deny_features === null ? {} : { deniedFeatures: raw.deny_features }),
   }
 }
 

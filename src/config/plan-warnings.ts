@@ -73,6 +73,8 @@ function perOutputToken(limit: Limit): number {
 
 function neverAdmits(limit: Limit, plan: Plan, models: readonly Model[]): string | undefined {
   if (limit.ceiling === null || limit.mode === 'shadow' || limit.overdraft.kind === 'unlimited') return undefined
+  // What is paid before comes as grants.
+  if (limit.prepaid === true) return undefined
   const room = limit.ceiling + overdraftAmount(limit)
   if (room === 0) return 'admits nothing: every call that it counts is refused'
   const each = perOutputToken(limit)

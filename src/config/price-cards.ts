@@ -57,13 +57,14 @@ function versionsOf(raw: RawPriceCard, scale: number, untilMs: number | null, re
     report.problem(cost.markup, pathOf(cost.trail, 'markup'), cost.markup.substituted ? 'what is substituted here has to be a percentage, and is not' : markup.problem)
     return [own]
   }
-  const found = publicPrices(cost.providers, Math.round(markup.value * 100), raw.from, untilMs)
+  const hundredths = Math.round(markup.value * 100)
+  const found = publicPrices(cost.providers, hundredths, raw.from, untilMs)
   if ('unknown' in found) {
     wrong(cost, 'providers', `${shown(found.unknown)} is no provider of the public price data; some of them: ${listed(found.known)}`, report)
     return [own]
   }
   return found.map((each: PublicPrices): PriceCard => ({
-    fromMs: each.fromMs, version: `${raw.version}+${each.version}`, rates, base: each.rates,
+    fromMs: each.fromMs, version: `${raw.version}+${each.version}`, rates, base: each.rates, markup: hundredths,
   }))
 }
 

@@ -1,9 +1,11 @@
 import { isIP } from 'node:net'
 import { METERS } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
+import type { Rollover } from '../metering/limits/limit.ts'
 import type { RedisStoreConfig } from './config.ts'
+import { NOTICE_TYPES } from './config.ts'
 import { redisUrlOf } from './redis-url.ts'
-import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, sizeOf, termOf } from './scalars.ts'
+import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, percentOf, sizeOf, termOf } from './scalars.ts'
 import type { Field, Json, Shape } from './shape.ts'
 import { bool, either, grammar, isNothing, jsonOf, list, mapping, named, object, oneOf, oneOrMore, optional, quote, raw, refuseQuoted, required, scalar, section, textOrEmpty, what } from './shape.ts'
 import { listed, pathOf, shown } from './problem.ts'
@@ -246,8 +248,11 @@ const modelEntry = object({
 
 export const FEATURES = ['hosted_tools', 'service_tiers', 'store', 'background', 'long_context', 'stateful'] as const
 
+/** What every plan has unless it denies it. */
+export const ORDINARY_FEATURES = ['tools', 'vision', 'streaming', 'batch'] as const
+
 /** Endpoints as plans and events name them. */
-export const ENDPOINTS = ['chat.completions', 'completions', 'embeddings', 'responses', 'models', 'messages', 'count_tokens'] as const
+export const ENDPOINTS = ['chat.completions', 'completions', 'embeddings', 'responses', 'images.generations', 'models', 'messages', 'count_tokens'] as const
 
 const endpoint: Shape<string> = {
   json: { anyOf: [{ enum: ENDPOINTS }, { type: 'string', pattern: '^(GET|HEAD|POST|PUT|PATCH|DELETE|\\*) /\\S*$' }, { type: 'string', pattern: '\\*' }] },
@@ -289,8 +294,36 @@ const entitlements = object({
   max_output_tokens: optional(positive, null, 'Longest answer, in tokens.'),
   max_context_tokens: optional(positive, null, 'Longest input and answer together, in tokens.'),
   priority: optional(integer('priority', 1, 255), null, 'A lower number goes first; 1 to 255.'),
-  features: optional(list(oneOf(FEATURES)), null, 'Granted: hosted_tools, service_tiers, store, background, long_context, stateful. Default none.'),
+  features: optional(list(oneOf([...FEATURES, ...ORDINARY_FEATURES])), null, 'Granted: hosted_tools, service_tiers, store, background, long_context, stateful. Default none. And those that deny_features would take away: tools, vision, streaming, batch.'),
+  deny_features: optional(list(oneOf(ORDINARY_FEATURES)), null, 'Taken away: tools, vision, streaming, batch, which everybody has otherwise. Default none.'),
 })
+
+/** `1 period`, `3 periods`, `30d`, `never`. */
+function rolloverExpiry(text: string): { readonly value: NonNullable<Rollover['lasts']> | 'never' } | { readonly problem: string } {
+  if (text === 'never') return { value: text }
+  const count = /^(\d{1,3}) periods?$/.exec(text)?.[1]
+  if (count !== undefined) return Number(count) >= 1 && Number(count) <= 24 ? { value: { kind: 'periods', count: Number(count) } } : { problem: `${shown(text)} is out of range; it is 1 to 24 periods` }
+  const ms = durationOf(text)
+  if ('problem' in ms) return { problem: `${shown(text)} is no time; write 1 period, 3 periods, a duration such as 30d, or never` }
+  return ms.value > 0 ? { value: { kind: 'time', ms: ms.value } } : { problem: 'would be over at once; leave rollover out' }
+}
+
+const percent = scalar('threshold', 'a percentage such as 80%', [{ type: 'string', pattern: '^[0-9]+(\\.[0-9]+)?%$' }], (text) => {
+  const answer = percentOf(text)
+  return 'value' in answer && answer.value === 0 ? { problem: '0% is reached before anything is used; for nothing at all write none' } : answer
+})
+const percents = list(percent, { empty: 'has to have a percentage; for nothing at all write none' })
+
+/** `none`, `80%` or `[50%, 80%]` → percentages, ascending. */
+const thresholds: Shape<readonly number[]> = {
+  name: 'thresholds',
+  json: { anyOf: [{ const: 'none' }, jsonOf(percent), percents.json] },
+  read(node, at, report) {
+    if (node.kind === 'scalar' && node.text === 'none') return []
+    const read = node.kind === 'seq' ? percents.read(node, at, report) : percent.read(node, at, report)
+    return read === undefined ? undefined : [...new Set(typeof read === 'number' ? [read] : read)].sort((a, b) => a - b)
+  },
+}
 
 const limit = object({
   name: required(named('a name for a limit (printable ASCII without " and \\, no space at its ends, 64 characters at most)', limitGrammar), 'Appears in headers and refusals. The same name in an account or key replaces the plan\'s.'),
@@ -306,6 +339,12 @@ const limit = object({
   each: optional(oneOf(['model']), null, 'model: every model has its own counter.'),
   mode: optional(oneOf(['enforce', 'shadow'], { enforced: '"enforced" is not one of enforce, shadow; did you mean "enforce"?' }), 'enforce', 'shadow counts and reports, and never refuses. Default enforce.'),
   visible: optional(bool, null, 'In headers and /-/usage. Default true, for cost false.'),
+  prepaid: optional(bool, false, 'What is drawn here was paid before: used up, it is refused with 402. A limit of 0 with grants is prepaid credit. Default false.'),
+  rollover: optional(object({
+    max: required(raw('rollover_max', 'an amount, or a percentage of the limit such as 50%', [...numberJson, { type: 'string', pattern: '%$' }, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }]), 'At most so much of each period: 500k, or 50% of the limit.'),
+    expires: optional(scalar('rollover_expiry', 'a number of periods, a duration, or never', [{ type: 'string', pattern: '^([0-9]+ periods?|never)$' }, { type: 'string', pattern: durationPattern }], rolloverExpiry), null, 'How long it lasts from the period\'s end: 1 period, 3 periods, 30d, never. Default 1 period.'),
+  }, { hints: { expires_after: 'did you mean "expires"?', limit: 'did you mean "max"?', cap: 'did you mean "max"?' } }), null, 'What a period leaves of the limit goes on as a grant. Default: it is lost.'),
+  notify: optional(thresholds, null, 'Percentages of use that are told, such as [50%, 80%], or none. Default: those of notifications.'),
   overdraft: optional(raw('overdraft', 'none, unlimited, a percentage such as 10%, or an amount', [...numberJson, { type: 'string', pattern: '%$' }, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { enum: ['none', 'unlimited'] }]), null, 'Use beyond the limit that is still permitted: 10%, an amount, unlimited. Default none.'),
 }, {
   name: 'limit',
@@ -410,6 +449,26 @@ const policy = object({
   unpriced: optional(oneOf(['check', 'refuse', 'free']), null, 'A model without a price, on a plan with prices: check makes a configured one a mistake and refuses all others; refuse; free. Default: refused where a limit in money depends on it.'),
 })
 
+const moment = scalar('moment', 'a day such as 2027-01-15 or an instant such as 2027-01-15T10:00:00Z', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}' }], (text) => {
+  const answer = momentOf(text, 'UTC')
+  return 'problem' in answer ? answer : { value: text }
+})
+
+const grantFields = {
+  id: required(named('an id (a letter or digit first, then letters, digits and . _ + -; 64 at most)', /^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$/), 'Identifies it within the account; in events it is the name of the bucket.'),
+  limit: required(named('the name of a limit', limitGrammar), 'Which limit it extends: an allowance of the account.'),
+  amount: required(raw('grant_amount', 'an amount such as 500k or 25.50', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }]), 'How much, in units of what the limit counts.'),
+  meter: optional(raw('meter', 'the name of a meter', [{ type: 'string' }]), null, 'Needed only where there are limits of this name on different meters.'),
+  priority: optional(integer('grant_priority', 1, 255), null, 'The lowest is drawn first; 1 to 255. Default 100.'),
+  effective: optional(moment, null, 'Drawn from then on. Default: always.'),
+  expires: optional(moment, null, 'Not drawn from then on. Default: never.'),
+  every: optional(oneOf(['day', 'week', 'month', 'billing_period', 'term'], { monthly: '"monthly" is not a period; did you mean "month"?', year: '"year" is not a period here; with a yearly term write term' }), null, 'A new one in every period, in place of the last. Default: once.'),
+  expires_after: optional(duration('grant_length', 60_000, 3_660 * dayMs), null, 'How long each lasts from its start. Default, with every: its period.'),
+  note: optional(scalar('note', 'a text of 256 characters at most', [{ type: 'string' }], (text) => text.length <= 256 ? { value: text } : { problem: 'is longer than 256 characters' }), null, 'For people.'),
+}
+const grantHints = { expires_at: 'did you mean "expires"?', expiry: 'did you mean "expires"?', effective_at: 'did you mean "effective"?', from: 'did you mean "effective"?', until: 'did you mean "expires"?', recurrence: 'did you mean "every"?', name: 'did you mean "id"?', meter_amount: 'did you mean "amount"?' }
+const grants = list(object({ ...grantFields, source: optional(oneOf(['operator', 'purchase']), null, 'purchase: it was paid for. Default operator; in an add-on, purchase.') }, { name: 'grant', hints: grantHints }))
+
 const proration = oneOf(['none', 'by_day'], { daily: '"daily" is not one of none, by_day; did you mean "by_day"?' })
 
 const plan = object({
@@ -418,6 +477,7 @@ const plan = object({
   extends: optional(id, null, 'The plan whose terms it takes over and changes.'),
   entitlements: optional(entitlements, null, 'What it may use.'),
   limits: optional(limits, [], 'How much.'),
+  grants: optional(grants, [], 'Given to every account on the plan, on top of its allowances: included credit.'),
   policy: optional(policy, null, 'What to do at the edges.'),
   proration: optional(proration, null, 'A change to this plan within a period: none, or by_day for allowances and fees. Default none.'),
   prices: optional(planPrices, null, 'Prices: the name of one of prices, or a card of its own.'),
@@ -449,6 +509,7 @@ const addOnLimit: Shape<{ readonly addition: Of<typeof addition> } | { readonly 
 const addOn = object({
   limits: optional(list(addOnLimit), [], 'More of limits that there are, as limit: +1M, or limits of its own.'),
   entitlements: optional(entitlements, null, 'Models, endpoints and features are added; the rest stands in place of the plan\'s.'),
+  grants: optional(grants, [], 'Given to every account that has it, once for each time.'),
 }, { hints: { models: 'did you mean entitlements: { models: [...] }?', features: 'did you mean entitlements: { features: [...] }?' } })
 
 // ---------------------------------------------------------------------------------------------------------------- accounts, keys, sinks
@@ -462,11 +523,6 @@ const billing = object({
   anchor: optional(scalar('date', 'a date such as 2026-01-15', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}$' }], dateOf), null, 'The day from which billing periods are counted.'),
   timezone: optional(timeZone, null, 'IANA name. Default UTC.'),
 }, { hints: { time_zone: 'did you mean "timezone"?', tz: 'did you mean "timezone"?', start: 'did you mean "anchor"?' } })
-
-const moment = scalar('moment', 'a day such as 2027-01-15 or an instant such as 2027-01-15T10:00:00Z', [{ type: 'string', pattern: '^\\d{4}-\\d{2}-\\d{2}' }], (text) => {
-  const answer = momentOf(text, 'UTC')
-  return 'problem' in answer ? answer : { value: text }
-})
 
 const subscription = object({
   kind: required(oneOf(['perpetual', 'term', 'trial']), 'perpetual has no end; term ends, or renews; trial ends for good.'),
@@ -487,7 +543,7 @@ const subscription = object({
   trial: 'did you mean "trial_end"?', trial_ends: 'did you mean "trial_end"?', plan: 'the plan stands beside subscription; later ones are plan_changes', time_zone: 'did you mean "timezone"?',
 } })
 
-const account = object({
+export const account = object({
   plan: optional(id, null, 'Its plan.'),
   parent: optional(id, null, 'The account above it, whose limits apply too.'),
   billing: optional(billing, null, 'Its calendar.'),
@@ -497,6 +553,7 @@ const account = object({
   suspended: optional(bool, false, 'Refused with 403. Default false.'),
   subscription: optional(subscription, null, 'From when until when. Default: always; or what the store has.'),
   add_ons: optional(list(id), [], 'What was bought beside the plan; named twice, it counts twice.'),
+  grants: optional(grants, [], 'Amounts beyond the limits: bought, or given. The same id replaces the plan\'s.'),
 })
 
 type EndUserFrom = { readonly kind: 'header'; readonly name: string } | { readonly kind: 'body'; readonly field: 'user' }
@@ -551,6 +608,43 @@ const sink: Shape<SinkOf<typeof sinkTypes.file> | SinkOf<typeof sinkTypes.stdout
   },
 }
 
+// ---------------------------------------------------------------------------------------------------------------- notifications
+
+const receiver = scalar('webhook_url', 'an address such as https://hooks.example.com/tallygate', [{ type: 'string', pattern: '^https?://.' }], (text) => {
+  const url = URL.parse(text)
+  // It may hold a secret, so it is not shown.
+  if (url === null || !/^https?:$/.test(url.protocol)) return { problem: 'is not an address; it begins with http:// or https://, such as https://hooks.example.com/tallygate' }
+  if (url.username !== '' || url.password !== '') return { problem: 'holds a user name or password; write it as headers: { authorization: "${NAME}" } instead' }
+  return url.hash === '' ? { value: url.href } : { problem: 'has a part after #, which is never sent' }
+}, { discreet: true })
+
+const signingSecret = scalar('signing_secret', 'a secret as whsec_ and the base64 of 24 to 64 bytes', [{ type: 'string', pattern: '^whsec_[A-Za-z0-9+/]+=*$' }], (text) => {
+  const made = 'make one with: echo whsec_$(openssl rand -base64 32)'
+  if (!/^whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(text)) return { problem: `is not whsec_ and base64; ${made}` }
+  const bytes = Buffer.from(text.slice('whsec_'.length), 'base64').length
+  return bytes >= 24 && bytes <= 64 ? { value: text } : { problem: `has ${bytes} bytes; it needs 24 to 64; ${made}` }
+}, { discreet: true })
+
+const headerGrammar = grammar(/^(?!(?:webhook-.*|content-.*|host|connection|transfer-encoding|upgrade|te|trailer|expect|keep-alive|user-agent)$)[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$/i, 'it is a header that the gateway does not set itself')
+const headerValue = scalar('header_value', 'a text of visible ASCII characters, best as "${NAME}"', [{ type: 'string' }], (text) => /^[!-~](?:[ -~]{0,1022}[!-~])?$/.test(text) ? { value: text } : { problem: 'is made of visible ASCII characters, 1024 at most' }, { discreet: true })
+
+const webhook = object({
+  url: required(receiver, 'Where notices are sent, by POST.'),
+  secret: optional(signingSecret, null, 'Signs each call: whsec_ and base64; best as "${NAME}".'),
+  secrets: optional(list(signingSecret), null, 'While one is being replaced: all of them, the newest first; each signs.'),
+  types: optional(list(oneOf(NOTICE_TYPES, { thresholds: '"thresholds" is not a type of notice; did you mean "threshold"?' }), { empty: 'has to name a type; leave it out to mean all' }), null, 'Which notices. Default: all.'),
+  accounts: optional(list(named('an account or a pattern with *', /^[A-Za-z0-9*][A-Za-z0-9._@+*-]{0,127}$/), { empty: 'has to name an account; leave it out to mean all' }), null, 'Of which accounts. Default: all.'),
+  headers: optional(mapping('header', headerGrammar, headerValue), null, 'Further headers, such as authorization.'),
+}, { name: 'webhook', hints: { key: 'did you mean "secret"?', events: 'did you mean "types"?', type: 'did you mean "types"?', account: 'did you mean "accounts"?', signing_secret: 'did you mean "secret"?' } })
+
+const off = 'has to be a mapping, or none; to switch everything off write none'
+const notifications = either(oneOf(['none'], { off, false: off, no: off, true: off, on: off }), object({
+  thresholds: optional(thresholds, null, 'Percentages of use at which somebody is told, or none. Default [50%, 80%, 100%].'),
+  forecast: optional(bool, true, 'Tells ahead that a limit will be used up before its period ends. Default true.'),
+  limits: optional(list(named('the name of a limit or a pattern with *', limitGrammar), { empty: 'has to name a limit; to tell of none write thresholds: none' }), null, 'Which limits. Default: visible ones of a day or longer, and all in money or prepaid.'),
+  webhooks: optional(list(webhook), [], 'Who is told, beside the log and the admin API.'),
+}, { hints: { webhook: 'did you mean "webhooks"?', notify: 'did you mean "thresholds"?', threshold: 'did you mean "thresholds"?' } }))
+
 // ---------------------------------------------------------------------------------------------------------------- the file
 
 const builtin = new Set(Object.keys(METERS))
@@ -572,6 +666,7 @@ export const root = object({
   accounts: section(mapping('account', idGrammar, account), 'Who pays.'),
   keys: optional(list(key), [], 'Who may call.'),
   sinks: optional(list(sink), [], 'Where usage events go.'),
+  notifications: optional(notifications, null, 'Who is told when something runs out or ends; or none.'),
 }, { extra: /^x-/, lenient: true })
 
 /** Sections of named things, which several files may share; lists are joined; all else stands in one file only. */
@@ -581,10 +676,13 @@ export const joinedSections = new Set(['keys', 'sinks'])
 type Of<S> = S extends Shape<infer T> ? T : never
 export type RawConfig = Of<typeof root>
 export type RawLimit = Of<typeof limit>
+export type RawNotifications = Of<typeof notifications>
+export type RawWebhook = Of<typeof webhook>
 export type RawEntitlements = Of<typeof entitlements>
 export type RawPlan = Of<typeof plan>
 export type RawAddOn = Of<typeof addOn>
 export type RawAddition = Of<typeof addition>
+export type RawGrant = Of<typeof grants>[number]
 export type RawSubscription = Of<typeof subscription>
 export type RawPolicy = Of<typeof policy>
 export type RawPriceCard = Of<typeof priceCard>

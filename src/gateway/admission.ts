@@ -1,15 +1,16 @@
 import { GatewayError } from '../errors.ts'
 import { resolveEntitlement, type Entitlement } from '../metering/entitlement.ts'
-import { admissionBound, boundOf, inputBound, opaqueBound, outputRange, type OutputRange, type TemplateTokens } from '../metering/estimate.ts'
-import type { Meter } from '../metering/meter.ts'
+import { draftCall, firstBytes, firstComputeMs, growingMeters, heldInSlices, mayFitExactly, type CallPlan } from '../metering/call-draft.ts'
+import { admissionBound, inputBound, type TemplateTokens } from '../metering/estimate.ts'
 import type { Reserve, ReserveAnswer } from '../metering/moves.ts'
 import { refusalOf } from '../metering/quota.ts'
-import { draftReservation, draftSeenAt, lateMs, outputBoundReport, type Draft } from '../metering/reservation.ts'
+import { draftSeenAt, lateMs, outputBoundReport } from '../metering/reservation.ts'
 import type { BodyChanges, RequestFacts } from '../providers/provider.ts'
 import { DownstreamGone } from './downstream.ts'
 import { endUserHeader, skeletonOf } from './books.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import { Hold } from './hold.ts'
+import { ordinaryOf } from './route.ts'
 import type { Workings } from './parts.ts'
 
 /** Everything is held before anything is forwarded. */
@@ -18,11 +19,6 @@ type Denied = Extract<ReserveAnswer, { outcome: 'denied' }>
 
 const templateDefaults: TemplateTokens = { perCall: 64, perMessage: 8, perTool: 64 }
 const anthropicTemplates: TemplateTokens = { perCall: 64, perMessage: 8, perTool: 400 }
-/** The first slice of a stream that is held piece by piece. */
-const sliceTokens = 256
-/** Bytes and compute time have no worst case: a little is held at once, the rest as it comes. */
-const firstBytes = 1
-const firstComputeMs = 1_000
 /** A store call that fails so soon was not waited for in vain: its connection broke. */
 const quicklyMs = 75
 const waitStepMs = 50
@@ -34,7 +30,7 @@ export function entitle(x: Exchange): Entitlement {
   if (route === null || principal === null || facts === null) throw new Error('nothing is known of the call')
   const endUser = principal.endUserFrom === null ? null : principal.endUserFrom.kind === 'header' ? endUserHeader(x) : facts.user
   const entitlement = resolveEntitlement(principal, {
-    endpoint: route.name, endpointByDefault: route.endpoint.byDefault, known: route.known, model: facts.model, features: facts.features,
+    endpoint: route.name, endpointByDefault: route.endpoint.byDefault, known: route.known, model: facts.model, features: facts.features, ordinary: ordinaryOf(route, facts),
     endUser: endUser === null ? null : endUser.slice(0, 256),
   }, x.config.plans, x.admittedMs)
   if (entitlement instanceof GatewayError) throw entitlement
@@ -72,76 +68,30 @@ interface Refused {
 
 /** null: admitted. */
 async function tryReserve(x: Exchange, w: Workings, facts: RequestFacts): Promise<Refused | null> {
-  const plan = draftCall(x, w, facts)
+  const plan = draftOf(x, w, facts)
   if (plan instanceof GatewayError) return { error: plan, mayFitExactly: plan.code === 'request_too_large' }
   const denied = await reserve(x, w, plan)
   if (denied === null) return null
-  return { error: refusalOf(plan.draft, denied, w.clock.nowMs()), mayFitExactly: denied.refusals.every((refusal) => {
-    const check = plan.draft.checks[refusal.check]
-    const room = denied.balances[refusal.check]?.room ?? 0
-    // Counting is work: it is not done for whom the input alone does not refuse.
-    return check !== undefined && check.fixed > 1 && room > check.perUnit * (check.clampable ? plan.draft.uMin : plan.draft.uMax)
-  }) }
+  return { error: refusalOf(plan.draft, denied, w.clock.nowMs()), mayFitExactly: mayFitExactly(plan, denied) }
 }
 
-interface CallPlan {
-  readonly draft: Draft
-  readonly range: OutputRange
-  readonly tokensInSlices: boolean
-}
-
-function draftCall(x: Exchange, w: Workings, facts: RequestFacts): CallPlan | GatewayError {
+function draftOf(x: Exchange, w: Workings, facts: RequestFacts): CallPlan | GatewayError {
   const { route, destination, entitlement } = admitted(x)
   const { model } = destination
-  const input = route.known ? inputBound(facts, model, route.provider.name === 'anthropic' ? anthropicTemplates : templateDefaults) : 0
-  const bound = route.known ? boundOf(facts, input, x.body.length) : opaqueBound(x.body.length)
-  const { maxContextTokens } = entitlement
-  if (maxContextTokens !== null && route.known && (input === null || input > maxContextTokens)) return contextTooLarge(input, maxContextTokens)
-  const range = outputRange(facts, model, entitlement, input)
-  const tokensInSlices = inSlices(x)
-  const grown = growingMeters(entitlement)
-  const fixed = {
-    ...bound.fixed,
-    ...(grown.bytesOut ? { bytes_out: firstBytes } : {}),
-    ...(grown.compute ? { compute_seconds: firstComputeMs } : {}),
-  }
-  // Of a stream held in slices only the first is held now, and less of it where less is left.
-  const slice = Math.min(range.uMax, sliceTokens)
-  const draft = draftReservation(
-    entitlement, { ...bound, fixed }, tokensInSlices ? { ...range, uMin: Math.min(1, slice), uMax: slice, asked: null, least: Math.min(1, slice) } : range,
-    x.admittedMs, seenMs(w))
-  if (draft instanceof GatewayError) return draft
-  x.draft = draft
-  x.bound = { fixed, perUnit: bound.perUnit }
-  x.computedFrom = admissionBound(facts, model, route.known, input, range.uMax, x.body.length, w.clock.nowMs() - x.admittedMs)
-  return { draft, range, tokensInSlices }
+  const { known } = route
+  const input = known ? inputBound(facts, model, route.provider.name === 'anthropic' ? anthropicTemplates : templateDefaults) : 0
+  const bytes = x.body.length
+  const plan = draftCall({ facts, model, known, input, bytes }, entitlement, x.admittedMs, seenMs(w))
+  if (plan instanceof GatewayError) return plan
+  x.draft = plan.draft
+  x.bound = plan.bound
+  x.computedFrom = admissionBound(facts, model, known, input, plan.range.uMax, bytes, w.clock.nowMs() - x.admittedMs)
+  return plan
 }
 
-function contextTooLarge(input: number | null, max: number): GatewayError {
-  const most = `your plan's context is ${max.toLocaleString('en')} tokens`
-  if (input === null) return new GatewayError('feature_unavailable', `This request refers to content whose length is not known here, and ${most}.`)
-  return new GatewayError('request_too_large', `This request may be ${input.toLocaleString('en')} tokens long before any answer; ${most}.`)
-}
-
-/** `reserve: slices` is for streams whose output is seen; where output is hidden the worst case is the only bound. */
 export function inSlices(x: Exchange): boolean {
   const { facts, entitlement, destination } = admitted(x)
-  return entitlement.policy.reserve === 'slices' && facts.streamed && facts.boundsOutput && destination.model?.hiddenOutput !== true
-}
-
-interface GrowingMeters { readonly bytesIn: boolean; readonly bytesOut: boolean; readonly compute: boolean }
-
-const growingByEntitlement = new WeakMap<Entitlement, GrowingMeters>()
-
-function growingMeters(entitlement: Entitlement): GrowingMeters {
-  const known = growingByEntitlement.get(entitlement)
-  if (known !== undefined) return known
-  const counts = (meter: Meter, name: string): boolean => (meter.kind === 'builtin' ? meter.name === name : meter.weighted.terms.some((term) => term.meter === name))
-  const priced = (name: string): boolean => entitlement.rates?.picosPer[name] !== undefined
-  const any = (name: string): boolean => entitlement.applied.some(({ limit }) => counts(limit.meter, name) || (priced(name) && counts(limit.meter, 'cost')))
-  const growing = { bytesIn: any('bytes_in'), bytesOut: any('bytes_out'), compute: any('compute_seconds') }
-  growingByEntitlement.set(entitlement, growing)
-  return growing
+  return heldInSlices(entitlement, facts, destination.model)
 }
 
 export interface Holding {
@@ -200,7 +150,8 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
       x.holding = true
       x.balances = answer.balances
       x.shadowed = answer.shadowed
-      if (answer.shadowed.length > 0) w.metrics.shadowed.inc(answer.shadowed.length)
+      // Names of plans and their limits are few; those of accounts and keys may be many.
+      for (const limit of answer.shadowed) w.metrics.shadowed.inc({ plan: principal.plan.name, limit: principal.plan.limits.some(({ name }) => name === limit) ? limit : 'other' })
       granted(x, facts, plan, answer.u)
       return null
     }
@@ -213,6 +164,9 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
     stepMs = Math.min(waitStepMaxMs, stepMs * 2)
     if (x.d.gone) throw new DownstreamGone()
     x.draft = draft = draftSeenAt(draft, seenMs(w))
+    const bound = x.computedFrom
+    if (bound !== null) x.computedFrom = { ...bound, waited_ms: w.clock.nowMs() - x.admittedMs - (bound.after_ms ?? 0) }
+    x.skeleton = null
   }
 }
 

@@ -1,5 +1,7 @@
+import type { Principal } from '../accounts/principal.ts'
 import type { EventBody, EventSkeleton } from '../metering/event.ts'
 import { toInstant } from '../metering/event.ts'
+import { checksAtEnd } from '../metering/late-grants.ts'
 import type { Quantities } from '../metering/meter.ts'
 import type { Settle } from '../metering/moves.ts'
 import { pricedUsage } from '../metering/price.ts'
@@ -7,6 +9,7 @@ import { amountsOf } from '../metering/reservation.ts'
 import type { Outcome } from './answer.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import { callerRequestId } from './headers.ts'
+import { ordinaryOf } from './route.ts'
 
 /** Whom a trusted key's call is for, as its header says; null: nobody, or another place says it. */
 export function endUserHeader(x: Exchange): string | null {
@@ -38,6 +41,7 @@ export function skeletonOf(x: Exchange): EventSkeleton {
       ...(endUser === null ? {} : { end_user: endUser.slice(0, 256) }),
     },
     ...(facts.features.length === 0 ? {} : { features: facts.features }),
+    ...usesOf(ordinaryOf(route, facts)),
     ...(entitlement.moneyScale === 9 || entitlement.rates === null ? {} : { money_scale: entitlement.moneyScale }),
     ...(entitlement.currency === null || entitlement.rates === null ? {} : { currency: entitlement.currency }),
     ...(entitlement.priceVersion === null || entitlement.rates === null ? {} : { price_version: entitlement.priceVersion }),
@@ -45,8 +49,13 @@ export function skeletonOf(x: Exchange): EventSkeleton {
   }
 }
 
-/** The settlement of an outcome; null: it is voided, nothing is billed. */
-export function settlementOf(x: Exchange, skeleton: EventSkeleton, outcome: Outcome, nowMs: number): Settle | null {
+function usesOf(ordinary: readonly string[]): Pick<EventSkeleton, 'uses'> {
+  const uses = ordinary.filter((feature) => feature !== 'streaming')
+  return uses.length === 0 ? {} : { uses }
+}
+
+/** The settlement of an outcome; null: it is voided, nothing is billed. `grants`: those of the caller's accounts by now. */
+export function settlementOf(x: Exchange, skeleton: EventSkeleton, outcome: Outcome, grants: Principal['grants'], nowMs: number): Settle | null {
   const { draft } = x
   const { principal, entitlement } = admitted(x)
   if (draft === null || outcome.verdict === 'untouched') return null
@@ -66,6 +75,7 @@ export function settlementOf(x: Exchange, skeleton: EventSkeleton, outcome: Outc
     ...(outcome.serviceTier === null ? {} : { service_tier: outcome.serviceTier }),
     ...(x.firstByteMs === null ? {} : { time_to_first_token_ms: Math.round(x.firstByteMs) }),
     ...(x.loweredBound === null ? {} : { output_bound: x.loweredBound }),
+    ...(x.shadowed.length === 0 ? {} : { shadow: x.shadowed }),
   }
-  return { id: x.id, nowMs, home: principal.home, checks: draft.checks, amounts: amountsOf(draft, usage), usage, event }
+  return { id: x.id, nowMs, home: principal.home, checks: checksAtEnd(draft, grants, nowMs), amounts: amountsOf(draft, usage), usage, event }
 }

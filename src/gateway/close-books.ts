@@ -27,9 +27,10 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
   x.status = outcome.status
   for (const alarm of outcome.alarms) w.metrics.alarms.inc({ provider: provider.name, alarm })
   if (draft === null || skeleton === null) return nothingToBook
-  const { home } = admitted(x).principal
+  const { principal } = admitted(x)
+  const { home, grants } = principal
   const nowMs = w.clock.nowMs()
-  const settlement = settlementOf(x, skeleton, outcome, nowMs)
+  const settlement = settlementOf(x, skeleton, outcome, w.keys.grantsNow?.(principal, nowMs) ?? grants, nowMs)
   // What is served unheld may be held all the same: only the answer was lost.
   const held = x.holding || x.unheld
   // From here on the settler answers for it.

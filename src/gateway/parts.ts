@@ -2,6 +2,7 @@ import type { KeyDirectory } from '../accounts/principal.ts'
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config/config.ts'
 import type { Log } from '../log.ts'
+import type { Paces } from '../metering/forecast.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Endpoint, Provider } from '../providers/provider.ts'
 import type { Random } from '../random.ts'
@@ -14,6 +15,7 @@ import type { ModelLists } from './models.ts'
 import type { Outage } from './outage.ts'
 import type { RefusalMemory } from './refusal-memory.ts'
 import type { RouteTable } from './route.ts'
+import type { Seats } from './seats.ts'
 import type { Settler } from './settler.ts'
 import type { UpstreamMemory } from './upstream-memory.ts'
 
@@ -22,6 +24,8 @@ export interface GatewayParts {
   /** The configuration of this moment. An exchange keeps the one it started with. */
   config(): Config
   readonly keys: KeyDirectory
+  /** How fast limits are used, for forecasts; absent: nobody has noted it. */
+  readonly paces?: Paces
   readonly store: Store
   /** Where settlements go that the store does not take in time; absent: there is no such place, and the end of an answer waits for the store or is cut. */
   readonly spool?: Spool | null
@@ -75,6 +79,7 @@ export interface Workings extends GatewayParts {
   readonly forwarder: UpstreamWire
   readonly settler: Settler
   readonly lease: Lease
+  readonly seats: Seats
   readonly refusals: RefusalMemory
   readonly outage: Outage
   readonly upstreams: UpstreamMemory

@@ -1,4 +1,3 @@
-import type { Config } from '../config/config.ts'
 import type { Check } from '../metering/check.ts'
 import type { ReserveAnswer } from '../metering/moves.ts'
 
@@ -17,14 +16,15 @@ const entriesMax = 10_000
 
 /**
  * Refusals that settled use alone caused, remembered for a moment: until the window moves on nothing can admit that amount, so a flood costs
- * no store call. A denial that open reservations caused is never remembered. Counters are named in the key, so a window that has moved on
- * is another entry; a changed configuration forgets everything.
+ * no store call. A denial that open reservations caused is never remembered. Counters and what their ceilings hold are in the key, so a window that has moved on
+ * is another entry, and so is a limit that was raised or extended by a grant; a changed configuration forgets everything.
  */
 export class RefusalMemory {
-  #config: Config | null = null
+  /** What was in force: another one is another object. */
+  #config: object | null = null
   readonly #memories = new Map<string, Memory>()
 
-  recall(config: Config, checks: readonly Check[], uMin: number, uMax: number, nowMs: number): Denied | null {
+  recall(config: object, checks: readonly Check[], uMin: number, uMax: number, nowMs: number): Denied | null {
     if (this.#memories.size === 0) return null
     if (config !== this.#config) {
       this.forget()
@@ -41,7 +41,7 @@ export class RefusalMemory {
     return check !== undefined && leastNeed(check, uMin, uMax) >= memory.amount ? memory.answer : null
   }
 
-  remember(config: Config, checks: readonly Check[], uMin: number, uMax: number, answer: Denied, nowMs: number): void {
+  remember(config: object, checks: readonly Check[], uMin: number, uMax: number, answer: Denied, nowMs: number): void {
     const refusal = answer.refusals.find((candidate) => candidate.why === 'used_up')
     const check = refusal === undefined ? undefined : checks[refusal.check]
     if (refusal === undefined || check === undefined) return
@@ -58,7 +58,11 @@ export class RefusalMemory {
 
 function keyOf(checks: readonly Check[]): string {
   let key = ''
-  for (const check of checks) key += `${check.slots[check.at] ?? ''}\n`
+  for (const check of checks) {
+    key += check.slots[check.at] ?? ''
+    for (const { buckets } of check.ceilings) for (const { counter, ceiling } of buckets) key += `\n${counter ?? ''} ${ceiling}`
+    key += '\n\n'
+  }
   return key
 }
 

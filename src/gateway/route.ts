@@ -1,7 +1,7 @@
 import type { Config, Model, Upstream } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
-import { longestMatch } from '../metering/glob.ts'
-import type { Endpoint, Provider } from '../providers/provider.ts'
+import { modelOf } from '../metering/model.ts'
+import type { Endpoint, Provider, RequestFacts } from '../providers/provider.ts'
 import type { Downstream } from './downstream.ts'
 
 export interface Route {
@@ -62,6 +62,14 @@ export function opaqueRoute(providers: readonly Provider[], endpoint: Endpoint, 
   return provider === undefined ? null : { provider, endpoint, name: `${d.method} ${d.path}`, known: false }
 }
 
+const noOrdinary: readonly string[] = []
+const batches: readonly string[] = ['batch']
+
+/** What a call does that a plan has unless it denies it. No dialect reads batches: their paths tell. */
+export function ordinaryOf({ known, name }: Route, { ordinary = noOrdinary }: Pick<RequestFacts, 'ordinary'>): readonly string[] {
+  return !known && /^\S+ (\/v1)?(\/messages)?\/batches(\/|$)/.test(name) ? batches : ordinary
+}
+
 export interface Destination {
   readonly upstream: Upstream
   /** What is known of the model; null: nothing. */
@@ -88,28 +96,6 @@ export function upstreamFor(config: Config, provider: Provider): Upstream | unde
   const fallback = speaking.find((upstream) => upstream.isDefault)
   if (fallback !== undefined || provider.name !== 'http') return fallback
   return [...config.upstreams.values()].find((upstream) => upstream.isDefault)
-}
-
-interface ModelIndex {
-  readonly exact: ReadonlyMap<string, Model>
-  readonly globs: ReadonlyMap<string, Model>
-}
-
-const indexes = new WeakMap<Config, ModelIndex>()
-
-/** The configured model by its exact name, else by the longest glob that matches. */
-export function modelOf(config: Config, name: string): Model | null {
-  let index = indexes.get(config)
-  if (index === undefined) {
-    const entries = config.models.map((model) => [model.pattern, model] as const)
-    index = { exact: new Map(entries.filter(([pattern]) => !pattern.includes('*'))), globs: new Map(entries.filter(([pattern]) => pattern.includes('*'))) }
-    indexes.set(config, index)
-  }
-  const exact = index.exact.get(name)
-  if (exact !== undefined) return exact
-  if (index.globs.size === 0) return null
-  const glob = longestMatch([...index.globs.keys()], name)
-  return glob === null || glob === undefined ? null : index.globs.get(glob) ?? null
 }
 
 /** A caller's model name in a sentence: bounded, and nothing that could break out of it. */

@@ -1,9 +1,16 @@
 import { GatewayError } from '../errors.ts'
 import { toInstant, toWholeSecond } from '../metering/event.ts'
-import { quotaItems } from '../metering/quota.ts'
+import { burnDown, grantEndsMs, isEffective } from '../metering/grant.ts'
+import type { Grant } from '../metering/grant.ts'
+import { grantLook } from '../metering/limits/counter.ts'
+import { quotaForecasts } from '../metering/limit-forecast.ts'
+import { meterName, meterScale } from '../metering/meter.ts'
+import type { Meter } from '../metering/meter.ts'
+import { limitNameOf, quotaItems } from '../metering/quota.ts'
 import { subscriptionAt } from '../metering/subscription.ts'
 import type { Subscription } from '../metering/subscription.ts'
 import { draftStanding } from '../metering/reservation.ts'
+import type { Draft } from '../metering/reservation.ts'
 import { authenticate } from './authenticate.ts'
 import type { Exchange } from './exchange.ts'
 import type { Workings } from './parts.ts'
@@ -17,12 +24,16 @@ export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
   const principal = x.principal = await authenticate(x.d, w)
   const nowMs = w.clock.nowMs()
   const draft = draftStanding(principal, x.config.plans, nowMs)
-  let items
+  const granted = grantedLimits(draft, nowMs)
+  const looks = [...draft.checks, ...granted.map(({ grant }) => grantLook(grant))]
+  let balances
   try {
-    items = quotaItems(draft, draft.checks.length === 0 ? [] : await w.store.balances(principal.home, draft.checks), nowMs)
+    balances = looks.length === 0 ? [] : await w.store.balances(principal.home, looks)
   } catch (cause) {
     throw new GatewayError('metering_unavailable', 'Usage cannot be read at the moment. Please try again shortly.', { source: 'store', cause })
   }
+  const items = quotaItems(draft, balances, nowMs)
+  const forecasts = quotaForecasts(draft, balances, w.paces, nowMs)
   x.status = 200
   x.end = 'complete'
   respondJson(x.d, 200, {
@@ -31,14 +42,43 @@ export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
     plan: principal.plan.name,
     as_of: toInstant(nowMs),
     ...subscriptionOf(principal.account.subscription, nowMs),
-    limits: items.filter((item) => item.visible).map((item) => ({
+    limits: items.map((item, index) => ({ item, exhaustsMs: forecasts[index] ?? null })).filter(({ item }) => item.visible).map(({ item, exhaustsMs }) => ({
       name: item.name, meter: item.meter, window: item.window, per: item.per, limit: item.limit,
       used: item.used, reserved: item.reserved, remaining: item.remaining,
       resets_at: item.resetsAtMs === null ? null : toWholeSecond(item.resetsAtMs),
       resets_in_seconds: item.resetsAtMs === null ? null : Math.max(0, Math.ceil((item.resetsAtMs - nowMs) / 1_000)),
+      exhausts_at: exhaustsMs === null ? null : toWholeSecond(exhaustsMs),
     })),
-    grants: [],
+    grants: granted.map((one, index) => grantText(one, balances[draft.checks.length + index]?.used ?? 0)),
   })
+}
+
+/** A grant, and the limit that it extends, as the caller sees that. */
+interface GrantedLimit {
+  readonly grant: Grant
+  readonly name: string
+  readonly meter: Meter
+}
+
+/** In the order in which they are drawn; those of the caller's own account first. */
+function grantedLimits(draft: Draft, nowMs: number): readonly GrantedLimit[] {
+  const found: GrantedLimit[] = []
+  for (const applied of draft.appliedByCheck.flat()) {
+    const { limit, grants = [] } = applied
+    if (!limit.visible || limit.mode === 'shadow') continue
+    const open = grants.filter((grant) => (grantEndsMs(grant) ?? Infinity) > nowMs)
+    for (const grant of [...burnDown(open, nowMs), ...open.filter((each) => !isEffective(each, nowMs))]) found.push({ grant, name: limitNameOf(draft, applied), meter: limit.meter })
+  }
+  return found
+}
+
+/** Exact, in the meter's units. */
+function grantText({ grant, name, meter }: GrantedLimit, used: number): unknown {
+  const scale = meterScale(meter)
+  return {
+    id: grant.id, limit: name, meter: meterName(meter), amount: grant.amount / scale, used: used / scale, remaining: Math.max(0, grant.amount - used) / scale,
+    effective_at: grant.effectiveMs === 0 ? null : toWholeSecond(grant.effectiveMs), expires_at: grant.expiresMs === null ? null : toWholeSecond(grant.expiresMs), source: grant.source,
+  }
 }
 
 /** Nothing at all for an account without one. */

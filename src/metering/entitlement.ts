@@ -1,7 +1,9 @@
 import type { Principal } from '../accounts/principal.ts'
 import type { Account, Entitlements, ModelRates, Plan, Policy, PriceCard } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
+import { extensions } from './extension.ts'
 import { longestMatch, matches, matchesAny } from './glob.ts'
+import type { Grant } from './grant.ts'
 import { Memo, encoded } from './limits/counter.ts'
 import type { AppliedLimit, Limit, Scope } from './limits/limit.ts'
 import { ratesFor, ratesOfCall, versionAt } from './price.ts'
@@ -17,6 +19,8 @@ export interface Ask {
   readonly known: boolean
   readonly model: string | null
   readonly features: readonly string[]
+  /** What it does that a plan has unless it denies it; absent: nothing, or nobody can tell. */
+  readonly ordinary?: readonly string[]
   /** A trusted key's claim, already bounded in length; null: none. */
   readonly endUser: string | null
 }
@@ -53,6 +57,7 @@ interface Rights {
   readonly levels: readonly Level[]
   readonly byEndUser: boolean
   readonly known: Memo<string, Entitlement>
+  standing: Entitlement | null
 }
 
 interface Level {
@@ -60,8 +65,11 @@ interface Level {
   /** The account's own, else that of the nearest one above it. */
   readonly subscription: Subscription | null
   readonly limits: readonly Limit[]
+  /** Of those that grants extend. */
+  readonly extended: ReadonlyMap<Limit, readonly Grant[]>
 }
 
+const notExtended: Level['extended'] = new Map()
 const rights = new Memo<Principal, Rights>(2_048)
 
 /**
@@ -87,10 +95,34 @@ export function resolveEntitlement(principal: Principal, ask: Ask, plans: Readon
   return fresh
 }
 
-/** Everything a principal is counted against that is not of one model or end user alone: what `/-/usage` shows. */
-export function standingEntitlement(principal: Principal, plans: ReadonlyMap<string, Plan>): Entitlement {
+/** What a call that was made comes under, with nothing refused: for looking back. `principal` and `plans` are those of its admission, as far as they are still known. */
+export function recallEntitlement(principal: Principal, { endpoint, model, features, endUser }: Pick<Ask, 'endpoint' | 'model' | 'features' | 'endUser'>, plans: ReadonlyMap<string, Plan>, admittedMs: number): Entitlement {
+  const version = versionAt(principal.plan.prices, admittedMs)
+  const prices: CallPrices = { version, rates: ratesOfCall(ratesFor(version, model), features) }
+  return { ...entitlementOf(principal, rightsOf(principal, plans), endpoint, model, endUser, prices), endpoint }
+}
+
+/** Of whom and what the limits are that belong to one end user, or one model; null: those are left out. */
+export interface StandingOf {
+  readonly model: string | null
+  readonly endUser: string | null
+}
+
+const ofNobody: StandingOf = { model: null, endUser: null }
+
+/** Everything a principal is counted against that is not of one model or end user alone: what `/-/usage` shows. With `of`, what is of those too. */
+export function standingEntitlement(principal: Principal, plans: ReadonlyMap<string, Plan>, of: StandingOf = ofNobody): Entitlement {
   const own = rightsOf(principal, plans)
-  return { ...entitlementOf(principal, own, null, null, null, noPrices), applied: appliedLimits(principal, own.levels, (limit) => limit.each === null && limit.per !== 'end_user', null, null) }
+  if (of === ofNobody && own.standing !== null) return own.standing
+  const wanted = (limit: Limit): boolean => (limit.each === null || (of.model !== null && selectsName(limit.forModels, of.model))) && (limit.per !== 'end_user' || of.endUser !== null)
+  const standing = { ...entitlementOf(principal, own, null, null, null, noPrices), applied: appliedLimits(principal, own.levels, wanted, of.model, of.endUser) }
+  if (of === ofNobody) own.standing = standing
+  return standing
+}
+
+/** Has it, or one above it, a limit of this kind? */
+export function someLimit(principal: Principal, plans: ReadonlyMap<string, Plan>, is: (limit: Limit) => boolean): boolean {
+  return rightsOf(principal, plans).levels.some(({ limits }) => limits.some(is))
 }
 
 /** For `/v1/models`. */
@@ -105,8 +137,11 @@ function rightsOf(principal: Principal, plans: ReadonlyMap<string, Plan>): Right
   if (known !== undefined && known.plans === plans) return known
   const levels = principal.chain.map((account, index): Level => {
     const subscription = principal.chain.slice(index).find((each) => each.subscription !== null)?.subscription ?? null
-    if (index > 0) return { account, subscription, limits: replaced((account.plan === null ? undefined : plans.get(account.plan))?.limits ?? [], account.limits) }
-    return { account, subscription, limits: replaced(replaced(principal.plan.limits, account.limits), principal.keyLimits) }
+    const plan = index === 0 ? principal.plan : account.plan === null ? undefined : plans.get(account.plan)
+    const own = replaced(plan?.limits ?? [], account.limits)
+    const limits = index === 0 ? replaced(own, principal.keyLimits) : own
+    const granted = principal.grants?.get(account.id)
+    return { account, subscription, limits, extended: granted === undefined ? notExtended : extensions(limits, own, granted) }
   })
   const fresh: Rights = {
     plans,
@@ -114,6 +149,7 @@ function rightsOf(principal: Principal, plans: ReadonlyMap<string, Plan>): Right
     levels,
     byEndUser: levels.some((level) => level.limits.some((limit) => limit.per === 'end_user')),
     known: new Memo(16),
+    standing: null,
   }
   rights.set(principal, fresh)
   return fresh
@@ -125,7 +161,7 @@ function given(entitlements: Partial<Entitlements>): Partial<Entitlements> {
 }
 
 /** The same name replaces, in place; a new name is added. */
-function replaced(limits: readonly Limit[], by: readonly Limit[]): readonly Limit[] {
+export function replaced(limits: readonly Limit[], by: readonly Limit[]): readonly Limit[] {
   if (by.length === 0) return limits
   const kept = limits.map((limit) => by.find((other) => other.name === limit.name) ?? limit)
   return [...kept, ...by.filter((other) => !limits.some((limit) => limit.name === other.name))]
@@ -144,7 +180,15 @@ function refused(principal: Principal, own: Entitlements, ask: Ask, plans: Reado
   for (const feature of ask.features) {
     if (!own.features.includes(feature)) return missing(`The feature '${feature}'`, plan, plans, (other) => other.features.includes(feature))
   }
+  for (const feature of ask.ordinary ?? []) {
+    if (denies(own, feature)) return missing(`The feature '${feature}'`, plan, plans, (other) => !denies(other, feature))
+  }
   return null
+}
+
+/** What is granted by name wins: so an add-on, or an account, gives back what the plan denies. */
+function denies({ features, deniedFeatures }: Entitlements, feature: string): boolean {
+  return deniedFeatures !== undefined && deniedFeatures.includes(feature) && !features.includes(feature)
 }
 
 /** An endpoint that no dialect knows must be named with its method: a glob for names, such as `*`, never lets it in. */
@@ -220,9 +264,11 @@ function appliedLimits(
   principal: Principal, levels: readonly Level[], wanted: (limit: Limit) => boolean, model: string | null, endUser: string | null,
 ): AppliedLimit[] {
   const applied: AppliedLimit[] = []
-  for (const { account, subscription, limits } of levels) {
+  for (const { account, subscription, limits, extended } of levels) {
     for (const limit of limits) {
-      if (wanted(limit)) applied.push({ limit, scope: { ...scopeOf(limit, account, principal.keyId, endUser), subscription }, selector: selectorOf(limit, model) })
+      if (!wanted(limit)) continue
+      const grants = extended.get(limit)
+      applied.push({ limit, scope: { ...scopeOf(limit, account, principal.keyId, endUser), subscription }, selector: selectorOf(limit, model), ...(grants === undefined ? {} : { grants }) })
     }
   }
   return applied
@@ -243,7 +289,7 @@ function scopeOf(limit: Limit, account: Account, keyId: string, endUser: string 
 }
 
 /** What of all calls is counted: `for` and `each`, as part of the counter's identity. The order in which globs are written means nothing. */
-function selectorOf(limit: Limit, model: string | null): string {
+export function selectorOf(limit: Limit, model: string | null): string {
   const parts: string[] = []
   if (limit.forModels !== null) parts.push(`models=${globList(limit.forModels)}`)
   if (limit.forEndpoints !== null) parts.push(`endpoints=${globList(limit.forEndpoints)}`)

@@ -42,7 +42,7 @@ function mediaTokens({ inputMediaTokens, inputImages, inputImageTokens }: Reques
 }
 
 /** The bound of a call of a dialect. `input`: from `inputBound`, or counted exactly. */
-export function boundOf(facts: Pick<RequestFacts, 'inputMediaTokens' | 'boundsOutput' | 'choices'>, input: number | null, bytesIn: number): Bound {
+export function boundOf(facts: Pick<RequestFacts, 'inputMediaTokens' | 'boundsOutput' | 'choices' | 'imagesAsked'>, input: number | null, bytesIn: number): Bound {
   const fixed: Quantities = { requests: 1, concurrency: 1, bytes_in: bytesIn, output_tokens: 0, reasoning_tokens: 0 }
   if (input !== null) {
     fixed.input_tokens = input
@@ -53,7 +53,7 @@ export function boundOf(facts: Pick<RequestFacts, 'inputMediaTokens' | 'boundsOu
   }
   // Text alone makes no images and no sound.
   if (facts.inputMediaTokens === 0) {
-    fixed.images = 0
+    fixed.images = facts.imagesAsked ?? 0
     fixed.audio_seconds = 0
   }
   const perUnit: Quantities = facts.boundsOutput
@@ -129,6 +129,7 @@ export function admissionBound(facts: RequestFacts, model: Model | null, known: 
     if (!facts.clampable) bound.rigid = true
   }
   if (facts.inputMediaTokens !== 0) bound.media = true
+  if (facts.imagesAsked !== undefined) bound.images = facts.imagesAsked
   if (afterMs > 0) bound.after_ms = afterMs
   return bound
 }

@@ -26,6 +26,8 @@ export interface EventSkeleton {
   readonly caller: CallerClaims
   /** What was used that a plan has to grant. */
   readonly features?: readonly string[]
+  /** What was used that a plan may deny: tools, vision, batch. `stream` tells of streaming. */
+  readonly uses?: readonly string[]
   readonly currency?: string
   /** In how many digits after the point its money is counted, where that is not 9. */
   readonly money_scale?: number
@@ -59,8 +61,12 @@ export interface AdmissionBound {
   readonly rigid?: true
   /** The input holds images or sound. */
   readonly media?: true
+  /** So many images were to be made. */
+  readonly images?: number
   /** How long after its admission's instant it was asked for: its body took so long. */
   readonly after_ms?: number
+  /** How long it waited for what calls in flight held, until it was asked for again and let in. */
+  readonly waited_ms?: number
 }
 
 /** What the caller claimed about himself: bounded in size, never an identity. */
@@ -86,6 +92,8 @@ export interface EventBody extends EventSkeleton {
   readonly time_to_first_token_ms?: number
   /** "812;asked=4096" when the output bound was lowered. */
   readonly output_bound?: string
+  /** Names of shadow limits that would have refused it. */
+  readonly shadow?: readonly string[]
 }
 
 /**
@@ -154,6 +162,7 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
   add('service_tier', ended?.service_tier)
   data['stream'] = body.stream
   if (body.features !== undefined && body.features.length > 0) data['features'] = body.features
+  if (body.uses !== undefined && body.uses.length > 0) data['uses'] = body.uses
   add('status', ended?.status)
   data['end'] = ended?.end ?? 'expired'
   data['usage_source'] = ended?.usage_source ?? 'estimated'
@@ -171,6 +180,7 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
   }
   add('output_bound', ended?.output_bound)
   add('bound', body.bound)
+  add('shadow', ended?.shadow)
   data['drawn'] = record.drawn
   if (record.overruns.length > 0) data['overrun'] = record.overruns
   data['caller'] = body.caller

@@ -20,6 +20,24 @@ export interface Grant {
   readonly note: string | null
 }
 
+/** A grant with the name of the meter that it was given in: a limit of its name on another one is not extended. */
+export interface MeteredGrant extends Grant {
+  readonly meter: string
+}
+
+/** What extends the limits of one account. */
+export interface AccountGrants {
+  /** Those that may be drawn, now or later. */
+  readonly grants: readonly MeteredGrant[]
+  /** `extensionOf` of everything that was ever given, because what it was drawn still lies in the limit's counters. */
+  readonly extended: ReadonlySet<string>
+}
+
+/** Which limits a grant extends: by name and meter. */
+export function extensionOf({ limit, meter }: Pick<MeteredGrant, 'limit' | 'meter'>): string {
+  return `${meter}|${limit}`
+}
+
 export const GRANT_SOURCES = ['operator', 'plan', 'purchase', 'rollover', 'recurrence'] as const
 export type GrantSource = (typeof GRANT_SOURCES)[number]
 
@@ -42,7 +60,10 @@ function inBurnDownOrder(one: Grant, other: Grant): number {
     || (one.id < other.id ? -1 : 1)
 }
 
-/** When the grant's counter can no longer matter; null: never. */
+/** What is left at an end is looked at so much later at most: counters are kept for that, also while no gateway runs. */
+export const LOOKED_AT_LATE_MS = 62 * 86_400_000
+
+/** When it stops being drawn; null: never. */
 export function grantEndsMs({ expiresMs, voidedMs }: Grant): number | null {
   if (expiresMs === null || voidedMs === null) return expiresMs ?? voidedMs
   return Math.min(expiresMs, voidedMs)

@@ -5,7 +5,7 @@ import { timeOfId } from './id.ts'
 import type { Quantities } from './meter.ts'
 import { METERS, type BuiltinMeter } from './meter.ts'
 import type {
-  CheckRefusal, Counted, Draw, DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
+  CheckRefusal, Counted, Draw, DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, PendingReservation, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from './moves.ts'
 import { balanceOf, drawnCeiling, freeOf, heldAgainst, NOTHING, outlives, slotOf, useOf, type CounterLookUp, type Use } from './standing.ts'
 
@@ -175,6 +175,14 @@ export class Ledger {
       if (open.deadline <= nowMs) due.push({ id, home: open.home, checkpoint: open.checkpoint, deadlineMs: open.deadline })
     }
     return due
+  }
+
+  /** undefined: nothing is pending under this id. */
+  pending(id: string): PendingReservation | undefined {
+    const open = this.#open.get(id)
+    if (open === undefined) return undefined
+    const { home, deadline, u, lines, skeleton } = open
+    return { id, home, deadlineMs: deadline, u, held: lines.map(({ slot, held }) => ({ counter: slot, amount: held })), skeleton }
   }
 
   /** Ids of the pending reservations. */

@@ -102,4 +102,16 @@ export interface DueReservation {
   readonly deadlineMs: number
 }
 
+/** A reservation that is pending: what an exchange that has not ended holds. */
+export interface PendingReservation {
+  readonly id: string
+  readonly home: string
+  readonly deadlineMs: number
+  /** The output bound that it was granted. */
+  readonly u: number
+  /** By counter, in small units. */
+  readonly held: readonly { readonly counter: string; readonly amount: number }[]
+  readonly skeleton: EventSkeleton
+}
+
 export type { EventBody, EventSkeleton, OutboxRecord }

@@ -3,6 +3,7 @@ import { GatewayError, type RefusalDetails } from '../errors.ts'
 import type { Balance } from './check.ts'
 import { accountScopeId } from './entitlement.ts'
 import { toWholeSecond } from './event.ts'
+import { isSeats } from './limits/concurrency.ts'
 import { kindOf } from './limits/index.ts'
 import type { AppliedLimit } from './limits/limit.ts'
 import { isLong, isMoney, waitText, windowName, windowPhrase } from './limits/window.ts'
@@ -61,12 +62,13 @@ function quotaItem(draft: Draft, applied: AppliedLimit, balance: Balance, visibl
   const lengthMs = kind.lengthMs(applied, draft.admittedMs)
   const resetsAtMs = kind.resetsAtMs(applied, draft.admittedMs, slotsInUse(balance))
   return {
-    name: nameOf(draft, applied), meter: meterName(meter), unit: meterUnit(meter), per: limit.per,
+    name: limitNameOf(draft, applied), meter: meterName(meter), unit: meterUnit(meter), per: limit.per,
     window: windowName(window),
     windowSeconds: lengthMs === null ? null : Math.ceil(lengthMs / 1_000),
     limit: ceiling === null ? null : down(ceiling / scale),
-    used: up(Math.max(0, balance.used) / scale),
-    reserved: up(balance.reserved / scale),
+    // A seat that is taken is used: nobody waits for what becomes of it.
+    used: isSeats(limit) ? balance.reserved : up(Math.max(0, balance.used) / scale),
+    reserved: isSeats(limit) ? 0 : up(balance.reserved / scale),
     remaining: ceiling === null ? null : Math.max(0, down((ceiling - balance.used - balance.reserved) / scale)),
     resetsAtMs: resetsAtMs === null ? null : Math.max(resetsAtMs, nowMs),
     visible, kind: quotaKind(meter),
@@ -85,7 +87,7 @@ function slotsInUse({ usedBySlot, reserved }: Balance): readonly number[] | unde
 }
 
 /** A parent's limit may have the name of one's own; whose it is tells them apart. */
-function nameOf(draft: Draft, { limit, scope }: AppliedLimit): string {
+export function limitNameOf(draft: Draft, { limit, scope }: AppliedLimit): string {
   if (limit.per !== 'account') return limit.name
   const owner = draft.entitlement.principal.chain.find((account, index) => index > 0 && accountScopeId(account.id) === scope.id)
   return owner === undefined ? limit.name : `${owner.id}/${limit.name}`
@@ -172,7 +174,8 @@ function refusalFor(draft: Draft, { applied, balance, why, fitsAtMs }: Candidate
     return refusal('capacity_reserved', `${named('Limit', limit.name)}: ${plainWords(amount)}, ${used} used and ${isMoney(limit) ? moneyText(limit, balance.reserved) : item.reserved} held by calls in flight.`, base, heldRetryMs)
   }
   if (limit.prepaid === true) {
-    return new GatewayError('no_credit_available', `There is no credit left for '${limit.name}': ${used} of ${isMoney(limit) ? moneyText(limit, (limit.ceiling ?? 0) + (balance.granted ?? 0)) : item.limit ?? 0} ${unit} are used.`, { details: { ...base, retryAfterMs: null } })
+    const short = (item.remaining ?? 0) > 0 ? `The credit that is left for '${limit.name}' is not enough for this call` : `There is no credit left for '${limit.name}'`
+    return new GatewayError('no_credit_available', `${short}: ${used} of ${isMoney(limit) ? moneyText(limit, (limit.ceiling ?? 0) + (balance.granted ?? 0)) : item.limit ?? 0} ${unit} are used.`, { details: { ...base, retryAfterMs: null } })
   }
   const waitMs = fitsAtMs === null ? null : Math.max(1, fitsAtMs - nowMs)
   const long = isLong(window) || isMoney(limit)
@@ -183,6 +186,15 @@ function refusalFor(draft: Draft, { applied, balance, why, fitsAtMs }: Candidate
   }
   const until = fitsAtMs === null ? 'it does not reset' : `it resets at ${toWholeSecond(fitsAtMs)}`
   return new GatewayError(code, `You exceeded your current quota '${limit.name}': ${amount}, ${used} used; ${until}.`, { details: { ...base, retryAfterMs: waitMs } })
+}
+
+/** A call that finds no seat. `balance`: how many are taken; `waitMs`: when the first of them may be free, as far as is known. */
+export function seatRefusal(draft: Draft, applied: AppliedLimit, balance: Balance, waitMs: number, nowMs: number): GatewayError {
+  const { name, limit, used, remaining } = quotaItem(draft, applied, balance, true, nowMs)
+  const holders = applied.limit.window.kind === 'in_flight' && applied.limit.window.seats?.holder === 'end_user' ? 'end users' : 'keys'
+  return refusal('concurrency_limit', `${named('Seats', applied.limit.name)}: ${limit ?? 0} ${holders} at once, ${used} seats are taken.`, {
+    limit: name, ceiling: limit ?? 0, used, remaining: remaining ?? 0, counts: 'requests',
+  }, waitMs)
 }
 
 function refusal(code: 'rate_limited' | 'capacity_reserved' | 'concurrency_limit' | 'usage_limit_reached', sentence: string, details: RefusalDetails, waitMs: number | null): GatewayError {
@@ -222,7 +234,8 @@ function countsOf(meter: Meter): 'requests' | 'tokens' {
     case 'audio_seconds':
     case 'images':
     case 'cost':
-    case 'concurrency': return 'requests'
+    case 'concurrency':
+    case 'seats': return 'requests'
     default: return unreachable(meter.name)
   }
 }

@@ -2,7 +2,7 @@ import type { Principal } from '../accounts/principal.ts'
 import type { ModelRates, Plan } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
 import type { Ceiling, Check } from './check.ts'
-import { type Entitlement, standingEntitlement } from './entitlement.ts'
+import { type Entitlement, type StandingOf, standingEntitlement } from './entitlement.ts'
 import type { Bound, OutputRange } from './estimate.ts'
 import { counterBase } from './limits/counter.ts'
 import { kindOf } from './limits/index.ts'
@@ -73,8 +73,9 @@ export function draftReservation(
       if (most === null) continue
       const floor = ours ? Math.min(uMin, range.least ?? uMin) : check.clampable ? uMin : uMax
       const least = check.fixed + check.perUnit * floor
-      if (!Number.isSafeInteger(least) || least > most) return tooLarge(group.applied[index] as AppliedLimit, least, most)
-      if (ours && check.perUnit > 0) {
+      // What was not paid for yet is nobody's size: the ledger says that there is no credit.
+      if (!Number.isSafeInteger(least) || (least > most && limit.prepaid !== true)) return tooLarge(group.applied[index] as AppliedLimit, least, most)
+      if (ours && check.perUnit > 0 && least <= most) {
         uMax = Math.min(uMax, Math.floor((most - check.fixed) / check.perUnit))
         uMin = Math.min(uMin, uMax)
       }
@@ -83,12 +84,20 @@ export function draftReservation(
   return { entitlement, checks, appliedByCheck: groups.map((group) => group.applied), uMin, uMax, asked: range.asked ?? range.uMax, admittedMs: nowMs }
 }
 
-/** The checks of a principal with nothing needed: for showing where it stands. */
-export function draftStanding(principal: Principal, plans: ReadonlyMap<string, Plan>, nowMs: number): Draft {
-  const entitlement = standingEntitlement(principal, plans)
+/** The checks of a principal with nothing needed: for showing where it stands. `of`: with the limits of one end user and one model. */
+export function draftStanding(principal: Principal, plans: ReadonlyMap<string, Plan>, nowMs: number, of?: StandingOf): Draft {
+  const entitlement = standingEntitlement(principal, plans, of)
   const groups = groupsOf(entitlement)
   const checks = groups.map((group) => checkOf(group, nothing, nowMs, nowMs, false))
   return { entitlement, checks, appliedByCheck: groups.map((group) => group.applied), uMin: 0, uMax: 0, asked: 0, admittedMs: nowMs }
+}
+
+/** The checks of a call that was made, with nothing refused: for looking back. `bound` null: what it needed is not known. */
+export function recallChecks(entitlement: Entitlement, bound: Bound | null, admittedMs: number): Pick<Draft, 'checks' | 'appliedByCheck'> {
+  const groups = groupsOf(entitlement)
+  const rates = bound === null ? null : ratesWithin(entitlement.rates, bound.inputUnknown === true ? Infinity : bound.fixed.input_tokens ?? 0)
+  const needs = (meter: Meter): Need => (bound === null ? nothing : needOf(meter, withCost(bound.fixed, rates), withCost(bound.perUnit, rates)))
+  return { checks: groups.map((group) => checkOf(group, needs(group.meter), admittedMs, admittedMs, false)), appliedByCheck: groups.map((group) => group.applied) }
 }
 
 /** The draft as it has to be asked for later, at `seenMs`: it is still booked at its admission, and windows that have begun since must hold too. */

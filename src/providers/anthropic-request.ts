@@ -1,4 +1,5 @@
 import { anthropicImageTokens, imageSize, type ImageSize } from './media.ts'
+import { ordinaryFeatures } from './ordinary.ts'
 import type { BodyChanges, RequestFacts } from './provider.ts'
 import { ARRAY, badRequest, edited, name, OBJECT, RequestBody, STRING, type Edit } from './request-body.ts'
 
@@ -19,7 +20,7 @@ const inert = new Set(['model', 'metadata', 'max_tokens', 'stream', 'stop_sequen
 const unsaidKeys = [TYPE, name('id'), name('tool_use_id'), name('media_type'), name('cache_control')]
 const knownKeys = ['role', 'content', 'type', 'text', 'name', 'id', 'tool_use_id', 'cache_control', 'source', 'media_type', 'input', 'thinking', 'signature', 'is_error'].map(name)
 
-interface InputSum { bytes: number; imageTokens: number; images: number; unseen: boolean; stateful: boolean }
+interface InputSum { bytes: number; imageTokens: number; images: number; /** Pictures, or documents whose pages are looked at. */ sees: boolean; unseen: boolean; stateful: boolean }
 
 export function inspectAnthropic(bytes: Uint8Array, counting: boolean): RequestFacts {
   const body = new RequestBody(bytes)
@@ -52,7 +53,7 @@ export function inspectAnthropic(bytes: Uint8Array, counting: boolean): RequestF
   const budgetNode = body.within(thinking, BUDGET_TOKENS)
   const budget = budgetNode < 0 ? 0 : body.integerAt(budgetNode, 'thinking.budget_tokens', 0)
 
-  const sum: InputSum = { bytes: 0, imageTokens: 0, images: 0, unseen: features.has('hosted_tools'), stateful: body.get('container') >= 0 }
+  const sum: InputSum = { bytes: 0, imageTokens: 0, images: 0, sees: false, unseen: features.has('hosted_tools'), stateful: body.get('container') >= 0 }
   for (const [field, node] of body.topLevel()) {
     if (inert.has(field)) continue
     if (field === 'messages' || field === 'system') sumParts(body, node, sum)
@@ -80,6 +81,7 @@ export function inspectAnthropic(bytes: Uint8Array, counting: boolean): RequestF
     inputTokensExact: null,
     inputUnseen: sum.unseen || sum.stateful,
     features: [...features],
+    ordinary: ordinaryFeatures(streamed, tape.count(tools) > 0 || tape.count(body.array('mcp_servers')) > 0, sum.sees),
     user: userNode < 0 ? null : body.stringAt(userNode, 'metadata.user_id', 512),
     texts: () => promptTexts(bytes),
   }
@@ -129,11 +131,13 @@ function sumMedia(body: RequestBody, part: number, sum: InputSum): boolean {
   if (type === 'image') {
     const tokens = anthropicImageTokens(kind === 'base64' ? sizeOf(body, body.within(source, DATA)) : null)
     sum.images++
+    sum.sees = true
     sum.imageTokens += tokens
     return true
   }
   // A document's text is in the body or is not: a PDF's pages are read as pictures and text by the upstream.
   if (kind !== 'text' && kind !== 'content') {
+    sum.sees = true
     sum.unseen = true
     return true
   }
@@ -162,7 +166,7 @@ function* partTexts(body: RequestBody, node: number): Iterable<string> {
   if (tape.kind(node) === STRING) yield tape.text(node)
   else if (tape.kind(node) === ARRAY) for (const item of body.items(node)) yield* partTexts(body, item)
   else if (tape.kind(node) === OBJECT) {
-    if (sumMedia(body, node, { bytes: 0, imageTokens: 0, images: 0, unseen: false, stateful: false })) return
+    if (sumMedia(body, node, { bytes: 0, imageTokens: 0, images: 0, sees: false, unseen: false, stateful: false })) return
     for (let key = tape.first(node), end = tape.after(node); key < end; key = tape.after(tape.valueOf(key))) {
       if (!unsaidKeys.some((unsaid) => tape.keyIs(key, unsaid))) yield* partTexts(body, tape.valueOf(key))
     }

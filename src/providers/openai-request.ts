@@ -1,3 +1,4 @@
+import { ordinaryFeatures } from './ordinary.ts'
 import type { BodyChanges, RequestFacts } from './provider.ts'
 import { audioTokens, imageSize, openaiImageTokens } from './media.ts'
 import { ARRAY, badRequest, edited, name, NUMBER, OBJECT, RequestBody, STRING, TRUE, type Edit } from './request-body.ts'
@@ -55,6 +56,8 @@ interface InputSum {
   mediaTokens: number
   images: number
   imageTokens: number
+  /** Pictures, videos, or files whose pages are looked at. */
+  sees: boolean
   unseen: boolean
   stateful: boolean
 }
@@ -65,7 +68,7 @@ export function inspectOpenai(kind: OpenaiKind, bytes: Uint8Array): RequestFacts
   const model = body.model()
   const streamed = kind === 'embeddings' ? false : body.boolean('stream') ?? false
   const features = new Set<string>()
-  const sum: InputSum = { bytes: 0, mediaTokens: 0, images: 0, imageTokens: 0, unseen: false, stateful: false }
+  const sum: InputSum = { bytes: 0, mediaTokens: 0, images: 0, imageTokens: 0, sees: false, unseen: false, stateful: false }
 
   let usageAsked = kind === 'responses' || kind === 'embeddings'
   const streamOptions = body.object('stream_options')
@@ -148,6 +151,7 @@ export function inspectOpenai(kind: OpenaiKind, bytes: Uint8Array): RequestFacts
     inputTokensExact: prompt?.tokens ?? null,
     inputUnseen: unseen,
     features: [...features],
+    ordinary: ordinaryFeatures(streamed, tools > 0, sum.sees),
     user: kind === 'responses' || kind === 'chat' || kind === 'completions' || kind === 'embeddings' ? body.string('user', USER_CHARS_MAX) : null,
     texts: () => promptTexts(kept, kind),
   }
@@ -284,6 +288,7 @@ function sumMedia(body: RequestBody, part: number, model: string, sum: InputSum)
       return true
     }
     case 'file': case 'input_file': {
+      sum.sees = true
       const file = type === 'file' ? body.within(part, FILE) : part
       if (body.within(file, FILE_ID) >= 0) sum.stateful = true
       if (body.within(file, FILE_DATA) >= 0 || body.within(file, FILE_URL) >= 0) sum.unseen = true
@@ -292,7 +297,11 @@ function sumMedia(body: RequestBody, part: number, model: string, sum: InputSum)
     case 'item_reference':
       sum.stateful = true
       return false
+    case 'computer_screenshot':
+      sum.sees = true
+      return false
     case 'video_url': case 'audio_url': case 'image_embeds': case 'image_pil':
+      sum.sees ||= type !== 'audio_url'
       sum.unseen = true
       return true
     default:
@@ -314,6 +323,7 @@ function addImage(body: RequestBody, url: number, model: string, detail: string 
   }
   const tokens = openaiImageTokens(model, size, detail)
   sum.images++
+  sum.sees = true
   sum.imageTokens += tokens
   sum.mediaTokens += tokens
 }
@@ -340,7 +350,7 @@ function* partTexts(body: RequestBody, node: number): Iterable<string> {
   if (tape.kind(node) === STRING) yield tape.text(node)
   else if (tape.kind(node) === ARRAY) for (const item of body.items(node)) yield* partTexts(body, item)
   else if (tape.kind(node) === OBJECT) {
-    const ignored: InputSum = { bytes: 0, mediaTokens: 0, images: 0, imageTokens: 0, unseen: false, stateful: false }
+    const ignored: InputSum = { bytes: 0, mediaTokens: 0, images: 0, imageTokens: 0, sees: false, unseen: false, stateful: false }
     if (sumMedia(body, node, '', ignored)) return
     for (let key = tape.first(node), end = tape.after(node); key < end; key = tape.after(tape.valueOf(key))) {
       if (!unsaidKeys.some((unsaid) => tape.keyIs(key, unsaid))) yield* partTexts(body, tape.valueOf(key))

@@ -1,5 +1,6 @@
 import type { GatewayError } from '../errors.ts'
 import { openaiMeter } from './openai-answer.ts'
+import { imagesMeter, inspectImages, prepareImages } from './openai-images.ts'
 import { inspectOpenai, prepareOpenai, type OpenaiKind } from './openai-request.ts'
 import type { Endpoint, Provider } from './provider.ts'
 import { refusalMembers } from './refusal-body.ts'
@@ -17,6 +18,18 @@ function post(kind: OpenaiKind, endpoint: string, path: string): Endpoint {
     prepare: (body, facts, changes) => prepareOpenai(kind, body, facts, changes),
     meter: (facts, response) => openaiMeter(kind, facts, response),
   }
+}
+
+const images: Endpoint = {
+  name: 'images.generations',
+  method: 'POST',
+  path: '/v1/images/generations',
+  body: 'json',
+  byDefault: false,
+  metered: true,
+  inspect: inspectImages,
+  prepare: prepareImages,
+  meter: imagesMeter,
 }
 
 const models: Endpoint = {
@@ -60,6 +73,7 @@ export const openai: Provider = {
     post('completions', 'completions', '/v1/completions'),
     post('embeddings', 'embeddings', '/v1/embeddings'),
     post('responses', 'responses', '/v1/responses'),
+    images,
     models,
   ],
   renderError: (error) => Buffer.from(openaiErrorBody(error)),

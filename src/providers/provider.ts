@@ -86,12 +86,16 @@ export interface RequestFacts {
   readonly inputImages?: number
   /** The part of `inputMediaTokens` that is for images. */
   readonly inputImageTokens?: number
+  /** How many images it wants made; absent: none. */
+  readonly imagesAsked?: number
   /** Tokens already known exactly (token arrays); null: count text. */
   readonly inputTokensExact: number | null
   /** Content that is not in the body (previous_response_id, files …): only the model's context bounds it. */
   readonly inputUnseen: boolean
   /** Features that a plan must grant: hosted_tools, service_tiers, store, background, long_context, stateful. */
   readonly features: readonly string[]
+  /** Of `streaming`, `tools`, `vision`, those that it uses: a plan has them unless it denies them. Absent: nobody can tell. */
+  readonly ordinary?: readonly string[]
   /** The caller's end-user claim (`user`, `metadata.user_id`). */
   readonly user: string | null
   /** The texts of the prompt, for exact counting; lazily made, nothing kept. */

@@ -1,7 +1,7 @@
 import type { Balance, Check } from '../metering/check.ts'
 import type { OutboxRecord } from '../metering/event.ts'
 import type {
-  DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
+  DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, PendingReservation, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from '../metering/moves.ts'
 import type { StoreRow } from './rows.ts'
 
@@ -18,6 +18,8 @@ export interface Store {
   expire(move: Expire): Promise<ExpireAnswer>
   /** Reservations whose deadline has passed. */
   due(nowMs: number): Promise<readonly DueReservation[]>
+  /** What an exchange that has not ended holds, wherever its account is; undefined: nothing is pending under this id. For people: it may be slow. Absent: it cannot tell. */
+  pending?(id: string): Promise<PendingReservation | undefined>
   /** Standing of checks without holding anything, in their order. */
   balances(home: string, checks: readonly Check[]): Promise<readonly Balance[]>
   readonly outbox: Outbox

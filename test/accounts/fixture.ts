@@ -55,7 +55,7 @@ export function plan(name: string): Plan {
 
 export function account(id: string, more: Partial<Account> = {}): Account {
   return {
-    id, plan: 'free', parent: null, calendar: { timeZone: 'UTC', anchor: '2026-01-01' }, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [], ...more,
+    id, plan: 'free', parent: null, calendar: { timeZone: 'UTC', anchor: '2026-01-01' }, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [], where: 'tallygate.yaml:1', ...more,
   }
 }
 
@@ -67,5 +67,5 @@ export function key(id: string, hash: string, more: Partial<KeyConfig> = {}): Ke
 
 /** Only what a key directory looks at. */
 export function configOf(keys: readonly KeyConfig[], accounts: readonly Account[] = [account('acme')], plans = ['free', 'pro']): Config {
-  return { keys, accounts: new Map(accounts.map((each) => [each.id, each])), plans: new Map(plans.map((name) => [name, plan(name)])) } as unknown as Config
+  return { keys, addOns: new Map(), meters: new Map(), moneyScale: 9, accounts: new Map(accounts.map((each) => [each.id, each])), plans: new Map(plans.map((name) => [name, plan(name)])) } as unknown as Config
 }

@@ -3,8 +3,6 @@ import { AccountChanges } from '../../src/accounts/account-changes.ts'
 import type { ChangeRefused } from '../../src/accounts/account-changes.ts'
 import { listAccounts, listKeys } from '../../src/accounts/account-overview.ts'
 import { recordKinds, toStoredSubscription, toSubscriptionDocument } from '../../src/accounts/account-records.ts'
-import { Announcer } from '../../src/accounts/announcer.ts'
-import type { AnnouncedEnd } from '../../src/accounts/announcer.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
 import type { KeyLookup } from '../../src/accounts/principal.ts'
 import { hashOfSecret, newSecret } from '../../src/accounts/secret.ts'
@@ -16,6 +14,11 @@ import type { Account, AddOn, Config, Plan } from '../../src/config/config.ts'
 import { resolveEntitlement } from '../../src/metering/entitlement.ts'
 import { subscriptionOf } from '../../src/metering/subscription.ts'
 import type { Subscription } from '../../src/metering/subscription.ts'
+import { silentLog } from '../../src/log.ts'
+import { Metrics } from '../../src/metrics.ts'
+import { Announcer } from '../../src/notices/announcer.ts'
+import type { Notice } from '../../src/notices/notice.ts'
+import { NoticeBook, listNotices } from '../../src/notices/notice-book.ts'
 import { systemRandom } from '../../src/random.ts'
 import { limitOf } from '../metering/people.ts'
 import { FakeRecords, account, configOf, key, plan } from './fixture.ts'
@@ -283,21 +286,31 @@ t.test('a subscription of the file is changed there, and the sentence says where
   t.equal(find().outcome, 'inactive', 'suspending always works')
 })
 
-function announcer(set: Set, told: AnnouncedEnd[]): Announcer {
-  return new Announcer({ records: set.records, directory: set.directory, clock: set.clock, random: systemRandom, tell: (each) => told.push(each), failed: (error) => { throw error } })
+function bookOf({ records, clock }: Set): NoticeBook {
+  return new NoticeBook({ records, clock, random: systemRandom, log: silentLog, metrics: new Metrics() })
+}
+
+function announcer(set: Set, told: Notice[]): Announcer {
+  const book = bookOf(set)
+  const tell = async (notice: Notice): Promise<boolean> => {
+    const first = await book.tell(notice)
+    if (first) told.push(notice)
+    return first
+  }
+  return new Announcer({ store: { records: set.records, balances: async () => [] }, directory: set.directory, book: { tell }, instance: () => 'test', clock: set.clock, failed: (error) => { throw error } })
 }
 
 t.test('each end is announced once over all replicas and restarts, late ones by their last word', async (t) => {
   const records = new FakeRecords()
   const accounts = [account('acme', { subscription: subscription({ endMs: at('2027-06-01'), graceMs: 3 * day }) }), account('team', { subscription: subscription() })]
   const replicas = await Promise.all([1, 2, 3].map(() => open(accounts, { records })))
-  const told: AnnouncedEnd[] = []
+  const told: Notice[] = []
   const announcers = replicas.map((set) => announcer(set, told))
   const look = async (text: string): Promise<string[]> => {
     told.length = 0
     for (const set of replicas) set.set(at(text))
     await Promise.all(announcers.map((each) => each.look()))
-    return told.map(({ account, what, daysAhead }) => `${account} ${what} ${daysAhead}`)
+    return told.map(({ account, data }) => `${account} ${String(data['what'])} ${String(data['days_ahead'])}`)
   }
   t.same(await look('2027-05-01T00:00:00Z'), [])
   t.same(await look('2027-05-02T00:00:00Z'), ['acme subscription 30'])
@@ -307,14 +320,14 @@ t.test('each end is announced once over all replicas and restarts, late ones by 
   t.same(await look('2027-05-31T10:01:00Z'), [], 'after a restart')
   t.same(await look('2027-06-01T00:00:00Z'), ['acme subscription 0'])
   t.same(await look('2027-06-04T12:00:00Z'), ['acme grace 0'])
-  t.same((await records.list(recordKinds.announcement)).map(({ id }) => id).sort(), [
-    'acme/grace/2027-06-04T00:00:00.000Z/0', 'acme/subscription/2027-06-01T00:00:00.000Z/0', 'acme/subscription/2027-06-01T00:00:00.000Z/1', 'acme/subscription/2027-06-01T00:00:00.000Z/30',
+  t.same((await listNotices(records, { account: null, type: 'subscription', sinceMs: 0 })).map(({ data }) => [data['what'], data['ends_at'], data['days_ahead']]), [
+    ['grace', '2027-06-04T00:00:00.000Z', 0], ['subscription', '2027-06-01T00:00:00.000Z', 0], ['subscription', '2027-06-01T00:00:00.000Z', 1], ['subscription', '2027-06-01T00:00:00.000Z', 30],
   ])
 })
 
 t.test('a renewed subscription announces its new end, and what was announced is forgotten after a year', async (t) => {
   const set = await open([account('acme')])
-  const told: AnnouncedEnd[] = []
+  const told: Notice[] = []
   const each = announcer(set, told)
   await set.subscriptions.set('acme', { startMs: at('2027-01-01'), term: { unit: 'year', count: 1 }, renewal: 'none' }, ops)
   set.set(at('2027-12-31T12:00:00Z'))
@@ -323,9 +336,10 @@ t.test('a renewed subscription announces its new end, and what was announced is 
   await each.look()
   set.set(at('2028-12-31T12:00:00Z'))
   await each.look()
-  t.same(told.map(({ daysAhead, endsMs }) => [daysAhead, endsMs]), [[1, at('2028-01-01')], [1, at('2029-01-01')]])
+  t.same(told.map(({ data }) => [data['days_ahead'], data['ends_at']]), [[1, '2028-01-01T00:00:00.000Z'], [1, '2029-01-01T00:00:00.000Z']])
   set.set(at('2029-02-10T00:00:00Z'))
   await set.subscriptions.set('acme', { endMs: at('2029-02-10T00:00:00Z') }, ops)
   await each.look()
-  t.same((await set.records.list(recordKinds.announcement)).map(({ id }) => id.slice(18, 28)), ['2029-01-01', '2029-02-10'])
+  await bookOf(set).forget()
+  t.same((await listNotices(set.records, { account: 'acme', type: null, sinceMs: 0 })).map(({ data }) => String(data['ends_at']).slice(0, 10)), ['2029-02-10', '2029-01-01'])
 })

@@ -2,7 +2,9 @@ import { request as httpRequest } from 'node:http'
 import type { IncomingHttpHeaders } from 'node:http'
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
+import { GrantChanges } from '../../src/accounts/grants.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
+import { MadeAccounts } from '../../src/accounts/made-accounts.ts'
 import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
 import { hashOfSecret } from '../../src/accounts/secret.ts'
 import { adminRoutes } from '../../src/admin/admin-api.ts'
@@ -48,10 +50,13 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
   if (more.brokenStore === true) outbox.scan = () => Promise.reject(new StoreUnavailable('the disk is full'))
   const changes = new AccountChanges(records, directory, systemClock, systemRandom)
   const api: AdminParts = {
-    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, systemClock), outbox, clock: systemClock,
+    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, systemClock),
+    grants: new GrantChanges({ records, balances: async () => [] }, directory, changes, systemClock, systemRandom),
+    accounts: new MadeAccounts({ records, due: async () => [], balances: async () => [] }, directory, changes, systemClock), records, outbox, clock: systemClock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
     history: new EventHistory({ outbox, archive: () => null, clock: systemClock }),
+    pendingCall: async () => undefined, forecasts: async () => new Map(),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 1, archived: 0, done: Promise.resolve() }),
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),

@@ -1,6 +1,8 @@
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
+import { GrantChanges } from '../../src/accounts/grants.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
+import { MadeAccounts } from '../../src/accounts/made-accounts.ts'
 import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
 import { answerAdmin } from '../../src/admin/admin-api.ts'
 import { toProblem } from '../../src/admin/problem.ts'
@@ -30,9 +32,12 @@ async function open() {
   const changes = new AccountChanges(records, directory, clock, systemRandom)
   const outbox = new FakeOutbox()
   const parts: AdminParts = {
-    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, clock), outbox, clock,
+    config: () => config, directory, changes, subscriptions: new SubscriptionChanges(records, directory, changes, clock),
+    grants: new GrantChanges({ records, balances: async () => [] }, directory, changes, clock, systemRandom),
+    accounts: new MadeAccounts({ records, due: async () => [], balances: async () => [] }, directory, changes, clock), records, outbox, clock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }), gateway: null,
     history: new EventHistory({ outbox, archive: () => null, clock }),
+    pendingCall: async () => undefined, forecasts: async () => new Map(),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 0, archived: 0, done: Promise.resolve() }),
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),

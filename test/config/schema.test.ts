@@ -50,10 +50,12 @@ const beyondShapes = new Set([
   'store-redis-no-host', 'store-redis-port', 'store-redis-port-word', 'store-redis-port-zero', 'store-redis-several', 'store-redis-password-at', 'store-redis-password-slash', 'store-redis-password-colon', 'store-redis-password-percent',
   'store-redis-password-latin1', 'store-redis-password-space', 'store-redis-password-missing', 'store-redis-query', 'store-redis-database', 'store-redis-database-twice', 'store-redis-ipv6', 'store-redis-ipv6-nonsense', 'store-redis-host',
   'store-redis-substituted', 'store-substituted-path', 'store-cluster-database', 'store-cluster-comma', 'store-sentinel-no-master', 'store-sentinel-master', 'store-sentinel-database', 'store-synchronous-on-redis', 'store-partitions-on-embedded',
-  'subscription-end-and-renewal', 'subscription-moment', 'subscription-plan-changes', 'subscription-term', 'add-on-unknown', 'add-on-amount',
+  'grant-limit', 'subscription-end-and-renewal', 'subscription-moment', 'subscription-plan-changes', 'subscription-term', 'add-on-unknown', 'add-on-amount',
   'store-deadline-short', 'events-keep-alone', 'events-archive-name', 'events-keep-short', 'server-workers-embedded', 'server-workers-memory', 'plan-name-proto', 'merge-proto',
   'cost-plus-currency', 'cost-plus-hidden', 'cost-plus-provider', 'plan-fee-twice', 'plan-fee-without-prices', 'plan-included', 'plan-unpriced-model',
   'price-long-input-order', 'price-long-input-tiers', 'price-no-models', 'price-package-of-nothing', 'price-tiers-end', 'price-tiers-middle',
+  'limit-notify-concurrency', 'limit-notify-minute', 'limit-notify-unlimited', 'notifications-threshold-zero', 'webhook-header', 'webhook-no-secret', 'webhook-secret-and-secrets', 'webhook-secret-plain',
+  'webhook-secret-short', 'webhook-secret-twice', 'webhook-url-password', 'webhook-url-twice',
   'price-tiers-order', 'price-two-forms', 'price-two-scales', 'price-version-order', 'price-version-twice', 'price-versions-in-two-currencies',
 ])
 
@@ -80,9 +82,9 @@ t.test('every YAML block in our documents that looks like a configuration passes
   let hashes = 0
   for (const document of documents) {
     for (const [, block = ''] of read(document).matchAll(/^```yaml\n([\s\S]*?)^```/gm)) {
-      if (!/^(server|admin|store|events|upstreams|models|meters|prices|plans|accounts|keys|sinks|include):/m.test(block) || /^apiVersion:|^services:/m.test(block)) continue
+      if (!/^(server|admin|store|events|upstreams|models|meters|prices|plans|accounts|keys|sinks|notifications|include):/m.test(block) || /^apiVersion:|^services:/m.test(block)) continue
       blocks++
-      const env = { UPSTREAM_API_KEY: 'sk-x', ACME_KEY: 'a-secret-of-twenty-characters', OPS_TOKEN: 'a-token-of-twenty-characters' }
+      const env = { UPSTREAM_API_KEY: 'sk-x', ACME_KEY: 'a-secret-of-twenty-characters', OPS_TOKEN: 'a-token-of-twenty-characters', HOOK_SECRET: 'whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXo=', OLD_HOOK_SECRET: 'whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXx=' }
       const text = block.replaceAll(/sha256:(…|<[^>]*>)/g, () => `sha256:${String(blocks).padStart(32, '0')}${String(hashes++).padStart(32, '0')}`)
       const { config, problems } = loadConfig({ file: `${document} (block ${blocks})`, text, env, hostName: 'h' })
       t.ok(config !== null, problems.map(toText).join('\n'))
@@ -106,7 +108,6 @@ t.test('every setting is in docs/configuration.md', async (t) => {
 })
 
 t.test('every example passes check without a warning, those inside manifests too', async (t) => {
-  const env = { ANTHROPIC_API_KEY: 'sk-x', OPS_TOKEN: 'a-token-of-twenty-characters', ACME_KEY: 'a-secret-of-twenty-characters', TALLYGATE_ADMIN_TOKEN: 'another-token-of-twenty-characters' }
   const directory = new URL('config/examples/', checkout)
   const texts = filesIn(directory).map((name) => [name, read(name, directory)] as const)
   const manifests = parseAllDocuments(read('kubernetes/sidecar.yaml', directory)).flatMap((document): readonly (readonly [string, string])[] => {
@@ -115,7 +116,9 @@ t.test('every example passes check without a warning, those inside manifests too
   })
   t.ok(texts.length >= 1 && manifests.length === 1)
   for (const [name, text] of [...texts, ...manifests]) {
-    const { config, problems, warnings } = loadConfig({ file: name, text, env, hostName: 'h' })
+    // What each says that it needs.
+    const needed = [...text.matchAll(/"\$\{([A-Z_]+)\}"/g)].map(([, variable = '']) => [variable, `${variable.toLowerCase()}-of-twenty-characters`])
+    const { config, problems, warnings } = loadConfig({ file: name, text, env: { TALLYGATE_ADMIN_TOKEN: 'another-token-of-twenty-characters', ...Object.fromEntries(needed) }, hostName: 'h' })
     t.strictSame([...problems, ...warnings].map(toText), [], name)
     t.ok(config !== null, name)
   }

@@ -20,6 +20,7 @@ function entitlementsOf({ words }: Written): Partial<Entitlements> {
     ...(words['models'] === undefined ? {} : { models: listed(words['models']) }),
     ...(words['endpoints'] === undefined ? {} : { endpoints: words['endpoints'] === 'default' ? null : listed(words['endpoints']) }),
     ...(words['features'] === undefined ? {} : { features: listed(words['features']) }),
+    ...(words['deny'] === undefined ? {} : { deniedFeatures: listed(words['deny']) }),
     ...(words['max_output'] === undefined ? {} : { maxOutputTokens: Number(words['max_output']) }),
   }
 }
@@ -27,11 +28,12 @@ function entitlementsOf({ words }: Written): Partial<Entitlements> {
 function askOf(endpoint: string, what: string): Ask {
   const [model = '-', ...words] = what.split(/\s+/)
   const user = words.find((word) => word.startsWith('user='))
-  const features = words.filter((word) => !word.startsWith('user=')).flatMap((word) => word.split(','))
+  const uses = words.find((word) => word.startsWith('uses='))
+  const features = words.filter((word) => !word.includes('=')).flatMap((word) => word.split(','))
   const known = !endpoint.includes(' ')
   return {
     endpoint, known, endpointByDefault: endpoint === 'chat' || endpoint === 'embeddings', model: model === '-' ? null : model, features,
-    endUser: user === undefined ? null : user.slice('user='.length),
+    endUser: user === undefined ? null : user.slice('user='.length), ...(uses === undefined ? {} : { ordinary: uses.slice('uses='.length).split(',') }),
   }
 }
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { burnDown, isEffective, type Grant } from '../../src/metering/grant.ts'
+import { burnDown, isEffective, LOOKED_AT_LATE_MS, type Grant } from '../../src/metering/grant.ts'
 import { Ledger } from '../../src/metering/ledger.ts'
 import { allowance } from '../../src/metering/limits/allowance.ts'
 import type { AppliedLimit, Limit } from '../../src/metering/limits/limit.ts'
@@ -39,7 +39,7 @@ t.test('a check has the allowance, the grants of its instant, then the overdraft
     limit: 'monthly', refuses: true, visible: true, beyond: `${november}|granted`,
     buckets: [
       { name: 'monthly', ceiling: 1_000, counter: null },
-      { name: 'first', ceiling: 100, counter: 'grant|acme|first', endsMs: at('2026-12-01T00:00:00Z') },
+      { name: 'first', ceiling: 100, counter: 'grant|acme|first', endsMs: at('2026-12-01T00:00:00Z') + LOOKED_AT_LATE_MS },
       { name: 'a/b', ceiling: 100, counter: 'grant|acme|a%2Fb', endsMs: null },
       { name: 'monthly.overdraft', ceiling: 5, counter: `${november}|overdraft` },
     ],
@@ -87,4 +87,20 @@ t.test('Σ grants = available + settled, whatever calls, periods and edits come;
     },
   ), { numRuns: 400 })
   t.ok(drawnOverall > 1_000, `${drawnOverall} were drawn from grants`)
+})
+
+t.test('counters of what ends are kept for a look after the end: of grants, and of allowances that roll over', async (t) => {
+  const now = at('2026-11-22T10:00:00Z')
+  const ends = (more: Partial<Limit>, grants?: readonly Grant[]): number | null => {
+    const { grants: _none, ...plain } = applied([], more)
+    return allowance.check(grants === undefined ? plain : { ...plain, grants }, { fixed: 0, perUnit: 0 }, now, now, false).endsMs
+  }
+  const december = at('2026-11-30T23:00:00Z')
+  t.equal(ends({}), december)
+  t.equal(ends({ rollover: { max: { kind: 'absolute', amount: 5 }, lasts: null } }), december + LOOKED_AT_LATE_MS)
+  t.equal(ends({ window: { kind: 'lifetime' } }), null)
+  const bucket = (more: Partial<Grant>): unknown => allowance.check(applied([grant('g', more)]), { fixed: 0, perUnit: 0 }, now, now, false).ceilings[0]!.buckets[1]
+  t.match(bucket({}), { endsMs: null })
+  t.match(bucket({ expiresMs: december }), { endsMs: december + LOOKED_AT_LATE_MS })
+  t.match(bucket({ voidedMs: december - 1, expiresMs: december }), { endsMs: december - 1 + LOOKED_AT_LATE_MS })
 })

@@ -60,7 +60,7 @@ export function planOf(name: string, limits: readonly Limit[], more: Partial<Omi
 }
 
 export function accountOf(id: string, more: Partial<Account> = {}): Account {
-  return { id, plan: null, parent: null, calendar: { timeZone: 'UTC', anchor: '2026-01-01' }, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [], ...more }
+  return { id, plan: null, parent: null, calendar: { timeZone: 'UTC', anchor: '2026-01-01' }, limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [], where: 'tallygate.yaml:1', ...more }
 }
 
 export function principalOf(plan: Plan, chain: readonly Account[], more: Partial<Principal> = {}): Principal {

@@ -13,6 +13,7 @@ const chat = endpointOf(openai, 'chat.completions')
 const completions = endpointOf(openai, 'completions')
 const embeddings = endpointOf(openai, 'embeddings')
 const responses = endpointOf(openai, 'responses')
+const images = endpointOf(openai, 'images.generations')
 const messages = endpointOf(anthropic, 'messages')
 const countTokens = endpointOf(anthropic, 'count_tokens')
 
@@ -56,6 +57,10 @@ const refused: [Endpoint, unknown, RegExp][] = [
   [completions, { model: 'm', prompt: [[1, 'a']] }, /^prompt has to be/],
   [completions, { model: 'm', prompt: { a: 1 } }, /^prompt has to be/],
   [embeddings, { model: 'm' }, /^input is missing/],
+  [images, { model: 'm' }, /^prompt has to be/],
+  [images, { prompt: 'a cat' }, /^model is missing/],
+  [images, { model: 'm', prompt: 'a cat', n: 11 }, /^n has to be a whole number from 1 to 10/],
+  [images, { model: 'm', prompt: 'a cat', stream: true }, /^Images are not streamed here/],
   [responses, { model: 'm', input: 1 }, /^input has to be/],
   [responses, { model: 'm', input: 'x', max_output_tokens: 'inf' }, /^max_output_tokens/],
   [responses, { model: 'm', input: 'x', background: 1 }, /^background/],
@@ -96,6 +101,24 @@ const read: [string, Endpoint, unknown, Partial<RequestFacts>][] = [
   ['a forced function', chat, chatBody({ tool_choice: { type: 'function', function: { name: 'f' } } }), { clampable: false }],
   ['free tools', chat, chatBody({ tool_choice: 'auto', tools: [{ type: 'function', function: { name: 'f' } }] }), { clampable: true, inputTools: 1, features: [] }],
   ['hosted tools', chat, chatBody({ web_search_options: {} }), { features: ['hosted_tools'], inputUnseen: true }],
+  ['images', images, { model: 'm', prompt: 'a cat', n: 4, user: 'u' }, { model: 'm', imagesAsked: 4, inputBytes: 5, boundsOutput: false, user: 'u', features: [], ordinary: [] }],
+  ['an image', images, { model: 'm', prompt: 'a cat' }, { imagesAsked: 1 }],
+  ['nothing that could be denied', chat, chatBody({}), { ordinary: [] }],
+  ['a stream with tools', chat, chatBody({ stream: true, tools: [{ type: 'function', function: { name: 'f' } }] }), { ordinary: ['streaming', 'tools'] }],
+  ['functions as they were', chat, chatBody({ functions: [{ name: 'f' }] }), { ordinary: ['tools'] }],
+  ['no tool at all', chat, chatBody({ tools: [] }), { ordinary: [] }],
+  ['a picture', chat, { model: 'm', messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://x.test/a.png' } }] }] }, { ordinary: ['vision'] }],
+  ['a video', chat, { model: 'm', messages: [{ role: 'user', content: [{ type: 'video_url', video_url: { url: 'https://x.test/a.mp4' } }] }] }, { ordinary: ['vision'] }],
+  ['sound', chat, { model: 'm', messages: [{ role: 'user', content: [{ type: 'audio_url', audio_url: { url: 'https://x.test/a.mp3' } }] }] }, { ordinary: [] }],
+  ['pages of a file', chat, { model: 'm', messages: [{ role: 'user', content: [{ type: 'file', file: { file_data: 'data:application/pdf;base64,AAAA' } }] }] }, { ordinary: ['vision'] }],
+  ['a picture and tools, as a response', responses, { model: 'm', stream: true, input: [{ role: 'user', content: [{ type: 'input_image', image_url: 'https://x.test/a.png' }] }], tools: [{ type: 'web_search' }] }, { ordinary: ['streaming', 'tools', 'vision'] }],
+  ['a screenshot', responses, { model: 'm', input: [{ type: 'computer_call_output', call_id: 'c', output: { type: 'computer_screenshot', image_url: 'data:image/png;base64,AAAA' } }] }, { ordinary: ['vision'] }],
+  ['a message with tools', messages, messageBody({ stream: true, tools: [{ name: 'f', input_schema: {} }] }), { ordinary: ['streaming', 'tools'] }],
+  ['servers of tools', messages, messageBody({ mcp_servers: [{ type: 'url', url: 'https://x.test', name: 'x' }] }), { ordinary: ['tools'] }],
+  ['a picture in a message', messages, messageBody({ messages: [{ role: 'user', content: [{ type: 'image', source: { type: 'url', url: 'https://x.test/a.png' } }] }] }), { ordinary: ['vision'] }],
+  ['a picture that a tool gave', messages, messageBody({ messages: [{ role: 'user', content: [{ type: 'tool_result', tool_use_id: 't', content: [{ type: 'image', source: { type: 'base64', media_type: 'image/png', data: 'AAAA' } }] }] }] }), { ordinary: ['vision'] }],
+  ['pages of a document', messages, messageBody({ messages: [{ role: 'user', content: [{ type: 'document', source: { type: 'url', url: 'https://x.test/a.pdf' } }] }] }), { ordinary: ['vision'] }],
+  ['a document of text', messages, messageBody({ messages: [{ role: 'user', content: [{ type: 'document', source: { type: 'text', media_type: 'text/plain', data: 'words' } }] }] }), { ordinary: [] }],
   ['a service tier', chat, chatBody({ service_tier: 'priority' }), { features: ['service_tiers'] }],
   ['the default tier', chat, chatBody({ service_tier: 'auto' }), { features: [] }],
   ['store', chat, chatBody({ store: true }), { features: ['store'] }],

@@ -86,7 +86,7 @@ export function drawScenario(random: SeededRandom): Scenario {
         trustedProxies: [], cors: { origins: [] }, drain: { delayMs: 0, timeoutMs: 5_000 }, tls: null, streamPingMs: 0, drainsMax: draw.pick([0, 2, 100]), workers: 1,
       },
       admin: { listen: { host: '127.0.0.1', port: 0 }, tokens: [], metrics: 'open' },
-      store: { kind: 'memory' },
+      store: { kind: 'memory' }, meters: new Map(), moneyScale: 9,
       upstreams: new Map([['model', {
         name: 'model', origin: 'http://model', pathPrefix: '', providers: ['openai'], credential: 'upstream-secret', isDefault: true, connectionsMax: null, timeouts: null,
       }]]),
@@ -99,7 +99,7 @@ export function drawScenario(random: SeededRandom): Scenario {
         endUserFrom: { kind: 'body', field: 'user' }, where: 'scenario',
       })),
       sinks: sinks.map((name) => ({ name, type: 'simulated', settings: {} })),
-      events: { hotMs: dayMs, archive: null, keepMs: 90 * dayMs },
+      events: { hotMs: dayMs, archive: null, keepMs: 90 * dayMs }, notifications: null,
       instance: 'sim',
       version: '0',
       files: [],
@@ -110,7 +110,7 @@ export function drawScenario(random: SeededRandom): Scenario {
 function drawAccount(random: SeededRandom, id: string, parent: string | null, plan: string | null): Account {
   return {
     id, plan, parent, calendar: { timeZone: random.pick(['UTC', 'Europe/Berlin', 'Asia/Kolkata']), anchor: '2026-01-31' },
-    limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [],
+    limits: [], entitlements: {}, labels: {}, suspended: false, subscription: null, addOns: [], planHistory: [], where: 'tallygate.yaml:1',
   }
 }
 

@@ -76,6 +76,20 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     c.t.match(await c.store.reserve(reserveOf(newId(c.now), c.now, c.home, [tokens(301)])), { refusals: [{ why: 'used_up' }] })
   })
 
+  law('what a call holds is told by its id, until it has ended', async (c) => {
+    if (c.store.pending === undefined) return
+    const tokens = check(c.counter('tokens'), 1000, 100, { perUnit: 2 })
+    const open = check(c.counter('open'), 5, 1)
+    const id = newId(c.now)
+    c.t.equal(await c.store.pending(id), undefined)
+    await c.store.reserve(reserveOf(id, c.now, c.home, [tokens, open], { uMin: 7, uMax: 7 }))
+    c.t.match(await c.store.pending(id), {
+      id, home: c.home, u: 7, deadlineMs: c.now + LEASE_MS, held: [{ counter: c.counter('tokens'), amount: 114 }, { counter: c.counter('open'), amount: 1 }], skeleton: { account: 'acme', key: 'k_1' },
+    })
+    await c.store.settle(settleOf(id, c.now, c.home, [tokens, open], [50, 0]))
+    c.t.equal(await c.store.pending(id), undefined)
+  })
+
   law('the largest output bound that fits is granted', async (c) => {
     const tokens = check(c.counter('tokens'), 1000, 100, { perUnit: 2, clampable: true })
     const answer = await c.store.reserve(reserveOf(newId(c.now), c.now, c.home, [tokens], { uMin: 1, uMax: 5000 }))

@@ -1,22 +1,43 @@
 import { listAccounts, listKeys } from '../../accounts/account-overview.ts'
 import type { Plan } from '../../config/config.ts'
+import { toWholeSecond } from '../../metering/event.ts'
 import { meterName, meterScale } from '../../metering/meter.ts'
 import type { Limit, Overdraft, Window } from '../../metering/limits/limit.ts'
 import { Problem } from '../problem.ts'
-import type { Route } from '../route.ts'
+import type { AdminParts, Field, Route } from '../route.ts'
+import { accountFields, wishesOf } from './account-wishes.ts'
+import { intentFields, intentOf } from './intent.ts'
 
 export const accountRoutes: readonly Route[] = [
   {
     method: 'GET', path: '/api/v1/accounts', role: 'viewer', summary: 'All accounts, keys that are their own account among them',
-    answer: 'accounts: id, plan, parent, keys, suspension, calendar, add-ons, state of the subscription',
-    handle: (_asked, { directory, clock }) => ({ accounts: listAccounts(directory, clock.nowMs()) }),
+    answer: 'accounts: id, plan, parent, where, revision, unused_because, keys, suspension, calendar, add-ons, state of the subscription, forecast_at: when the first of its limits will be used up at its present rate, where that is before the limit begins anew',
+    async handle(_asked, { directory, clock, forecasts }) {
+      const accounts = listAccounts(directory, clock.nowMs())
+      const ahead = await forecasts(accounts.map(({ id }) => id))
+      return { accounts: accounts.map((account) => ({ ...account, forecast_at: forecastText(ahead.get(account.id)) })) }
+    },
   },
   {
-    method: 'GET', path: '/api/v1/accounts/{id}', role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, and its keys',
-    handle({ params }, { directory, clock }) {
-      const account = listAccounts(directory, clock.nowMs()).find(({ id }) => id === params['id'])
-      if (account === undefined) throw new Problem(404, `there is no account "${params['id']}"`)
-      return { ...account, keys: listKeys(directory, clock.nowMs()).filter((key) => key.account === account.id) }
+    method: 'GET', path: '/api/v1/accounts/{id}', role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, its labels, limits of its own and keys; terms: as they were given, of one made at run time',
+    handle: ({ params }, parts) => accountOf(params['id'] ?? '', parts),
+  },
+  {
+    method: 'POST', path: '/api/v1/accounts/{id}', role: 'admin', summary: 'Make or change an account that is not in the config; what is not given stays as it is',
+    answer: 'the account as GET gives it', body: accountFields,
+    async handle(asked, parts) {
+      const id = asked.params['id'] ?? ''
+      await parts.accounts.set(id, wishesOf(asked.body), intentOf(asked))
+      return accountOf(id, parts)
+    },
+  },
+  {
+    method: 'DELETE', path: '/api/v1/accounts/{id}', role: 'admin', summary: 'Take away an account that is not in the config; its counters and events stay', answer: 'id, removed',
+    query: { revision: intentFields['revision'] as Field },
+    async handle({ params, query, who }, { accounts }) {
+      const id = params['id'] ?? ''
+      const revision = query['revision']
+      return { id, removed: await accounts.remove(id, { who, revision: typeof revision === 'number' ? revision : undefined, changeId: undefined }) }
     },
   },
   {
@@ -51,6 +72,23 @@ export const accountRoutes: readonly Route[] = [
   },
 ]
 
+async function accountOf(wanted: string, { directory, clock, forecasts }: AdminParts): Promise<unknown> {
+  const nowMs = clock.nowMs()
+  const overview = listAccounts(directory, nowMs).find(({ id }) => id === wanted)
+  if (overview === undefined) throw new Problem(404, `there is no account "${wanted}"`)
+  const account = directory.accounts.get(wanted)
+  const stored = overview.where === 'store' ? directory.storedAccounts.get(wanted) : undefined
+  return {
+    ...overview, forecast_at: forecastText((await forecasts([wanted])).get(wanted)), labels: account?.labels ?? stored?.terms.labels ?? {}, limits: (account?.limits ?? []).map(toLimitDocument), terms: stored?.terms ?? null,
+    created_at: stored === undefined ? null : new Date(stored.created_ms).toISOString(), created_by: stored?.created_by ?? null,
+    keys: listKeys(directory, nowMs).filter((key) => key.account === wanted),
+  }
+}
+
+function forecastText(atMs: number | undefined): string | null {
+  return atMs === undefined ? null : toWholeSecond(atMs)
+}
+
 function toPlanDocument(plan: Plan): unknown {
   return {
     name: plan.name,
@@ -60,7 +98,7 @@ function toPlanDocument(plan: Plan): unknown {
     entitlements: {
       models: plan.entitlements.models, endpoints: plan.entitlements.endpoints,
       max_output_tokens: plan.entitlements.maxOutputTokens, max_context_tokens: plan.entitlements.maxContextTokens, priority: plan.entitlements.priority,
-      features: plan.entitlements.features,
+      features: plan.entitlements.features, deny_features: plan.entitlements.deniedFeatures ?? [],
     },
     limits: plan.limits.map(toLimitDocument),
     policy: {

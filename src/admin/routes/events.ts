@@ -14,7 +14,7 @@ const waitMaxS = 30
 export const eventRoutes: readonly Route[] = [
   {
     method: 'GET', path: '/api/v1/usage', role: 'viewer', summary: 'Usage summed over events',
-    answer: 'from, to, events, rows: grouping fields, sums of every quantity, cost by currency',
+    answer: 'from, to, events, rows: grouping fields, sums of every quantity, cost by currency, shadow: refusals by shadow limits',
     query: {
       from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
       to: { type: 'string', about: 'admitted before: an instant, or how long ago; now unless given' },

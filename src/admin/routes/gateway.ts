@@ -17,7 +17,7 @@ export const gatewayRoutes: readonly Route[] = [
       const current = config()
       return {
         version: current.version, instance: current.instance, files: current.files,
-        plans: current.plans.size, accounts: current.accounts.size, keys: current.keys.length, keys_in_store: directory.storedKeys.size,
+        plans: current.plans.size, accounts: current.accounts.size, accounts_in_store: directory.storedAccounts.size, keys: current.keys.length, keys_in_store: directory.storedKeys.size,
         upstreams: [...current.upstreams.values()].map(({ name, providers }) => ({ name, providers })),
         sinks: current.sinks.map(({ name, type }) => ({ name, type })),
         started_at: gateway === null ? null : new Date(gateway.startedMs).toISOString(),

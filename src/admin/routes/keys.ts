@@ -1,9 +1,12 @@
 import { findKey, listKeys } from '../../accounts/account-overview.ts'
 import { Problem } from '../problem.ts'
-import type { Asked, Route } from '../route.ts'
+import type { Asked, Field, Route } from '../route.ts'
 import { toDurationMs, toInstantMs } from '../when.ts'
+import { intentFields } from './intent.ts'
 
 const graceDefault = '24h'
+const toldBefore = 'this change has been made before; its secret was told then, and is kept nowhere: rotate the key for a new one'
+const changeField = intentFields['change'] as Field
 
 export const keyRoutes: readonly Route[] = [
   {
@@ -12,20 +15,21 @@ export const keyRoutes: readonly Route[] = [
   },
   {
     method: 'POST', path: '/api/v1/keys', role: 'admin', status: 201, summary: 'Make a key; its secret is told this once',
-    answer: 'id, secret, and the key as in the list',
+    answer: 'id, secret, and the key as in the list; secret null, and told: why, when this change has been made before',
     body: {
       id: { type: 'string', about: 'a name of your own; else one is made up' },
       account: { type: 'string', about: 'the account that the key belongs to' },
       plan: { type: 'string', about: 'instead of an account: the plan of a key that is its own account' },
       expires_in: { type: 'string', about: 'a duration such as 30d' },
       expires_at: { type: 'string', about: 'instead: an instant such as 2027-01-01T00:00:00Z' },
+      change: changeField,
     },
     async handle({ body, who }, { directory, changes, clock }) {
       const nowMs = clock.nowMs()
       const { id, secret } = await changes.createKey({
-        id: textOf(body, 'id') ?? undefined, account: textOf(body, 'account'), plan: textOf(body, 'plan'), expiresMs: expiryOf(body, nowMs),
+        id: textOf(body, 'id') ?? undefined, account: textOf(body, 'account'), plan: textOf(body, 'plan'), expiresMs: expiryOf(body, nowMs), changeId: textOf(body, 'change') ?? undefined,
       }, who)
-      return { id, secret, key: findKey(directory, id, nowMs) }
+      return { id, secret, ...(secret === null ? { told: toldBefore } : {}), key: findKey(directory, id, nowMs) ?? null }
     },
   },
   {
@@ -38,12 +42,12 @@ export const keyRoutes: readonly Route[] = [
   },
   {
     method: 'POST', path: '/api/v1/keys/{id}/rotate', role: 'admin', summary: 'Give a key a new secret; the old one works on for the grace',
-    answer: 'id, secret (told this once), grace_until, where the config still has the old hash',
-    body: { grace: { type: 'string', about: `how long the old secret works on; ${graceDefault} unless given` } },
+    answer: 'id, secret (told this once), grace_until, where the config still has the old hash; secret null, and told: why, when this change has been made before',
+    body: { change: changeField, grace: { type: 'string', about: `how long the old secret works on; ${graceDefault} unless given` } },
     async handle({ params, body, who }, { directory, changes, clock }) {
       const id = params['id'] ?? ''
-      const { secret, graceUntilMs } = await changes.rotateKey(id, toDurationMs(textOf(body, 'grace') ?? graceDefault, 'grace'), who)
-      return { id, secret, grace_until: new Date(graceUntilMs).toISOString(), where: findKey(directory, id, clock.nowMs())?.where ?? 'store' }
+      const { secret, graceUntilMs } = await changes.rotateKey(id, toDurationMs(textOf(body, 'grace') ?? graceDefault, 'grace'), who, textOf(body, 'change') ?? undefined)
+      return { id, secret, ...(secret === null ? { told: toldBefore } : {}), grace_until: new Date(graceUntilMs).toISOString(), where: findKey(directory, id, clock.nowMs())?.where ?? 'store' }
     },
   },
   {

@@ -1,17 +1,12 @@
 import { findSubscription, listSubscriptions } from '../../accounts/subscriptions.ts'
-import type { Intent, SubscriptionOverview, SubscriptionWishes } from '../../accounts/subscriptions.ts'
+import type { SubscriptionOverview, SubscriptionWishes } from '../../accounts/subscriptions.ts'
 import { isTimeZone, momentOf, termOf, termText } from '../../config/scalars.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Field, Fields, Route } from '../route.ts'
 import { toDurationMs } from '../when.ts'
+import { intentFields, intentOf } from './intent.ts'
 
 const none = 'none'
-
-/** How every change says what it is based on, and that it is the same one again. */
-const intentFields: Fields = {
-  revision: { type: 'integer', about: 'the revision that is to be changed, as it was read; 0: there must be none yet. Refused with 409 when it is another by now' },
-  change: { type: 'string', about: 'a name of your own for this change: sent again, it changes nothing more' },
-}
 
 const moment = (about: string): Field => ({ type: 'string', about: `${about}: a day such as 2027-01-15, by the time zone, or an instant` })
 
@@ -105,16 +100,11 @@ function instant(atMs: number | null): string | null {
   return atMs === null ? null : new Date(atMs).toISOString()
 }
 
-function intentOf({ body, who }: Asked): Intent {
-  const revision = body['revision']
-  return { who, revision: typeof revision === 'number' ? revision : undefined, changeId: textOf(body, 'change') ?? undefined }
-}
-
 /** By whose clock days are meant. */
 function zoneOf(body: Asked['body'], account: string, { directory }: AdminParts): string {
   const given = textOf(body, 'timezone')
   if (given !== null && !isTimeZone(given)) throw new Problem(422, `timezone: "${given}" is not a time zone; write an IANA name such as Europe/Berlin`)
-  return given ?? directory.subscriptionOf(account)?.timeZone ?? directory.config.accounts.get(account)?.calendar.timeZone ?? 'UTC'
+  return given ?? directory.subscriptionOf(account)?.timeZone ?? directory.accounts.get(account)?.calendar.timeZone ?? 'UTC'
 }
 
 function wishesOf(body: Asked['body'], zone: string): SubscriptionWishes {

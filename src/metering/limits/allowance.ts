@@ -1,5 +1,6 @@
 import { assert } from '../../assert.ts'
 import { periodAt } from '../calendar.ts'
+import { LOOKED_AT_LATE_MS } from '../grant.ts'
 import { LONGEST_GRACE_MS, usageTermAt } from '../subscription.ts'
 import type { AppliedLimit, LimitKind } from './limit.ts'
 import { grantedCheck, singleCheck, singleFitsAtMs } from './single.ts'
@@ -27,13 +28,18 @@ export const allowance: LimitKind = {
   },
 }
 
-/** A counter keeps the end that it was begun with, and a term may yet become the last one, whose grace counts to it, or a longer one. */
+/**
+ * A counter keeps the end that it was begun with, and a term may yet become the last one, whose grace counts to it, or a longer one. Of what rolls over, it is
+ * still looked at after the end.
+ */
 function counterEndsMs({ limit }: AppliedLimit, endMs: number | null): number | null {
-  return limit.window.kind === 'term' && endMs !== null ? endMs + LONGEST_GRACE_MS : endMs
+  if (endMs === null) return null
+  if (limit.window.kind === 'term') return endMs + LONGEST_GRACE_MS
+  return limit.rollover === undefined ? endMs : endMs + LOOKED_AT_LATE_MS
 }
 
-/** null: the lifetime, which has no edges; without a subscription, a term is one. `endMs` null: the last term, after which nothing begins anew. */
-function periodOf(applied: AppliedLimit, atMs: number): { readonly startMs: number; readonly endMs: number | null } | null {
+/** The period of an allowance. null: the lifetime, which has no edges; without a subscription, a term is one. `endMs` null: the last term, after which nothing begins anew. */
+export function periodOf(applied: Pick<AppliedLimit, 'limit' | 'scope'>, atMs: number): { readonly startMs: number; readonly endMs: number | null } | null {
   const { window } = applied.limit
   if (window.kind === 'term') {
     const { subscription } = applied.scope

@@ -1,5 +1,6 @@
-import type { Bucket, Ceiling } from '../check.ts'
-import { burnDown, grantEndsMs } from '../grant.ts'
+import type { Bucket, Ceiling, Check } from '../check.ts'
+import { burnDown, grantEndsMs, LOOKED_AT_LATE_MS } from '../grant.ts'
+import type { Grant } from '../grant.ts'
 import { meterName } from '../meter.ts'
 import type { AppliedLimit, Limit, Overdraft } from './limit.ts'
 import { windowTag } from './window.ts'
@@ -65,11 +66,42 @@ function bucketsOf(limit: Limit, slot: string, spread: boolean): readonly Bucket
  */
 export function grantedCeiling({ limit, grants = [] }: AppliedLimit, slot: string, atMs: number): Ceiling {
   const plain = ceilingOf(limit, slot, false)
-  const granted = burnDown(grants, atMs).map((grant): Bucket => ({
-    name: grant.id, ceiling: grant.amount, counter: `grant|${encoded(grant.account)}|${encoded(grant.id)}`, endsMs: grantEndsMs(grant),
-  }))
+  const granted = burnDown(grants, atMs).map(grantBucket)
   const [allowance, ...overdraft] = plain.buckets
-  return { ...plain, buckets: [allowance!, ...granted, ...overdraft], beyond: `${slot}|granted` }
+  return { ...plain, buckets: [allowance!, ...granted, ...overdraft], beyond: beyondName(slot) }
+}
+
+export function grantBucket(grant: Grant): Bucket {
+  return { name: grant.id, ceiling: grant.amount, counter: grantCounter(grant), endsMs: grantCounterEndsMs(grant) }
+}
+
+/** The counter of what a grant was drawn, over all periods. */
+function grantCounter({ account, id }: Pick<Grant, 'account' | 'id'>): string {
+  return `grant|${encoded(account)}|${encoded(id)}`
+}
+
+/** When its counter can no longer matter: what was left is still looked at after the end. */
+function grantCounterEndsMs(grant: Grant): number | null {
+  const endsMs = grantEndsMs(grant)
+  return endsMs === null ? null : endsMs + LOOKED_AT_LATE_MS
+}
+
+/** For a look at what a grant was drawn: the balance's `used`. Never for a reservation. */
+export function grantLook(grant: Pick<Grant, 'account' | 'id' | 'amount'>): Check {
+  return lookAt(grantCounter(grant), { limit: grant.id, buckets: [{ name: grant.id, ceiling: grant.amount, counter: null }], refuses: true, visible: true })
+}
+
+/** For a look at what a period, by its counter, has left of an allowance alone, whatever grants were drawn in it: the balance's `room`. Never for a reservation. */
+export function allowanceLook(slot: string, ceiling: number): Check {
+  return lookAt(slot, { limit: slot, buckets: [{ name: slot, ceiling, counter: null }], refuses: true, visible: true, beyond: beyondName(slot) })
+}
+
+function lookAt(slot: string, ceiling: Ceiling): Check {
+  return { slots: [slot], at: 0, span: 1, endsMs: null, ceilings: [ceiling], fixed: 0, perUnit: 0, clampable: false }
+}
+
+function beyondName(slot: string): string {
+  return `${slot}|granted`
 }
 
 /** What a limit's counters are in one period: made once per period and limit, because every call needs it. */

@@ -22,6 +22,14 @@ export type Overdraft =
   | { readonly kind: 'percentage'; readonly percent: number }
   | { readonly kind: 'unlimited' }
 
+/** What a period leaves of its allowance goes on as a grant. */
+export interface Rollover {
+  /** At most so much of a period, in small units, or a part of its ceiling. */
+  readonly max: { readonly kind: 'absolute'; readonly amount: number } | { readonly kind: 'percentage'; readonly percent: number }
+  /** How long it lasts, from the period's end: so many periods, a time, or for ever (null). */
+  readonly lasts: { readonly kind: 'periods'; readonly count: number } | { readonly kind: 'time'; readonly ms: number } | null
+}
+
 /** A configured rule, parsed. Amounts are integers in the meter's small units. */
 export interface Limit {
   readonly name: string
@@ -40,6 +48,10 @@ export interface Limit {
   readonly overdraft: Overdraft
   /** What is drawn here was paid before: when it is used up, payment is required. */
   readonly prepaid?: boolean
+  /** Percentages of use that are told, ascending; none: nothing is. Absent: those of `notifications`, where it is among their limits. */
+  readonly notify?: readonly number[]
+  /** Absent: what is left of a period is lost. */
+  readonly rollover?: Rollover
 }
 
 /** Whose counter it is, and that account's calendar. */

@@ -1,7 +1,7 @@
 import type { Balance, Check } from '../../metering/check.ts'
 import type { Ledger, Step } from '../../metering/ledger.ts'
 import type {
-  DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
+  DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, PendingReservation, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from '../../metering/moves.ts'
 import { StoreUnavailable, type Store, type StoreStatus } from '../store.ts'
 import type { Journal } from './journal.ts'
@@ -54,6 +54,10 @@ export abstract class LocalStore implements Store {
 
   async due(nowMs: number): Promise<readonly DueReservation[]> {
     return this.ledger.due(nowMs)
+  }
+
+  async pending(id: string): Promise<PendingReservation | undefined> {
+    return this.ledger.pending(id)
   }
 
   async balances(_home: string, checks: readonly Check[]): Promise<readonly Balance[]> {

@@ -3,7 +3,7 @@ import type { Balance, Bucket, Check } from '../../metering/check.ts'
 import { digestOf } from '../../metering/ledger.ts'
 import type { Quantities } from '../../metering/meter.ts'
 import type {
-  CheckRefusal, Draw, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
+  CheckRefusal, Draw, Expire, ExpireAnswer, Extend, ExtendAnswer, PendingReservation, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from '../../metering/moves.ts'
 import { balanceOf, drawnCeiling, NOTHING, slotOf, type Use } from '../../metering/standing.ts'
 import { fromUsageText, toUsageText } from './event-record.ts'
@@ -374,6 +374,17 @@ export function toReservation(text: string): StoredReservation | null {
   } catch {
     // Its fields are no JSON, or its usage is none.
     return null
+  }
+}
+
+/** An open reservation's text; null: it is not open, or not one of this release. */
+export function toPending(id: string, text: string): PendingReservation | null {
+  const stored = toReservation(text)
+  const skeleton = text.split('\n')[13]
+  if (stored === null || stored.state !== 'open' || skeleton === undefined) return null
+  const { home, deadlineMs, held, slots } = stored
+  return {
+    id, home, deadlineMs, u: Number(text.split('\n')[2]), held: slots.map((counter, i) => ({ counter, amount: held[i] ?? 0 })), skeleton: JSON.parse(skeleton) as PendingReservation['skeleton'],
   }
 }
 

@@ -2,7 +2,7 @@ import type { Clock } from '../../clock.ts'
 import type { Log } from '../../log.ts'
 import type { Balance, Check } from '../../metering/check.ts'
 import type {
-  DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
+  DueReservation, Expire, ExpireAnswer, Extend, ExtendAnswer, PendingReservation, Reserve, ReserveAnswer, Settle, SettleAnswer, Void, VoidAnswer,
 } from '../../metering/moves.ts'
 import { framed, type StoreRow } from '../rows.ts'
 import { StoreUnavailable, type Store, type StoreDetails, type StoreStatus } from '../store.ts'
@@ -14,7 +14,7 @@ import type { Housekeeping } from './housekeeping.ts'
 import type { KeyNames } from './keys.ts'
 import type { Confirm, RedisLink } from './link.ts'
 import {
-  Again, EpochLost, fromStandingValues, slotsOf, standingKeys, toExpireAnswer, toExtendAnswer, toReservation, toReserveAnswer, toSettleAnswer, toVoidAnswer,
+  Again, EpochLost, fromStandingValues, slotsOf, standingKeys, toExpireAnswer, toPending, toExtendAnswer, toReservation, toReserveAnswer, toSettleAnswer, toVoidAnswer,
   type StoredReservation, type Unmade,
 } from './moves.ts'
 import type { RedisOutbox } from './outbox.ts'
@@ -148,6 +148,19 @@ export class RedisStore implements Store {
       return made
     }
     throw new StoreUnavailable('the reservation changes faster than it can be read')
+  }
+
+  async pending(id: string): Promise<PendingReservation | undefined> {
+    const { link, keys } = this.#parts
+    const texts = await link.commands(Array.from({ length: keys.partitions }, (_, p) => ({ key: keys.reservation(p, id), name: 'GET', args: [keys.reservation(p, id)] })))
+    for (const text of texts) {
+      const found = typeof text === 'string' ? toPending(id, text) : null
+      if (found !== null) return found
+    }
+    // What a server that is away has is not known.
+    const away = texts.find((text) => text instanceof StoreUnavailable)
+    if (away !== undefined) throw away
+    return undefined
   }
 
   async due(nowMs: number): Promise<readonly DueReservation[]> {

@@ -56,13 +56,15 @@ t.test('with server.stream_ping a silent stream gets comments, between events on
   t.match(await rig.events(), [{ bytes_out: (event + event + sse('[DONE]')).length }])
 })
 
-t.test('the log line of a call names the shadow limits that would have refused it, and the caller is told nothing of them', async (t) => {
+t.test('log line, event and metric name the shadow limits that would have refused a call, and the caller is told nothing of them', async (t) => {
   const upstream = await openScriptedUpstream(t, openai())
   const rig = await startRig(t, upstream.url, { limits: ['{ name: watched, meter: requests, limit: 1, window: day, mode: shadow }', '{ name: rpm, meter: requests, limit: 100, window: 1m }'] })
   const answers = [await rig.chat(), await rig.chat()]
   await rig.settled()
   const lines = rig.logged.filter((line) => line['message'] === 'exchange' && line['account'] === 'main' && line['input_tokens'] !== undefined)
   t.strictSame(lines.map((line) => line['shadowed']), [undefined, ['watched']])
+  t.strictSame((await rig.events()).map((event) => event['shadow']), [undefined, ['watched']])
+  t.match(await rig.metrics.text(), 'tallygate_shadow_refusals_total{plan="main",limit="watched"} 1')
   for (const answer of answers) t.notMatch(JSON.stringify(answer.headers) + answer.text, /watched/)
 })
 
