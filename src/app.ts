@@ -272,7 +272,7 @@ class RunningApp implements App {
       startedMs: this.#startedMs, draining: () => this.#stopping !== null, reloads: () => this.#reloads, reload: () => this.reload(),
     })
     this.#admin = await listening(admin.listen, startAdminServer({
-      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, log,
+      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, random, log,
       metrics: { text: async () => await this.#metrics.text(await this.#front?.snapshots() ?? []) },
     }))
     if (store.kind !== 'embedded' || local === null) return

@@ -105,6 +105,7 @@ export interface Route {
   readonly status?: number
   /** What the answer holds, in one line. */
   readonly answer: string
+  /** What can be iterated asynchronously is sent as server-sent events, one for each value, for as long as somebody listens. */
   handle(asked: Asked, parts: AdminParts): Promise<unknown> | unknown
 }
 

@@ -62,7 +62,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const server = await startAdminServer({
-    listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret(localSecret), role: 'admin' }, metrics: new Metrics(), log: silentLog,
+    listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret(localSecret), role: 'admin' }, metrics: new Metrics(), random: systemRandom, log: silentLog,
   })
   t.teardown(() => server.close())
   const ask = (method: string, path: string, { secret, headers = {}, body, rawBody }: Extra = {}): Promise<Answer> => new Promise((resolve, reject) => {
@@ -98,9 +98,11 @@ t.test('without tokens this machine is trusted, by a name of this machine only',
 })
 
 t.test('without tokens nobody from elsewhere is answered', async (t) => {
-  const head = { host: 'localhost', origin: undefined, fetchSite: undefined, authorization: undefined }
-  for (const address of ['127.0.0.1', '::1', '::ffff:127.0.0.1']) t.match(adminCaller({ ...head, address }, [], null), { name: 'local', role: 'admin' })
-  for (const address of ['10.0.0.5', '::ffff:10.0.0.5', '2001:db8::1', '']) t.throws(() => adminCaller({ ...head, address }, [], null), { name: 'Problem', status: 403 }, address)
+  const head = { host: 'localhost', origin: undefined, fetchSite: undefined, authorization: undefined, cookie: undefined, proxied: false, reads: true }
+  const none = { tokens: [], local: null, sessions: { find: () => undefined } }
+  for (const address of ['127.0.0.1', '::1', '::ffff:127.0.0.1']) t.match(adminCaller({ ...head, address }, none), { name: 'local', role: 'admin', by: 'machine' })
+  for (const address of ['10.0.0.5', '::ffff:10.0.0.5', '2001:db8::1', '']) t.throws(() => adminCaller({ ...head, address }, none), { name: 'Problem', status: 403 }, address)
+  t.throws(() => adminCaller({ ...head, address: '127.0.0.1', proxied: true }, none), { name: 'Problem', status: 403 }, 'a proxy on this machine speaks for others')
 })
 
 t.test('W3: a page of another site can make a browser ask for nothing', async (t) => {
@@ -247,10 +249,18 @@ t.test("an upstream's own probes are passed on, without our credential, and say 
   t.match(await gone.ask('GET', '/upstreams/model/health'), { status: 502, json: { detail: /"model" cannot be reached/ } })
 })
 
-t.test('W1, W3: the page in a browser says what is there and loads nothing from anywhere', async (t) => {
+t.test('W1, W3: the page in a browser loads nothing from anywhere else, and what it loads comes compressed and is kept', async (t) => {
   const { ask } = await open(t)
   const page = await ask('GET', '/')
-  t.match(page, { status: 200, headers: { 'content-type': /text\/html/, 'content-security-policy': /default-src 'none'/ } })
-  for (const [, path] of page.text.matchAll(/<a href="([^"]+)"/g)) t.equal((await ask('GET', String(path).replaceAll('&#38;', '&'))).status, 200, String(path))
-  t.notMatch(page.text, /<script|https?:\/\//)
+  t.match(page, { status: 200, headers: { 'content-type': /text\/html/, 'content-security-policy': /^default-src 'none'; script-src 'self'; style-src 'self'/, 'cache-control': 'no-cache' } })
+  t.equal((await ask('GET', '/accounts/some%20one')).text, page.text, 'every address of the page is the page')
+  t.notMatch(page.text, /<style|<script(?! type="module" src="\/assets\/)|(?:src|href)="(?!\/assets\/|data:image\/svg)/)
+  for (const [, path = ''] of page.text.matchAll(/(?:src|href)="(\/[^"]+)"/g)) {
+    const asset = await ask('GET', path, { headers: { 'accept-encoding': 'gzip, br' } })
+    t.match(asset, { status: 200, headers: { 'content-encoding': 'br', 'cache-control': /immutable/, 'content-type': /^text\/(javascript|css)/ } }, path)
+    t.equal((await ask('GET', path, { headers: { 'if-none-match': String(asset.headers.etag) } })).status, 304)
+  }
+  t.equal((await ask('GET', '/', { headers: { 'if-none-match': String(page.headers.etag) } })).status, 304)
+  t.equal((await ask('GET', '/assets/0/main.ts')).status, 404)
+  t.equal((await ask('POST', '/')).status, 405)
 })
