@@ -128,7 +128,7 @@ class RunningApp implements App {
     await this.#makeFirstKey(books)
     this.#front = this.#config.server.workers === 1
       ? await openFront({ config: () => this.#config, books, clock, random, log, metrics })
-      : await openWorkers({ config: this.#config, clock, log, metrics })
+      : await openWorkers({ config: this.#config, clock, log, metrics, traffic: (worker, report) => books.analytics.add(`worker ${worker}`, report) })
     await this.#openAdmin(books)
     this.#lookAtPeriodEnds(books)
     this.#reloader.start()
@@ -221,6 +221,7 @@ class RunningApp implements App {
     this.#books.directory.use(index)
     await this.#front?.use(config)
     await this.#books.deliveries.use(config)
+    await this.#books.analytics.use(config)
     await this.#notices?.use(config)
   }
 

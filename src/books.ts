@@ -1,9 +1,11 @@
 import { AccountChanges } from './accounts/account-changes.ts'
+import { accountStanding } from './accounts/account-standing.ts'
 import { SubscriptionChanges } from './accounts/subscriptions.ts'
 import { GrantChanges } from './accounts/grants.ts'
 import { StoredKeyDirectory } from './accounts/key-directory.ts'
 import { MadeAccounts } from './accounts/made-accounts.ts'
 import type { AdminParts, RunningGateway } from './admin/route.ts'
+import { Analytics } from './analytics/analytics.ts'
 import { Archive } from './archive/archive.ts'
 import { ARCHIVE, EventHistory } from './archive/history.ts'
 import { withTime } from './clock.ts'
@@ -11,6 +13,7 @@ import type { Clock } from './clock.ts'
 import type { Config } from './config/config.ts'
 import { Deliveries, gapKind } from './deliveries.ts'
 import type { Log } from './log.ts'
+import type { UsageEvent } from './metering/event.ts'
 import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
 import { accountForecasts } from './notices/account-forecasts.ts'
@@ -31,6 +34,8 @@ export interface Books {
   readonly changes: AccountChanges
   readonly accounts: MadeAccounts
   readonly deliveries: Deliveries
+  /** What is looked at. Nothing is counted before it is used. */
+  readonly analytics: Analytics
   /** How fast limits are used. */
   readonly paces: StoredPaces
   /** So long after its admission a call may still be settled. */
@@ -71,13 +76,21 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
     const accounts = new MadeAccounts(store, directory, changes, clock)
     const grants = new GrantChanges(store, directory, changes, clock, random)
     const paces = await StoredPaces.open(store.records)
-    const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout, further: noticeConsumers })
+    const analytics = new Analytics({
+      outbox: store.outbox, clock, log, onHold: () => void deliveries.tellConsumers().catch((error: unknown) => log.warn({ error: String(error) }, 'the store could not be told its consumers')),
+      open: async () => (await import('./analytics/open-rollups.ts')).openRollups(config.store, store),
+      archive: (current) => archivedBy(archiveOf(current, log)),
+    })
+    const deliveries: Deliveries = new Deliveries({
+      outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout, further: (current) => [...noticeConsumers(current), ...analytics.consumers(current)],
+    })
     return {
-      store, clock, directory, changes, accounts, deliveries, paces, forgetAfterMs: openingOf(config, parts).forgetAfterMs,
+      store, clock, directory, changes, accounts, deliveries, analytics, paces, forgetAfterMs: openingOf(config, parts).forgetAfterMs,
       adminParts(current, gateway) {
         const history = new EventHistory({ outbox: store.outbox, archive: () => archiveOf(current(), log), clock })
         return {
-          config: current, directory, changes, subscriptions, grants, accounts, outbox: store.outbox, records: store.records, history, clock, gateway,
+          config: current, analytics, directory, changes, subscriptions, grants, accounts, outbox: store.outbox, records: store.records, history, clock, gateway,
+          standing: (id) => accountStanding({ directory, store, paces }, id, clock.nowMs()),
           forecasts: (ids) => accountForecasts({ directory, store, paces }, ids, clock.nowMs()).catch((error: unknown) => {
             // Who asks about accounts is answered while the store is away, too.
             if (error instanceof StoreUnavailable) return new Map<string, number>()
@@ -92,6 +105,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
         }
       },
       async close() {
+        await analytics.stop()
         await deliveries.stop()
         directory.close()
         paces.close()
@@ -108,6 +122,15 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
 function archiveOf({ events, sinks }: Config, log: Log): Archive | null {
   const path = sinks.find(({ name }) => name === ARCHIVE)?.settings['path']
   return events.archive === null || typeof path !== 'string' ? null : new Archive(path, log)
+}
+
+function archivedBy(archive: Archive | null): { readonly consumer: string; read(): AsyncIterable<UsageEvent> } | null {
+  return archive === null ? null : {
+    consumer: ARCHIVE,
+    async *read() {
+      for await (const { event } of archive.read({ sinceMs: 0 })) yield event
+    },
+  }
 }
 
 async function inspect(store: Store, { store: config }: Config): ReturnType<AdminParts['inspectStore']> {

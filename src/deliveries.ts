@@ -76,7 +76,7 @@ export class Deliveries {
     return this.#inTurn(async () => {
       this.#config = config
       this.#stopGaps ??= this.#parts.clock.every(gapsEveryMs, () => void this.#tellGaps())
-      await this.#parts.outbox.setConsumers([...config.sinks.map((sink) => sink.name), ...this.#parts.further?.(config) ?? []])
+      await this.#parts.outbox.setConsumers(this.#consumers(config))
       for (const [name, replay] of this.#replays) {
         if (!isDeepStrictEqual(config.sinks.find((sink) => sink.name === name), replay.config)) await this.#stopReplay(replay)
       }
@@ -85,6 +85,13 @@ export class Deliveries {
         if (wanted === undefined || !isDeepStrictEqual(wanted, running.config)) await this.#stop(name)
       }
       for (const sink of config.sinks) if (!this.#running.has(sink.name) && !this.#replays.has(sink.name)) await this.#start(sink, config.instance)
+    })
+  }
+
+  /** The outbox is told again which consumers there are: those that are no sinks have changed. */
+  tellConsumers(): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#config !== null) await this.#parts.outbox.setConsumers(this.#consumers(this.#config))
     })
   }
 
@@ -315,6 +322,10 @@ export class Deliveries {
     const running = this.#running.get(name)
     this.#running.delete(name)
     await running?.delivery.stop()
+  }
+
+  #consumers(config: Config): string[] {
+    return [...config.sinks.map((sink) => sink.name), ...this.#parts.further?.(config) ?? []]
   }
 
   #surroundings(): { clock: Clock; stdout: Writable } {

@@ -49,9 +49,10 @@ export async function openFront(parts: FrontParts): Promise<Front> {
   const { clock } = books
   const spool = await spoolOf(parts)
   const gateway = new Gateway({
-    config, keys: books.directory, paces: books.paces, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
+    config, keys: books.directory, onlooker: books.analytics.traffic, paces: books.paces, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
     ...boundsOf(config().store),
   })
+  books.analytics.traffic.open = () => ({ open: gateway.openExchanges, streams: gateway.openStreams })
   const cutAll = (): void => gateway.cutAll()
   const { listen } = config().server
   try {

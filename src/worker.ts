@@ -1,5 +1,6 @@
 import cluster from 'node:cluster'
 import type { Writable } from 'node:stream'
+import { isQuiet } from './analytics/traffic.ts'
 import { BooksUnavailable, openBooks } from './books.ts'
 import type { Books } from './books.ts'
 import type { Clock } from './clock.ts'
@@ -34,6 +35,8 @@ export async function runWorker(parts: WorkerParts): Promise<number> {
   return await new WorkerProcess(parts).run()
 }
 
+const trafficMs = 1_000
+
 class WorkerProcess {
   readonly #parts: WorkerParts
   readonly #metrics = new Metrics()
@@ -45,6 +48,7 @@ class WorkerProcess {
   /** One configuration after the other, in the order in which they came. */
   #last: Promise<void> = Promise.resolve()
   #stopping: Promise<void> | null = null
+  #stopTelling: (() => void) | null = null
   /** The primary has said once that this is the end. */
   #told = false
   #finish: (code: number) => void = () => undefined
@@ -96,12 +100,24 @@ class WorkerProcess {
       this.#metrics.beforeReading.push(() => this.#metrics.storeAdmitting.set(books.store.status().admitting ? 1 : 0))
       this.#front = await openFront({ config: current, books, clock, random, log, metrics: this.#metrics })
       tell({ kind: 'ready', version: config.version, ...this.#front.address })
+      this.#tellTraffic(books)
     } catch (error) {
       await this.#books?.close()
       // A bug is told by this process itself, with where it is.
       if (!(error instanceof BooksUnavailable) && !(error instanceof AddressUnavailable)) throw error
       tell({ kind: 'failed', sentence: error.message }, () => this.#finish(1))
     }
+  }
+
+  /** Once a second, while there is any, and once more when it has ended. */
+  #tellTraffic({ analytics: { traffic } }: Books): void {
+    let wasQuiet = true
+    this.#stopTelling = this.#parts.clock.every(trafficMs, () => {
+      const report = traffic.take()
+      const quiet = isQuiet(report)
+      if (!quiet || !wasQuiet) tell({ kind: 'traffic', report })
+      wasQuiet = quiet
+    })
   }
 
   /** Swaps config and keys in one step, so that no call sees a key of one and a plan of the other. */
@@ -125,6 +141,8 @@ class WorkerProcess {
     // What is being opened is opened first, and then closed.
     await this.#last
     await this.#front?.drain()
+    this.#stopTelling?.()
+    if (this.#books !== null) tell({ kind: 'traffic', report: this.#books.analytics.traffic.take() })
     await this.#front?.close()
     await this.#books?.close()
     this.#finish(0)

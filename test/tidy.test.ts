@@ -25,7 +25,8 @@ const mayImport: Record<string, readonly string[]> = {
   config: ['metering/', 'errors', 'assert', 'clock'],
   gateway: ['dashboard/self-service.ts', 'metering/', 'providers/provider.ts', 'stores/store.ts', 'clock', 'log', 'metrics', 'errors', 'assert', 'random'],
   accounts: ['metering/', 'stores/store.ts', 'config/config.ts', 'clock', 'random', 'errors', 'assert'],
-  analytics: ['metering/', 'stores/store.ts', 'clock', 'errors', 'assert'],
+  // Its file lies beside a store and is written as that one is; its hashes lie within one.
+  analytics: ['metering/', 'stores/', 'clock', 'log', 'errors', 'assert'],
   invoices: ['metering/', 'config/config.ts', 'assert'],
   // A gateway's memory of refusals decides which of several limits it names.
   simulation: ['metering/', 'invoices/', 'accounts/', 'config/config.ts', 'gateway/refusal-memory.ts', 'errors', 'assert'],

@@ -2,6 +2,7 @@ import { toOpenApi } from './openapi.ts'
 import { Problem } from './problem.ts'
 import { matchRoute, readFields } from './route.ts'
 import type { AdminParts, Role, Route } from './route.ts'
+import { analyticsRoutes } from './routes/analytics.ts'
 import { accountRoutes } from './routes/accounts.ts'
 import { eventRoutes } from './routes/events.ts'
 import { explainRoutes } from './routes/explain.ts'
@@ -36,7 +37,7 @@ const openApiRoute: Route = {
   handle: () => toOpenApi(adminRoutes),
 }
 
-export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...grantRoutes, ...eventRoutes, ...invoiceRoutes, ...explainRoutes, ...simulationRoutes, ...noticeRoutes, ...storeRoutes, openApiRoute]
+export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...grantRoutes, ...eventRoutes, ...analyticsRoutes, ...invoiceRoutes, ...explainRoutes, ...simulationRoutes, ...noticeRoutes, ...storeRoutes, openApiRoute]
 
 /** Throws a Problem, ChangeRefused or StoreUnavailable for whatever is not to be; anything else thrown is a bug. */
 export async function answerAdmin(request: AdminRequest, parts: AdminParts): Promise<AdminAnswer> {

@@ -1,5 +1,7 @@
 import type { AccountChanges } from '../accounts/account-changes.ts'
 import type { GrantChanges } from '../accounts/grants.ts'
+import type { AccountStanding } from '../accounts/account-standing.ts'
+import type { Analytics } from '../analytics/analytics.ts'
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
 import type { MadeAccounts } from '../accounts/made-accounts.ts'
 import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
@@ -26,6 +28,9 @@ export interface AdminParts {
   /** Events of the store and of the archive. */
   readonly history: EventHistory
   readonly clock: Clock
+  readonly analytics: Analytics
+  /** How an account stands; null: there is no such account, or it has no plan. Rejects with StoreUnavailable. */
+  standing(account: string): Promise<AccountStanding | null>
   /** When the first limit of each account is used up, for those of whom that is foreseen; ms since 1970. */
   forecasts(accounts: readonly string[]): Promise<ReadonlyMap<string, number>>
   storeStatus(): StoreStatus

@@ -1,10 +1,10 @@
 /**
  * What is added up. Whole numbers, which stay exact up to 2⁵³; `cost_nanos` is apart, because money may grow larger and has a currency.
- * `latency` and `first_token` are histograms of ms.
+ * `latency` and `first_token` are histograms of ms. `events` are exchanges, `records` what was written of them, corrections too; `shadowed`: those that a shadow limit would have refused.
  */
 export const SUMS = [
   'events', 'requests', 'input_tokens', 'cached_input_tokens', 'cache_write_tokens', 'output_tokens', 'reasoning_tokens', 'total_tokens',
-  'compute_ms', 'bytes_in', 'bytes_out', 'audio_ms', 'images',
+  'compute_ms', 'bytes_in', 'bytes_out', 'audio_ms', 'images', 'records', 'shadowed',
 ] as const
 export type Sum = (typeof SUMS)[number]
 
@@ -18,31 +18,38 @@ export interface Counts extends Readonly<Record<Sum, number>> {
 export type Histogram = ReadonlyMap<number, number>
 
 export const noHistogram: Histogram = new Map()
-export const noCounts: Counts = Object.freeze({
-  ...(Object.fromEntries(SUMS.map((name) => [name, 0])) as Record<Sum, number>), cost_nanos: 0n, latency: noHistogram, first_token: noHistogram,
-})
 
-/** Adds up, in place. */
-export class Adding {
-  readonly #sums = new Float64Array(SUMS.length)
-  #costNanos = 0n
-  readonly #latency = new Map<number, number>()
-  readonly #firstToken = new Map<number, number>()
+/** What is added to an `Adding`: another one, or one event. */
+export interface Addend {
+  readonly sums: ArrayLike<number>
+  readonly costNanos: bigint
+}
 
-  add(counts: Counts): this {
-    for (const [index, name] of SUMS.entries()) this.#sums[index]! += counts[name]
-    if (counts.cost_nanos !== 0n) this.#costNanos += counts.cost_nanos
-    addHistogram(this.#latency, counts.latency)
-    addHistogram(this.#firstToken, counts.first_token)
-    return this
-  }
+/** Adds up, in place. Plain data, so that it travels between threads. */
+export interface Adding extends Addend {
+  readonly sums: Float64Array
+  costNanos: bigint
+  readonly latency: Map<number, number>
+  readonly firstToken: Map<number, number>
+}
 
-  sum(): Counts {
-    return {
-      ...Object.fromEntries(SUMS.map((name, index) => [name, this.#sums[index]!])) as Record<Sum, number>,
-      cost_nanos: this.#costNanos, latency: this.#latency, first_token: this.#firstToken,
-    }
-  }
+export function nothingAdded(): Adding {
+  return { sums: new Float64Array(SUMS.length), costNanos: 0n, latency: new Map(), firstToken: new Map() }
+}
+
+export function addSums(to: Adding, { sums, costNanos }: Addend): void {
+  for (let i = 0; i < SUMS.length; i++) to.sums[i]! += sums[i]!
+  if (costNanos !== 0n) to.costNanos += costNanos
+}
+
+export function addAll(to: Adding, other: Adding): void {
+  addSums(to, other)
+  addHistogram(to.latency, other.latency)
+  addHistogram(to.firstToken, other.firstToken)
+}
+
+export function countsOf({ sums, costNanos, latency, firstToken }: Adding): Counts {
+  return { ...Object.fromEntries(SUMS.map((name, index) => [name, sums[index]!])) as Record<Sum, number>, cost_nanos: costNanos, latency, first_token: firstToken }
 }
 
 export function addHistogram(to: Map<number, number>, other: Histogram): void {
@@ -75,9 +82,11 @@ export function percentile(histogram: Histogram, share: number): number | null {
   return null
 }
 
-/** `12:3,40:1`, in order of the slots. */
+/** `12:3,40:1`. */
 export function histogramText(histogram: Histogram): string {
-  return [...histogram].sort(([a], [b]) => a - b).map(([slot, count]) => `${slot}:${count}`).join(',')
+  let text = ''
+  for (const [slot, count] of histogram) text += text === '' ? `${slot}:${count}` : `,${slot}:${count}`
+  return text
 }
 
 export function histogramOf(text: string): Histogram {

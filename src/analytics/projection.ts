@@ -1,6 +1,5 @@
 import type { UsageEvent } from '../metering/event.ts'
-import { noHistogram, slotOf } from './counts.ts'
-import type { Counts } from './counts.ts'
+import { slotOf } from './counts.ts'
 import type { Increment } from './rollups.ts'
 
 /** Names in a dimension are this long at most: a model's name is the caller's own text. */
@@ -11,18 +10,19 @@ const COST_DIGITS = 9
 export function incrementOf({ time, data }: UsageEvent): Increment {
   const corrects = data['corrects'] !== undefined
   const status = data['status']
-  const cost = typeof data['cost'] === 'string' ? nanosOf(data['cost']) : 0n
-  const counts: Counts = {
-    events: corrects ? 0 : 1, requests: number(data['requests']),
-    input_tokens: number(data['input_tokens']), cached_input_tokens: number(data['cached_input_tokens']), cache_write_tokens: number(data['cache_write_tokens']),
-    output_tokens: number(data['output_tokens']), reasoning_tokens: number(data['reasoning_tokens']), total_tokens: number(data['total_tokens']),
-    compute_ms: number(data['compute_ms']), bytes_in: number(data['bytes_in']), bytes_out: number(data['bytes_out']),
-    audio_ms: Math.round(number(data['audio_seconds']) * 1_000), images: number(data['images']),
-    cost_nanos: cost,
-    latency: corrects ? noHistogram : one(data['compute_ms']), first_token: corrects ? noHistogram : one(data['time_to_first_token_ms']),
-  }
+  const shadow = data['shadow']
+  const cost = data['cost']
+  const isPriced = typeof cost === 'string'
+  const costNanos = isPriced ? nanosOf(cost) : 0n
   return {
-    atMs: Date.parse(time), currency: cost === 0n ? '' : name(data['currency']), counts,
+    atMs: Date.parse(time), currency: isPriced ? name(data['currency']) : '', costNanos,
+    sums: [
+      corrects ? 0 : 1, number(data['requests']), number(data['input_tokens']), number(data['cached_input_tokens']), number(data['cache_write_tokens']),
+      number(data['output_tokens']), number(data['reasoning_tokens']), number(data['total_tokens']), number(data['compute_ms']),
+      number(data['bytes_in']), number(data['bytes_out']), Math.round(number(data['audio_seconds']) * 1_000), number(data['images']),
+      1, Array.isArray(shadow) && shadow.length > 0 ? 1 : 0,
+    ],
+    latencySlot: corrects ? null : slot(data['compute_ms']), firstTokenSlot: corrects ? null : slot(data['time_to_first_token_ms']),
     dimensions: {
       account: name(data['account']), key: name(data['key']), plan: name(data['plan']), model: name(data['model']), endpoint: name(data['endpoint']),
       upstream: name(data['upstream']), end: name(data['end']), status: typeof status === 'number' ? String(status) : '',
@@ -34,13 +34,16 @@ function number(value: unknown): number {
   return typeof value === 'number' && Number.isFinite(value) ? value : 0
 }
 
+const plain = /^[ -~]{0,128}$/
+
 /** Without control characters, which separate names where they are kept. */
 export function name(value: unknown): string {
-  return typeof value === 'string' ? value.replace(/[\0-\x1f\x7f]/g, '').slice(0, NAME_MAX).toWellFormed() : ''
+  if (typeof value !== 'string' || plain.test(value)) return typeof value === 'string' ? value : ''
+  return value.replace(/[\0-\x1f\x7f]/g, '').slice(0, NAME_MAX).toWellFormed()
 }
 
-function one(ms: unknown): Counts['latency'] {
-  return typeof ms === 'number' && ms >= 0 ? new Map([[slotOf(ms), 1]]) : noHistogram
+function slot(ms: unknown): number | null {
+  return typeof ms === 'number' && ms >= 0 ? slotOf(ms) : null
 }
 
 /** Of exact decimal text, as events have it. */

@@ -1,10 +1,13 @@
-import type { Counted, Increment, Kept, RefusalCount, RefusalQuestion, RefusalRow, UsageQuestion, UsageRow } from './rollups.ts'
+import type { Gathered } from './gathering.ts'
+import type { Kept, RefusalCount, RefusalQuestion, RefusalRow, UsageQuestion, UsageRow } from './rollups.ts'
 
-/** What the main thread and the roll-ups' thread say to each other. */
+/** What the main thread and the roll-ups' threads say to each other. One thread writes; another may read the same file. */
 export interface RollupAsks {
-  readonly open: { ask: { readonly path: string }; answer: null }
-  readonly count: { ask: readonly Counted[]; answer: null }
-  readonly countArchived: { ask: readonly Increment[]; answer: null }
+  readonly open: { ask: { readonly path: string; readonly readOnly: boolean }; answer: null }
+  /** Ids of the events that were counted last. */
+  readonly last: { ask: null; answer: readonly string[] }
+  /** `ids` null: they have no place in the outbox. */
+  readonly count: { ask: { readonly rows: readonly Gathered[]; readonly ids: readonly string[] | null }; answer: null }
   readonly countRefusals: { ask: readonly RefusalCount[]; answer: null }
   readonly usage: { ask: UsageQuestion; answer: readonly UsageRow[] }
   readonly refusals: { ask: RefusalQuestion; answer: readonly RefusalRow[] }

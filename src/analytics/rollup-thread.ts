@@ -26,7 +26,8 @@ function handle({ number, name, ask }: ThreadRequest): ThreadReply {
 
 function answerTo(name: keyof RollupAsks, ask: unknown): unknown {
   if (name === 'open') {
-    file = new RollupFile((ask as RollupAsks['open']['ask']).path)
+    const { path, readOnly } = ask as RollupAsks['open']['ask']
+    file = new RollupFile(path, readOnly)
     return null
   }
   if (name === 'close') {
@@ -35,8 +36,12 @@ function answerTo(name: keyof RollupAsks, ask: unknown): unknown {
   }
   assert(file !== null, 'opened first')
   switch (name) {
-    case 'count': file.count(ask as RollupAsks['count']['ask']); return null
-    case 'countArchived': file.countArchived(ask as RollupAsks['countArchived']['ask']); return null
+    case 'last': return file.last()
+    case 'count': {
+      const { rows, ids } = ask as RollupAsks['count']['ask']
+      file.count(rows, ids)
+      return null
+    }
     case 'countRefusals': file.countRefusals(ask as RollupAsks['countRefusals']['ask']); return null
     case 'usage': return file.usage(ask as RollupAsks['usage']['ask'])
     case 'refusals': return file.refusals(ask as RollupAsks['refusals']['ask'])

@@ -22,7 +22,12 @@ export interface Increment {
   readonly dimensions: Dimensions
   /** '' where nothing was priced. */
   readonly currency: string
-  readonly counts: Counts
+  /** In the order of SUMS. */
+  readonly sums: readonly number[]
+  readonly costNanos: bigint
+  /** Of the histograms; null: it was not measured. */
+  readonly latencySlot: number | null
+  readonly firstTokenSlot: number | null
 }
 
 export interface Counted {
@@ -89,11 +94,11 @@ export interface RefusalRow {
 /** Usage by minute, hour and day: a projection of the events, which can be made again from them. Rejects with StoreUnavailable. */
 export interface Rollups {
   /**
-   * In one step adds what the entries come to and remembers that they are counted. Those of the batch before add nothing when they come again: what was counted
-   * is done in the outbox before more is counted.
+   * Adds what the entries come to and in the same step remembers that they are counted, all of them or those of some partitions. What comes again, in the order
+   * of the outbox, adds nothing: what was counted is done in the outbox before more is counted.
    */
   count(batch: readonly Counted[]): Promise<void>
-  /** Events that have no position any more, such as an archive's. Counted as often as they are given. */
+  /** Events that have no position any more, such as an archive's. Counted as often as they are given, and only between a `reset` and `complete`. */
   countArchived(batch: readonly Increment[]): Promise<void>
   /** Each given once. */
   countRefusals(batch: readonly RefusalCount[]): Promise<void>
@@ -123,3 +128,31 @@ export function bucketOf(unit: Unit, atMs: number): number {
     default: return unreachable(unit)
   }
 }
+
+/** Refusals by the month are added up from days. */
+export const REFUSAL_UNITS = ['minute', 'hour', 'day'] as const satisfies readonly Unit[]
+
+/** Where the bucket after one begins. */
+export function nextBucket(unit: Unit, bucket: number): number {
+  switch (unit) {
+    case 'minute': return bucket + 60_000
+    case 'hour': return bucket + 3_600_000
+    case 'day': return bucket + 86_400_000
+    case 'month': {
+      const at = new Date(bucket)
+      return Date.UTC(at.getUTCFullYear(), at.getUTCMonth() + 1)
+    }
+    default: return unreachable(unit)
+  }
+}
+
+/** The beginnings of all buckets from an instant on and before another. */
+export function bucketsBetween(unit: Unit, fromMs: number, untilMs: number): number[] {
+  const buckets: number[] = []
+  const first = bucketOf(unit, fromMs)
+  for (let bucket = first < fromMs ? nextBucket(unit, first) : first; bucket < untilMs && buckets.length < BUCKETS_MAX; bucket = nextBucket(unit, bucket)) buckets.push(bucket)
+  return buckets
+}
+
+/** More than a month of minutes. */
+const BUCKETS_MAX = 50_000

@@ -23,6 +23,8 @@ export interface Config {
   readonly keys: readonly KeyConfig[]
   readonly sinks: readonly SinkConfig[]
   readonly events: EventsConfig
+  /** null: nothing is rolled up. */
+  readonly analytics: AnalyticsConfig | null
   /** null: nobody is told of anything. */
   readonly notifications: NotificationsConfig | null
   /** Names this gateway in events and in the lease; default: host name. */
@@ -92,6 +94,14 @@ export interface EventsConfig {
   readonly archive: string | null
   /** How long those files are kept. */
   readonly keepMs: number
+}
+
+/** How long usage is kept by minute, hour, day and month, ms. */
+export interface AnalyticsConfig {
+  readonly minutesMs: number
+  readonly hoursMs: number
+  readonly daysMs: number
+  readonly monthsMs: number
 }
 
 /** What a notice can be about. */

@@ -4,7 +4,7 @@ import { METERS, meterName } from '../metering/meter.ts'
 import type { WeightedMeter } from '../metering/meter.ts'
 import type { Limit } from '../metering/limits/limit.ts'
 import { addOnOf } from './add-on-rules.ts'
-import type { Account, AddOn, Address, AdminConfig, Config, Entitlements, EventsConfig, KeyConfig, Model, Plan, Policy, RateCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
+import type { Account, AddOn, Address, AdminConfig, Config, Entitlements, AnalyticsConfig, EventsConfig, KeyConfig, Model, Plan, Policy, RateCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
 import { DEFAULT_CALENDAR } from './config.ts'
 import { grantsFrom } from './grant-rules.ts'
 import { limitsOf } from './limit-rules.ts'
@@ -99,7 +99,7 @@ class Parser {
     const content = {
       server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, meters: this.#meters.weighted, moneyScale: this.#meters.moneyScale ?? defaultMoneyScale,
       accounts: this.#accounts, keys,
-      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), analytics: this.#analytics(store), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
     return freeze({ ...content, version, files: this.#files })
@@ -217,6 +217,14 @@ class Parser {
   #events(): EventsConfig {
     const raw = this.#raw.events
     return { hotMs: raw?.hot ?? 86_400_000, archive: raw?.archive ?? null, keepMs: raw?.keep ?? 90 * 86_400_000 }
+  }
+
+  #analytics({ kind }: StoreConfig): AnalyticsConfig | null {
+    const raw = this.#raw.analytics
+    if (raw === 'off') return null
+    // What is kept by the minute is most of it, and Redis has it in memory.
+    const minutesMs = raw?.minutes ?? (kind === 'redis' ? 6 * 3_600_000 : 2 * 86_400_000)
+    return { minutesMs, hoursMs: raw?.hours ?? 45 * 86_400_000, daysMs: raw?.days ?? 800 * 86_400_000, monthsMs: raw?.months ?? 3_660 * 86_400_000 }
   }
 
   #notifications(plans: ReadonlyMap<string, Plan>, addOns: ReadonlyMap<string, AddOn>, keys: readonly KeyConfig[]): Config['notifications'] {

@@ -195,6 +195,14 @@ const events = object({
   keep: optional(duration('keep', dayMs, 3_660 * dayMs), null, 'How long those files are kept. Default 90d.'),
 })
 
+const analyticsWrong = 'has to be a mapping, or off'
+const analytics = either(oneOf(['off'], { none: 'has to be a mapping, or off; to switch it off write off', on: analyticsWrong, true: analyticsWrong, false: 'has to be a mapping, or off; to switch it off write off' }), object({
+  minutes: optional(duration('minutes', 3_600_000, 31 * dayMs), null, 'How long usage is kept by the minute. Default 2d; with Redis 6h.'),
+  hours: optional(duration('hours', dayMs, 366 * dayMs), null, 'How long it is kept by the hour. Default 45d.'),
+  days: optional(duration('days', 31 * dayMs, 3_660 * dayMs), null, 'How long it is kept by the day. Default 800d.'),
+  months: optional(duration('months', 366 * dayMs, 7_320 * dayMs), null, 'How long it is kept by the month. Default 3660d.'),
+}, { hints: { minute: 'did you mean "minutes"?', hour: 'did you mean "hours"?', day: 'did you mean "days"?', month: 'did you mean "months"?' } }))
+
 export const PROVIDERS = ['openai', 'anthropic', 'http'] as const
 export const LATER_PROVIDERS = ['gemini', 'ollama', 'tgi', 'llamacpp', 'cohere', 'bedrock', 'kserve'] as const
 const later = Object.fromEntries(LATER_PROVIDERS.map((name) => [name, `${name} is not in this release; openai, anthropic and http are`]))
@@ -657,6 +665,7 @@ export const root = object({
   admin: optional(admin, null, 'The port that operators use.'),
   store: optional(store, null, 'Where counters and events are kept. Default embedded:./data.'),
   events: optional(events, null, 'How long usage events are kept.'),
+  analytics: optional(analytics, null, 'How long usage is kept by minute, hour, day and month, for looking at; or off.'),
   upstreams: section(mapping('upstream', idGrammar, upstream), 'Where inference happens. None: UPSTREAM_URL, or the demo model.'),
   models: section(mapping('model', modelGrammar, modelEntry), 'Known models: their bounds and where they are served.'),
   meters: section(mapping('meter', meterGrammar, raw('expression', 'an expression such as input_tokens + 4 * output_tokens', [{ type: 'string' }]), (name) => builtin.has(name) ? `${name} is a meter already; choose another name` : undefined), 'Meters of your own: sums such as input_tokens + 4 * output_tokens.'),

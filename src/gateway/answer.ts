@@ -19,6 +19,7 @@ import type { Workings } from './parts.ts'
 import { respondError, statusOf } from './respond.ts'
 import { rejectedBound, rejectsUsageOption, smallerBound } from './second-try.ts'
 import { headerOf, unavailable, upstreamError } from './upstream-error.ts'
+import { tellRefused } from './told.ts'
 import { upstreamRequest } from './upstream-request.ts'
 
 const quotaEnded = 'The allowance for this call is used up.'
@@ -727,7 +728,7 @@ export class Answer implements UpstreamListener {
     if (d.gone || this.#draining) return
     if (error === null || d.headSent) return d.cut()
     this.#x.status = statusOf(error.code)
-    this.#w.metrics.refusals.inc({ reason: error.code })
+    tellRefused(this.#x, this.#w, error, this.#w.clock.nowMs())
     respondError(d, error, admitted(this.#x).route.provider, { requestId: this.#x.id, headers: standingHeaders(this.#x, this.#w, balances) })
   }
 }

@@ -17,6 +17,7 @@ import { presentable, respondError, statusOf } from './respond.ts'
 import { Roster } from './roster.ts'
 import { RouteTable } from './route.ts'
 import { Settler } from './settler.ts'
+import { tellEnded, tellRefused } from './told.ts'
 import { Tunnel } from './tunnel.ts'
 import { connectionOf } from './upstream-request.ts'
 import { UpstreamMemory } from './upstream-memory.ts'
@@ -40,6 +41,7 @@ export class Gateway {
     this.#workings = {
       config: () => parts.config(), keys: parts.keys, guard: parts.guard, tokenizer: parts.tokenizer, providers: parts.providers, httpEndpoint: parts.httpEndpoint,
       store, clock, random, log, metrics,
+      ...(parts.onlooker === undefined ? {} : { onlooker: parts.onlooker }),
       limits: this.#limits,
       routes: new RouteTable(parts.providers),
       forwarder: parts.forwarder ?? new Forwarder(),
@@ -57,6 +59,11 @@ export class Gateway {
   /** Exchanges in flight, tunnels included. */
   get openExchanges(): number {
     return this.#open.size
+  }
+
+  /** Those of them that are answered as a stream. */
+  get openStreams(): number {
+    return this.#open.list().reduce((sum, { facts, draft }) => sum + (facts?.streamed === true && draft !== null ? 1 : 0), 0)
   }
 
   /** Settlements that are not durable yet. */
@@ -154,7 +161,7 @@ export class Gateway {
     x.failure ??= error.code
     if (d.headSent) return d.cut()
     x.status = statusOf(error.code)
-    if (x.status !== 500) this.#parts.metrics.refusals.inc({ reason: error.code })
+    if (x.status !== 500) tellRefused(x, this.#parts, error, this.#parts.clock.nowMs())
     // Only what a reservation was refused for has a standing to tell.
     respondError(d, error, x.route?.provider ?? null, { requestId: x.id, headers: standingHeaders(x, this.#workings, null) })
   }
@@ -175,6 +182,7 @@ export class Gateway {
     const endpoint = x.route === null || !x.route.known ? 'other' : x.route.endpoint.name
     metrics.requests.inc({ provider: x.route?.provider.name ?? 'none', endpoint, outcome: x.end })
     metrics.duration.observe({ endpoint }, ms / 1_000)
+    tellEnded(x, this.#parts)
     if (x.firstByteMs !== null) metrics.firstByte.observe({ endpoint }, x.firstByteMs / 1_000)
     log.info({
       id: x.id, account: x.principal?.account.id, key: x.principal?.keyId, endpoint, status: x.status, end: x.end, ms: Math.round(ms),

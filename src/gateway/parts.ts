@@ -37,11 +37,34 @@ export interface GatewayParts {
   readonly log: Log
   readonly metrics: Metrics
   readonly guard: Pick<Guard, 'charge'>
+  /** Absent: nobody looks on. */
+  readonly onlooker?: Onlooker
   readonly tokenizer: Tokenizer
   /** Another way to the upstreams than over sockets; tests simulate them. */
   readonly forwarder?: UpstreamWire
   /** Bounds that only tests change, in milliseconds. */
   readonly bounds?: Partial<Bounds>
+}
+
+/** Is told of every call's end and of who was refused. It may not take longer than adding up does, and never throws. */
+export interface Onlooker {
+  /** In nanos of `currency`. */
+  ended(call: { readonly failed: boolean; readonly tokens: number; readonly costNanos: number; readonly currency: string }): void
+  /** `call` null: nobody knows whose it was. */
+  refused(reason: string, call: {
+    readonly id: string
+    readonly atMs: number
+    readonly account: string
+    readonly key: string
+    /** null: no limit refused it. */
+    readonly limit: string | null
+    readonly reason: string
+    readonly model: string | null
+    readonly ceiling: number | null
+    readonly used: number | null
+    readonly remaining: number | null
+    readonly resetsAt: string | null
+  } | null): void
 }
 
 /** Exact counting, for models whose encoding is known. */

@@ -90,6 +90,8 @@ export interface Outbox {
   positionAt(atMs: number): Promise<Position | null>
   /** Moves a consumer's cursor back, so that it delivers again; never forward, over what it has not delivered. Whoever holds its lease has lost it. */
   rewind(consumer: string, to: Position | null): Promise<void>
+  /** Moves the cursor of a lease's consumer to where another consumer's stands, forward or back. Absent: it cannot. Refused with StaleFence when another holds the lease. */
+  follow?(fence: Fence, other: string): Promise<void>
   /** Records not yet delivered, and the instant of the oldest. */
   lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }>
   /** Wakes when records may have been appended; returns a function that stops listening. */

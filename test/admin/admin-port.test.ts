@@ -22,7 +22,7 @@ import { FakeRecords, account, configOf, key } from '../accounts/fixture.ts'
 import { canaries, canariesIn } from '../fixtures/canaries.ts'
 import { openScriptedUpstream, json } from '../fixtures/scripted-upstream.ts'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
-import { FakeOutbox } from './fake-outbox.ts'
+import { analyticsOff, FakeOutbox } from './fake-outbox.ts'
 
 const opsSecret = 'ops-token-0123456789abcdef'
 const viewSecret = 'view-token-0123456789abcdef'
@@ -56,7 +56,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
     history: new EventHistory({ outbox, archive: () => null, clock: systemClock }),
-    pendingCall: async () => undefined, forecasts: async () => new Map(),
+    pendingCall: async () => undefined, forecasts: async () => new Map(), standing: async () => null, analytics: analyticsOff(outbox),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 1, archived: 0, done: Promise.resolve() }),
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),

@@ -1,5 +1,6 @@
 import type { Test } from 'tap'
-import { Adding } from '../../src/analytics/counts.ts'
+import { addSums, countsOf, nothingAdded } from '../../src/analytics/counts.ts'
+import type { Adding } from '../../src/analytics/counts.ts'
 import { incrementOf } from '../../src/analytics/projection.ts'
 import { bucketOf, DIMENSIONS } from '../../src/analytics/rollups.ts'
 import type { Counted, Dimension, Increment, Rollups, Unit, UsageRow } from '../../src/analytics/rollups.ts'
@@ -42,17 +43,24 @@ export function countedOf(events: readonly UsageEvent[], from: number): Counted[
   return events.map((event, index) => ({ id: event.id, position: String(from + index).padStart(15, '0'), increment: incrementOf(event) }))
 }
 
+function addOne(adding: Adding, increment: Increment): void {
+  addSums(adding, increment)
+  const { latencySlot, firstTokenSlot } = increment
+  if (latencySlot !== null) adding.latency.set(latencySlot, (adding.latency.get(latencySlot) ?? 0) + 1)
+  if (firstTokenSlot !== null) adding.firstToken.set(firstTokenSlot, (adding.firstToken.get(firstTokenSlot) ?? 0) + 1)
+}
+
 /** Another way to the same: over all events, one after the other. */
 function recount(increments: readonly Increment[], unit: Unit, by: readonly Dimension[], series: boolean, fits: (increment: Increment) => boolean): Map<string, string> {
   const groups = new Map<string, { adding: Adding; costs: Map<string, bigint> }>()
   for (const increment of increments.filter(fits)) {
     const key = JSON.stringify([series ? bucketOf(unit, increment.atMs) : null, ...by.map((dimension) => increment.dimensions[dimension])])
     let group = groups.get(key)
-    if (group === undefined) groups.set(key, group = { adding: new Adding(), costs: new Map() })
-    group.adding.add(increment.counts)
-    if (increment.currency !== '') group.costs.set(increment.currency, (group.costs.get(increment.currency) ?? 0n) + increment.counts.cost_nanos)
+    if (group === undefined) groups.set(key, group = { adding: nothingAdded(), costs: new Map() })
+    addOne(group.adding, increment)
+    if (increment.currency !== '') group.costs.set(increment.currency, (group.costs.get(increment.currency) ?? 0n) + increment.costNanos)
   }
-  return new Map([...groups].map(([key, { adding, costs }]) => [key, textOf(adding.sum(), costs)]))
+  return new Map([...groups].map(([key, { adding, costs }]) => [key, textOf(countsOf(adding), costs)]))
 }
 
 function textOf(counts: UsageRow['counts'], costs: ReadonlyMap<string, bigint>): string {

@@ -97,6 +97,11 @@ export class LocalOutbox implements Outbox {
     if (ordinal < this.#cursor(consumer)) await this.#move(consumer, ordinal)
   }
 
+  async follow(fence: Fence, other: string): Promise<void> {
+    this.#obey(fence)
+    await this.#move(fence.consumer, this.#cursor(other))
+  }
+
   async lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }> {
     const from = Math.max(this.#cursor(consumer), this.#journal.trimmedThrough)
     const count = this.#journal.lastOrdinal - from

@@ -27,6 +27,7 @@ export const freeScript = loadScript('outbox-free', ['outbox.lua', 'outbox-free.
 const claimScript = loadScript('outbox-claim', ['outbox.lua', 'outbox-claim.lua'], always)
 const advanceScript = loadScript('outbox-advance', ['outbox.lua', 'outbox-advance.lua'], always)
 const rewindScript = loadScript('outbox-rewind', ['outbox.lua', 'outbox-rewind.lua'], always)
+const followScript = loadScript('outbox-follow', ['outbox.lua', 'outbox-follow.lua'], always)
 const buryScript = loadScript('outbox-bury', ['outbox-bury.lua'], always)
 
 const READ_MAX = 1_000
@@ -222,6 +223,19 @@ export class RedisOutbox implements Outbox {
       await this.#link.script(rewindScript, [this.#keys.cursor(partition, consumer), this.#keys.events(partition)], [end])
     }))
     this.#tell()
+  }
+
+  async follow(fence: Fence, other: string): Promise<void> {
+    this.#obey(fence, await this.#run(this.#tokenOf(fence.consumer)))
+    const claim = this.#claimOf(fence)
+    const failures: Error[] = []
+    // Obeying the fence first, so that whoever had it before moves nothing any more.
+    await this.#claim(fence, claim, Array.from({ length: this.#keys.partitions }, (_, partition) => partition), failures)
+    if (failures.length > 0) throw failures[0]!
+    claim.cursors.clear()
+    await Promise.all(Array.from({ length: this.#keys.partitions }, async (_, partition) => {
+      await this.#link.script(followScript, [this.#keys.cursor(partition, fence.consumer), this.#keys.cursor(partition, other), this.#keys.events(partition), this.#keys.lastEvent(partition)], [fence.token])
+    }))
   }
 
   async lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }> {

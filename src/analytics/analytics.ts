@@ -1,0 +1,202 @@
+import type { Clock } from '../clock.ts'
+import type { AnalyticsConfig, Config } from '../config/config.ts'
+import type { Log } from '../log.ts'
+import type { UsageEvent } from '../metering/event.ts'
+import type { Outbox } from '../stores/store.ts'
+import { StoreUnavailable } from '../stores/store.ts'
+import { LiveFeed } from './live-feed.ts'
+import { Projector, ROLLUPS } from './projector.ts'
+import type { ProjectorState } from './projector.ts'
+import { RefusalTally } from './refusal-tally.ts'
+import type { RefusedCall } from './refusal-tally.ts'
+import type { Kept, RefusalQuestion, RefusalRow, Rollups, UsageQuestion, UsageRow } from './rollups.ts'
+import { Traffic } from './traffic.ts'
+import type { TrafficReport } from './traffic.ts'
+
+export interface AnalyticsParts {
+  readonly outbox: Outbox
+  /** Opens the roll-ups of the store. Rejects while they cannot be had; then it is asked again. */
+  open(): Promise<Rollups>
+  /** What the archive of a configuration has; null: there is none. */
+  archive(config: Config): { readonly consumer: string; read(): AsyncIterable<UsageEvent> } | null
+  /** The outbox's consumers have changed: the roll-ups hold back trimming, or no longer do. */
+  onHold(): void
+  readonly clock: Clock
+  readonly log: Log
+}
+
+export interface AnalyticsStatus extends ProjectorState {
+  /** Events that are not counted yet. */
+  readonly behind: number
+  /** Everything that was settled before is counted. */
+  readonly completeUntilMs: number
+}
+
+const TRAFFIC_MS = 1_000
+/** Refusals that could not be written are let go: they are for people to look at, and nothing is billed by them. */
+const OWN = 'own'
+
+/** What is looked at: roll-ups, refusals, and what happens just now. It may fail in every part, and calls go on. */
+export class Analytics {
+  /** What this process sees of calls. */
+  readonly traffic = new Traffic()
+  readonly live: LiveFeed
+  readonly #parts: AnalyticsParts
+  /** Of all processes. */
+  readonly #tally = new RefusalTally()
+  #config: Config | null = null
+  #projector: Projector | null = null
+  #holding = true
+  #rollups: Promise<Rollups> | null = null
+  #stopTraffic: (() => void) | null = null
+  #lostRefusals = false
+  /** Applying and stopping take turns. */
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor(parts: AnalyticsParts) {
+    this.#parts = parts
+    this.live = new LiveFeed(parts.clock)
+  }
+
+  /** null: switched off. */
+  get kept(): Kept | null {
+    return keptOf(this.#config?.analytics ?? null)
+  }
+
+  /** Consumers of the outbox that no sink is. */
+  consumers({ analytics }: Pick<Config, 'analytics'>): readonly string[] {
+    return analytics === null || !this.#holding ? [] : [ROLLUPS]
+  }
+
+  /** Counts as this config wants. The outbox must know the consumers by then. */
+  use(config: Config): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#config = config
+      this.live.start()
+      this.#stopTraffic ??= this.#parts.clock.every(TRAFFIC_MS, () => this.#takeOwn())
+      if (config.analytics === null) await this.#close()
+      else if (this.#projector === null) this.#start(config)
+    })
+  }
+
+  /** What another process of this gateway has seen. */
+  add(process: string, report: TrafficReport): void {
+    this.live.add(process, report)
+    this.#tally.add(report)
+  }
+
+  stop(): Promise<void> {
+    return this.#inTurn(async () => {
+      this.live.close()
+      this.#takeOwn()
+      this.#stopTraffic?.()
+      this.#stopTraffic = null
+      await this.#close()
+      this.#config = null
+    })
+  }
+
+  usage(question: UsageQuestion): Promise<readonly UsageRow[]> {
+    return this.#open().then((rollups) => rollups.usage(question))
+  }
+
+  refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]> {
+    return this.#open().then((rollups) => rollups.refusals(question))
+  }
+
+  /** The latest first. */
+  samples(only: { readonly account?: string; readonly limit?: string }, count: number): readonly RefusedCall[] {
+    return this.#tally.samples(only, count)
+  }
+
+  async status(): Promise<AnalyticsStatus> {
+    const { clock, outbox } = this.#parts
+    const nowMs = clock.nowMs()
+    const { count, oldestMs } = await outbox.lag(ROLLUPS)
+    const state = this.#projector?.state ?? { failure: null, rebuild: null, missed: 0 }
+    return { ...state, behind: count, completeUntilMs: state.rebuild !== null ? 0 : oldestMs ?? nowMs }
+  }
+
+  /** Makes the roll-ups again. Resolves with how many events the archive had. `config`: of a command that is alone with the store, which also counts what the store has. */
+  async rebuild(config?: Config): Promise<number> {
+    if (this.#projector !== null) return this.#projector.rebuild()
+    if (config === undefined) throw new StoreUnavailable('analytics are switched off')
+    const projector = this.#projectorOf(config)
+    const archived = await projector.rebuild()
+    await projector.catchUp()
+    await this.#close()
+    return archived
+  }
+
+  #start(config: Config): void {
+    this.#projector = this.#projectorOf(config)
+    this.#projector.start()
+  }
+
+  #projectorOf(first: Config): Projector {
+    const { outbox, clock, log, archive, onHold } = this.#parts
+    return new Projector({
+      outbox, clock, holder: first.instance, rollups: () => this.#open(), archive: () => archive(this.#config ?? first), kept: () => keptOf((this.#config ?? first).analytics) ?? nothingKept,
+      holds: (holding) => {
+        this.#holding = holding
+        if (holding) log.info({}, 'the roll-ups have caught up; events wait for them again')
+        else log.error({}, 'the roll-ups are far behind; events that all sinks have are removed without waiting for them')
+        onHold()
+      },
+      tell: (what, fields) => {
+        if (what === 'rebuilt') log.info(fields, 'the roll-ups are made anew; the archive\'s events are counted, the store\'s follow')
+        else log.warn(fields, 'events were removed before they were counted into the roll-ups')
+      },
+      failed: (error) => {
+        const reason = error instanceof StoreUnavailable ? error.message : error instanceof Error ? `${error.name}: ${error.message}` : 'unknown'
+        log.warn({ reason }, 'usage cannot be rolled up just now; it is tried again')
+      },
+    })
+  }
+
+  #open(): Promise<Rollups> {
+    return this.#rollups ??= this.#parts.open().catch((error: unknown) => {
+      this.#rollups = null
+      throw error instanceof StoreUnavailable ? error : new StoreUnavailable(`the roll-ups cannot be opened: ${error instanceof Error ? error.message : 'unknown'}`)
+    })
+  }
+
+  async #close(): Promise<void> {
+    await this.#projector?.stop()
+    this.#projector = null
+    await this.#writeRefusals()
+    const rollups = await this.#rollups?.catch(() => null)
+    this.#rollups = null
+    await rollups?.close()
+  }
+
+  #takeOwn(): void {
+    const report = this.traffic.take()
+    this.add(OWN, report)
+    void this.#writeRefusals()
+  }
+
+  async #writeRefusals(): Promise<void> {
+    const { counts } = this.#tally.take()
+    if (counts.length === 0 || this.#config === null || this.#config.analytics === null) return
+    try {
+      await (await this.#open()).countRefusals(counts)
+      this.#lostRefusals = false
+    } catch (error) {
+      if (!this.#lostRefusals) this.#parts.log.warn({ reason: error instanceof Error ? error.message : 'unknown' }, 'refusals are not counted into the roll-ups until they can be written')
+      this.#lostRefusals = true
+    }
+  }
+
+  #inTurn<T>(task: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(task)
+    this.#last = result.catch(() => undefined)
+    return result
+  }
+}
+
+const nothingKept: Kept = { minute: 0, hour: 0, day: 0, month: 0 }
+
+function keptOf(config: AnalyticsConfig | null): Kept | null {
+  return config === null ? null : { minute: config.minutesMs, hour: config.hoursMs, day: config.daysMs, month: config.monthsMs }
+}

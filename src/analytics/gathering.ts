@@ -1,0 +1,99 @@
+import { addAll, addSums, nothingAdded } from './counts.ts'
+import type { Adding } from './counts.ts'
+import { bucketOf, DIMENSIONS, UNITS } from './rollups.ts'
+import type { Dimension, Dimensions, Increment, Unit } from './rollups.ts'
+
+/** What separates names in texts that are made of several. */
+export const SEPARATOR = '\u001f'
+export const OTHER = 'other'
+/** Models of an account and day; callers make their names up. */
+export const MODELS_MAX = 200
+/** Models of all accounts and a day. */
+export const MODELS_OF_ALL = 1_000
+
+/** Of events of one minute that are alike in every dimension. */
+export interface Gathered {
+  /** Where the minute begins, ms. */
+  readonly atMs: number
+  readonly dimensions: Dimensions
+  readonly currency: string
+  readonly adding: Adding
+}
+
+/** Many events come to few rows: they are added up by the minute before they are sent or written anywhere. */
+export function gathered(increments: Iterable<Increment>): Gathered[] {
+  const rows = new Map<string, Gathered>()
+  for (const { dimensions, currency, atMs, sums, costNanos, latencySlot, firstTokenSlot } of increments) {
+    const minute = bucketOf('minute', atMs)
+    const { account, key, plan, model, endpoint, upstream, end, status } = dimensions
+    const text = `${minute}\u001f${account}\u001f${key}\u001f${plan}\u001f${model}\u001f${endpoint}\u001f${upstream}\u001f${end}\u001f${status}\u001f${currency}`
+    let row = rows.get(text)
+    if (row === undefined) rows.set(text, row = { atMs: minute, dimensions, currency, adding: nothingAdded() })
+    const { adding } = row
+    addSums(adding, { sums, costNanos })
+    if (latencySlot !== null) adding.latency.set(latencySlot, (adding.latency.get(latencySlot) ?? 0) + 1)
+    if (firstTokenSlot !== null) adding.firstToken.set(firstTokenSlot, (adding.firstToken.get(firstTokenSlot) ?? 0) + 1)
+  }
+  return [...rows.values()]
+}
+
+/**
+ * `usage`: of one account, by everything else. `accounts`: of an account in all; the account '' is all of them. `mix`: of all accounts, by everything but account and key.
+ * What is told apart by more is read from `usage`.
+ */
+export const TABLES = ['usage', 'accounts', 'mix'] as const
+export type Table = (typeof TABLES)[number]
+
+const KEPT_IN: Readonly<Record<Table, readonly Unit[]>> = { usage: ['minute', 'hour', 'day'], accounts: ['hour', 'day', 'month'], mix: ['minute', 'hour', 'day', 'month'] }
+
+/** What is added to one row of a table. */
+export interface TableRow {
+  readonly table: Table
+  readonly unit: Unit
+  readonly bucket: number
+  /** '' in `mix`, and in `accounts` for all of them. */
+  readonly account: string
+  /** The other dimensions, in the order of COMBINED: empty texts in `accounts`, and the key's in `mix`. */
+  readonly names: readonly string[]
+  readonly currency: string
+  readonly adding: Adding
+}
+
+export const COMBINED = DIMENSIONS.filter((dimension) => dimension !== 'account')
+const noNames = COMBINED.map(() => '')
+
+/** The rows that minutes come to, each once. `modelOf` gives a model's name, or `other` where there are too many on that day; `account` '' is all of them. */
+export function tableRows(minutes: readonly Gathered[], modelOf: (day: number, account: string, model: string) => string): TableRow[] {
+  const rows = new Map<string, TableRow>()
+  const add = (table: Table, unit: Unit, bucket: number, account: string, names: readonly string[], text: string, currency: string, adding: Adding): void => {
+    const place = `${table}\u001f${unit}\u001f${bucket}\u001f${account}\u001f${text}\u001f${currency}`
+    let row = rows.get(place)
+    if (row === undefined) rows.set(place, row = { table, unit, bucket, account, names, currency, adding: nothingAdded() })
+    addAll(row.adding, adding)
+  }
+  for (const { atMs, dimensions, currency, adding } of minutes) {
+    const { account, key, plan, model, endpoint, upstream, end, status } = dimensions
+    const day = bucketOf('day', atMs)
+    const own = [key, plan, modelOf(day, account, model), endpoint, upstream, end, status]
+    const all = ['', plan, modelOf(day, '', own[2] ?? ''), endpoint, upstream, end, status]
+    const ownText = own.join(SEPARATOR)
+    const allText = all.join(SEPARATOR)
+    for (const unit of UNITS) {
+      const bucket = bucketOf(unit, atMs)
+      if (KEPT_IN.usage.includes(unit)) add('usage', unit, bucket, account, own, ownText, currency, adding)
+      if (KEPT_IN.accounts.includes(unit)) add('accounts', unit, bucket, account, noNames, '', currency, adding)
+      add('accounts', unit, bucket, '', noNames, '', currency, adding)
+      add('mix', unit, bucket, '', all, allText, currency, adding)
+    }
+  }
+  return [...rows.values()]
+}
+
+/** Which table answers, and in which unit it is read: the one asked for, or a finer one. `named`: dimensions that are grouped by or asked for. */
+export function sourceOf(unit: Unit, named: readonly Dimension[]): { readonly table: Table; readonly unit: Unit } {
+  if (named.length === 0) return { table: 'accounts', unit }
+  if (named.every((dimension) => dimension === 'account') && KEPT_IN.accounts.includes(unit)) return { table: 'accounts', unit }
+  if (!named.includes('account') && !named.includes('key')) return { table: 'mix', unit }
+  // Of an account's models nothing is kept by the month.
+  return { table: 'usage', unit: unit === 'month' ? 'day' : unit }
+}

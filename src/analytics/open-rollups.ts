@@ -1,0 +1,17 @@
+import { join } from 'node:path'
+import type { StoreConfig } from '../config/config.ts'
+import type { Store } from '../stores/store.ts'
+import { openLocalRollups } from './local-rollups.ts'
+import type { Rollups } from './rollups.ts'
+
+/** The file beside the embedded store. It may be thrown away while no gateway runs: it is made again from the events. */
+export const ANALYTICS_FILE = 'analytics.db'
+
+/** The roll-ups that belong to a store: beside it, or within it. */
+export async function openRollups(config: StoreConfig, _store: Store): Promise<Rollups> {
+  switch (config.kind) {
+    case 'memory': return await openLocalRollups(':memory:')
+    case 'embedded': return await openLocalRollups(join(config.dir, ANALYTICS_FILE))
+    case 'redis': throw new Error('not yet')
+  }
+}
