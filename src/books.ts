@@ -78,7 +78,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
     const paces = await StoredPaces.open(store.records)
     const analytics = new Analytics({
       outbox: store.outbox, clock, log, onHold: () => void deliveries.tellConsumers().catch((error: unknown) => log.warn({ error: String(error) }, 'the store could not be told its consumers')),
-      open: async () => (await import('./analytics/open-rollups.ts')).openRollups(config.store, store),
+      open: async (kept) => (await import('./analytics/open-rollups.ts')).openRollups(config.store, store, kept),
       archive: (current) => archivedBy(archiveOf(current, log)),
     })
     const deliveries: Deliveries = new Deliveries({

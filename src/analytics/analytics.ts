@@ -9,6 +9,7 @@ import { Projector, ROLLUPS } from './projector.ts'
 import type { ProjectorState } from './projector.ts'
 import { RefusalTally } from './refusal-tally.ts'
 import type { RefusedCall } from './refusal-tally.ts'
+import { bucketOf, nextBucket } from './rollups.ts'
 import type { Kept, RefusalQuestion, RefusalRow, Rollups, UsageQuestion, UsageRow } from './rollups.ts'
 import { Traffic } from './traffic.ts'
 import type { TrafficReport } from './traffic.ts'
@@ -16,7 +17,7 @@ import type { TrafficReport } from './traffic.ts'
 export interface AnalyticsParts {
   readonly outbox: Outbox
   /** Opens the roll-ups of the store. Rejects while they cannot be had; then it is asked again. */
-  open(): Promise<Rollups>
+  open(kept: () => Kept): Promise<Rollups>
   /** What the archive of a configuration has; null: there is none. */
   archive(config: Config): { readonly consumer: string; read(): AsyncIterable<UsageEvent> } | null
   /** The outbox's consumers have changed: the roll-ups hold back trimming, or no longer do. */
@@ -33,8 +34,10 @@ export interface AnalyticsStatus extends ProjectorState {
 }
 
 const TRAFFIC_MS = 1_000
-/** Refusals that could not be written are let go: they are for people to look at, and nothing is billed by them. */
+/** The name of this process among those that tell of traffic. */
 const OWN = 'own'
+/** Clocks of gateways differ. */
+const AHEAD_MS = 60_000
 
 /** What is looked at: roll-ups, refusals, and what happens just now. It may fail in every part, and calls go on. */
 export class Analytics {
@@ -96,12 +99,12 @@ export class Analytics {
     })
   }
 
-  usage(question: UsageQuestion): Promise<readonly UsageRow[]> {
-    return this.#open().then((rollups) => rollups.usage(question))
+  async usage(question: UsageQuestion): Promise<readonly UsageRow[]> {
+    return (await this.#open()).usage({ ...question, ...this.#withinKept(question) })
   }
 
-  refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]> {
-    return this.#open().then((rollups) => rollups.refusals(question))
+  async refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]> {
+    return (await this.#open()).refusals({ ...question, ...this.#withinKept(question) })
   }
 
   /** The latest first. */
@@ -126,6 +129,14 @@ export class Analytics {
     await projector.catchUp()
     await this.#close()
     return archived
+  }
+
+  /** Nobody has to look where nothing can be. */
+  #withinKept({ unit, fromMs, untilMs }: Pick<UsageQuestion, 'unit' | 'fromMs' | 'untilMs'>): { readonly fromMs: number; readonly untilMs: number } {
+    const nowMs = this.#parts.clock.nowMs()
+    // By the month is told what is kept by the day as well.
+    const keptMs = Math.max((this.kept ?? nothingKept)[unit], unit === 'month' ? (this.kept ?? nothingKept).day : 0)
+    return { fromMs: Math.max(fromMs, bucketOf(unit, nowMs - keptMs)), untilMs: Math.min(untilMs, nextBucket(unit, bucketOf(unit, nowMs + AHEAD_MS))) }
   }
 
   #start(config: Config): void {
@@ -155,7 +166,7 @@ export class Analytics {
   }
 
   #open(): Promise<Rollups> {
-    return this.#rollups ??= this.#parts.open().catch((error: unknown) => {
+    return this.#rollups ??= this.#parts.open(() => this.kept ?? nothingKept).catch((error: unknown) => {
       this.#rollups = null
       throw error instanceof StoreUnavailable ? error : new StoreUnavailable(`the roll-ups cannot be opened: ${error instanceof Error ? error.message : 'unknown'}`)
     })
@@ -183,6 +194,7 @@ export class Analytics {
       await (await this.#open()).countRefusals(counts)
       this.#lostRefusals = false
     } catch (error) {
+      // They are let go: they are for people to look at, and nothing is billed by them.
       if (!this.#lostRefusals) this.#parts.log.warn({ reason: error instanceof Error ? error.message : 'unknown' }, 'refusals are not counted into the roll-ups until they can be written')
       this.#lostRefusals = true
     }

@@ -1,5 +1,6 @@
 import { DatabaseSync } from 'node:sqlite'
 import type { SQLInputValue, StatementSync } from 'node:sqlite'
+import { addHistogramText, inOrder, RefusalAnswering } from './answering.ts'
 import { addHistogram, histogramOf, histogramText, noHistogram, SUMS } from './counts.ts'
 import type { Counts, Sum } from './counts.ts'
 import { COMBINED, MODELS_MAX, MODELS_OF_ALL, OTHER, SEPARATOR, sourceOf, tableRows, TABLES } from './gathering.ts'
@@ -109,10 +110,11 @@ export class RollupFile {
       })
       if (top === null && rows.size >= ROWS_MAX) break
     }
-    return sorted([...rows.values()], question)
+    return inOrder([...rows.values()], top?.of ?? 'requests')
   }
 
-  refusals({ unit, fromMs, untilMs, by, series, only }: RefusalQuestion): RefusalRow[] {
+  refusals(question: RefusalQuestion): RefusalRow[] {
+    const { unit, fromMs, untilMs, by, series, only } = question
     const where = ['unit = ?', 'bucket >= ?', 'bucket < ?']
     const given: (string | number)[] = [UNITS.indexOf(unit === 'month' ? 'day' : unit), fromMs, untilMs]
     for (const dimension of REFUSAL_DIMENSIONS) {
@@ -124,17 +126,11 @@ export class RollupFile {
     const groups = [...(series ? ['bucket'] : []), ...by.map((dimension) => `"${dimension}"`)]
     const statement = this.#db.prepare(`SELECT ${[...groups.map((group, index) => `${group} AS g${index}`), 'sum(refused) AS refused'].join(', ')} FROM refusals WHERE ${where.join(' AND ')}
       ${groups.length === 0 ? '' : `GROUP BY ${groups.join(', ')}`}`)
-    const rows = new Map<string, { fromMs: number | null; by: Record<string, string>; refused: number }>()
+    const answering = new RefusalAnswering(question)
     for (const row of statement.iterate(...given)) {
-      if (row['refused'] === null) continue
-      const fromMs = series ? bucketOf(unit, Number(row['g0'])) : null
-      const names = by.map((_dimension, index) => String(row[`g${index + (series ? 1 : 0)}`]))
-      const text = `${fromMs}${SEPARATOR}${names.join(SEPARATOR)}`
-      const known = rows.get(text)
-      if (known !== undefined) known.refused += Number(row['refused'])
-      else if (rows.size < ROWS_MAX) rows.set(text, { fromMs, by: Object.fromEntries(by.map((dimension, index) => [dimension, names[index] ?? ''])), refused: Number(row['refused']) })
+      if (row['refused'] !== null) answering.add(Number(row['g0']), by.map((_dimension, index) => String(row[`g${index + (series ? 1 : 0)}`])), Number(row['refused']))
     }
-    return [...rows.values()].sort((a, b) => (a.fromMs ?? 0) - (b.fromMs ?? 0) || b.refused - a.refused)
+    return [...answering.rows()]
   }
 
   isNew(): boolean {
@@ -337,18 +333,8 @@ function together(one: Counts, other: Counts): Counts {
   return { ...Object.fromEntries(SUMS.map((name) => [name, one[name] + other[name]])) as Record<Sum, number>, cost_nanos: one.cost_nanos + other.cost_nanos, latency, first_token: firstToken }
 }
 
-/** Adds `12:3,40:1` to a sum, without making anything in between: an answer may be of a million rows. */
 function added(sum: SQLInputValue, text: SQLInputValue): SQLInputValue {
-  const map = sum as unknown as Map<number, number>
-  const of = String(text)
-  for (let at = 0; at < of.length;) {
-    let slot = 0
-    for (; of.charCodeAt(at) !== 58; at++) slot = slot * 10 + of.charCodeAt(at) - 48
-    let count = 0
-    for (at++; at < of.length && of.charCodeAt(at) !== 44; at++) count = count * 10 + of.charCodeAt(at) - 48
-    at++
-    map.set(slot, (map.get(slot) ?? 0) + count)
-  }
+  addHistogramText(sum as unknown as Map<number, number>, String(text))
   return sum
 }
 
@@ -357,10 +343,4 @@ function merged(one: string, other: string): string {
   const sum = new Map(histogramOf(one))
   addHistogram(sum, histogramOf(other))
   return histogramText(sum)
-}
-
-/** In the order of time, then by how much there is of what was asked for. */
-export function sorted(rows: readonly UsageRow[], { top }: Pick<UsageQuestion, 'top'>): UsageRow[] {
-  const of = top?.of ?? 'requests'
-  return [...rows].sort((a, b) => (a.fromMs ?? 0) - (b.fromMs ?? 0) || Number(b.counts[of]) - Number(a.counts[of])).slice(0, ROWS_MAX)
 }

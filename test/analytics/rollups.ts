@@ -39,8 +39,13 @@ export function randomEvent(next: () => number, ordinal: number, accounts: numbe
   }
 }
 
-export function countedOf(events: readonly UsageEvent[], from: number): Counted[] {
-  return events.map((event, index) => ({ id: event.id, position: String(from + index).padStart(15, '0'), increment: incrementOf(event) }))
+/** Positions of a store in one process. */
+export function inOneRow(events: readonly UsageEvent[]): string[] {
+  return events.map((_event, index) => String(index + 1).padStart(15, '0'))
+}
+
+function countedOf(events: readonly UsageEvent[], positions: readonly string[]): Counted[] {
+  return events.map((event, index) => ({ id: event.id, position: positions[index]!, increment: incrementOf(event) }))
 }
 
 function addOne(adding: Adding, increment: Increment): void {
@@ -73,7 +78,8 @@ function rowsOf(rows: readonly UsageRow[], by: readonly Dimension[]): Map<string
   return new Map(rows.map(({ fromMs, by: values, counts, costs }) => [JSON.stringify([fromMs, ...by.map((dimension) => values[dimension])]), textOf(counts, costs)]))
 }
 
-export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>): void {
+/** `positionsOf` tells where events lie that were written in this order. */
+export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, positionsOf: (events: readonly UsageEvent[]) => string[], count = 4_000): void {
   const questions: readonly (readonly [Unit, readonly Dimension[], boolean, Partial<Record<Dimension, string>>])[] = [
     ['day', [], false, {}], ['hour', [], true, {}], ['day', ['account'], false, {}], ['hour', ['model'], true, {}], ['minute', ['status'], false, {}],
     ['day', ['key', 'model'], false, { account: 'acct-3' }], ['hour', ['account', 'model'], true, { plan: 'pro' }], ['day', [...DIMENSIONS], false, {}], ['day', [], true, { account: 'acct-1', end: 'complete' }], ['month', ['account'], true, {}], ['month', ['key', 'model'], true, {}], ['day', ['key'], true, {}],
@@ -81,11 +87,12 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>):
 
   t.test(`${name}: roll-ups equal a recount of the events, whatever is asked, also when a batch comes again and after they are opened again`, async (t) => {
     const next = chance(7)
-    const events = Array.from({ length: 4_000 }, (_each, ordinal) => randomEvent(next, ordinal, 12, 40 * 86_400_000))
+    const events = Array.from({ length: count }, (_each, ordinal) => randomEvent(next, ordinal, 12, 40 * 86_400_000))
+    const all = countedOf(events, positionsOf(events))
     let rollups = await open()
     t.equal(await rollups.isNew(), true)
     for (let at = 0; at < events.length;) {
-      const batch = countedOf(events.slice(at, at + 1 + Math.floor(next() * 300)), at)
+      const batch = all.slice(at, at + 1 + Math.floor(next() * 300))
       await rollups.count(batch)
       // Not heard of by the outbox: the same comes once more, and more behind it.
       if (next() < 0.3) {
@@ -93,7 +100,7 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>):
           await rollups.close()
           rollups = await open()
         }
-        const more = countedOf(events.slice(at, at + batch.length + 20), at)
+        const more = all.slice(at, at + batch.length + 20)
         await rollups.count(more)
         at += more.length
       } else at += batch.length
@@ -109,16 +116,16 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>):
       t.ok(found.size > 0 && found.size === rows.length)
       t.same([...found].sort(), [...wanted].sort(), `${unit} by ${by.join(', ')}${series ? ' in buckets' : ''} of ${JSON.stringify(only)}`)
     }
-    const top = await rollups.usage({ unit: 'day', fromMs: 0, untilMs: untilMs * 2, by: ['account'], series: false, only: {}, latencies: false, top: { of: 'total_tokens', count: 3 } })
-    const all = [...(await rollups.usage({ unit: 'day', fromMs: 0, untilMs: untilMs * 2, by: ['account'], series: false, only: {}, latencies: false, top: null }))]
-    t.same(top.map(({ by }) => by.account), all.sort((a, b) => b.counts.total_tokens - a.counts.total_tokens).slice(0, 3).map(({ by }) => by.account))
+    const top = await rollups.usage({ unit: 'day', fromMs: bucketOf('month', startMs), untilMs: bucketOf('day', untilMs + 86_400_000), by: ['account'], series: false, only: {}, latencies: false, top: { of: 'total_tokens', count: 3 } })
+    const each = [...(await rollups.usage({ unit: 'day', fromMs: bucketOf('month', startMs), untilMs: bucketOf('day', untilMs + 86_400_000), by: ['account'], series: false, only: {}, latencies: false, top: null }))]
+    t.same(top.map(({ by }) => by.account), each.sort((a, b) => b.counts.total_tokens - a.counts.total_tokens).slice(0, 3).map(({ by }) => by.account))
     t.equal(await rollups.isNew(), true)
     await rollups.complete()
     t.equal(await rollups.isNew(), false)
     await rollups.reset()
     t.equal(await rollups.isNew(), true, 'until it is complete')
     await rollups.countArchived(increments)
-    t.same([...rowsOf(await rollups.usage({ unit: 'day', fromMs: 0, untilMs: untilMs * 2, by: ['key'], series: false, only: {}, latencies: true, top: null }), ['key'])].sort(),
+    t.same([...rowsOf(await rollups.usage({ unit: 'day', fromMs: bucketOf('month', startMs), untilMs: bucketOf('day', untilMs + 86_400_000), by: ['key'], series: false, only: {}, latencies: true, top: null }), ['key'])].sort(),
       [...recount(increments, 'day', ['key'], false, () => true)].sort(), 'made again from an archive')
     await rollups.close()
   })
@@ -131,8 +138,9 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>):
       const event = randomEvent(next, ordinal, 1, 1_000)
       return { ...event, data: { ...event.data, model: `made-up-${ordinal}` } }
     })
-    for (let at = 0; at < events.length; at += 100) await rollups.count(countedOf(events.slice(at, at + 100), at))
-    const rows = await rollups.usage({ unit: 'day', fromMs: 0, untilMs: startMs * 2, by: ['model'], series: false, only: {}, latencies: false, top: null })
+    const all = countedOf(events, positionsOf(events))
+    for (let at = 0; at < events.length; at += 100) await rollups.count(all.slice(at, at + 100))
+    const rows = await rollups.usage({ unit: 'day', fromMs: bucketOf('day', startMs), untilMs: bucketOf('day', startMs + 86_400_000), by: ['model'], series: false, only: {}, latencies: false, top: null })
     t.equal(rows.length, 201)
     t.equal(rows.reduce((sum, { counts }) => sum + counts.events, 0), events.filter(({ data }) => !('corrects' in data)).length)
     t.ok((rows.find(({ by }) => by.model === 'other')?.counts.events ?? 0) > 1_000)
@@ -148,7 +156,7 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>):
         { atMs: startMs + second * 1_000, refused: 1, dimensions: { account: 'acct-2', key: `k${second}`, limit: 'daily', reason: 'usage_limit_reached', model: `m${second}` } },
       ])
     }
-    const asked = { unit: 'day', fromMs: 0, untilMs: startMs * 2, series: false, only: {} } as const
+    const asked = { unit: 'day', fromMs: bucketOf('day', startMs), untilMs: bucketOf('day', startMs + 86_400_000), series: false, only: {} } as const
     t.same((await rollups.refusals({ ...asked, by: ['account', 'reason'] })).map(({ by, refused }) => [by.account, by.reason, refused]), [['acct-1', 'rate_limited', 600], ['acct-2', 'usage_limit_reached', 120]])
     t.same((await rollups.refusals({ ...asked, by: [], only: { limit: 'daily' } })).map(({ refused }) => refused), [120])
     t.same((await rollups.refusals({ ...asked, by: [], only: { limit: 'none such' } })), [])

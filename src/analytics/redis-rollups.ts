@@ -1,0 +1,451 @@
+import { comparePlaces, eventIdText, toEventId, toPlace } from '../stores/redis/event-position.ts'
+import type { EventPlace, StreamEntry } from '../stores/redis/event-position.ts'
+import type { KeyNames } from '../stores/redis/keys.ts'
+import type { LinkCommand, RedisLink } from '../stores/redis/link.ts'
+import { scanKeys } from '../stores/redis/scan-keys.ts'
+import { loadScript } from '../stores/redis/scripts.ts'
+import { RowsRefused } from '../stores/rows.ts'
+import { StoreUnavailable } from '../stores/store.ts'
+import { Answering, RefusalAnswering } from './answering.ts'
+import { histogramText } from './counts.ts'
+import type { Adding } from './counts.ts'
+import { COMBINED, gathered, MODELS_MAX, OTHER, SEPARATOR, sourceOf, tableRows } from './gathering.ts'
+import type { Table, TableRow } from './gathering.ts'
+import { bucketOf, DIMENSIONS, nextBucket, REFUSAL_DIMENSIONS, REFUSAL_UNITS, UNITS } from './rollups.ts'
+import type { Counted, Dimension, Increment, Kept, RefusalCount, RefusalQuestion, RefusalRow, Rollups, Unit, UsageQuestion, UsageRow } from './rollups.ts'
+
+export interface RedisRollupsParts {
+  readonly link: RedisLink
+  readonly keys: KeyNames
+  kept(): Kept
+}
+
+const countScript = loadScript('rollups-count', ['rollups-count.lua'])
+const refuseScript = loadScript('rollups-refuse', ['rollups-refuse.lua'])
+
+/** Events of one script call: a long one would hold up everybody's calls. */
+const EVENTS_AT_ONCE = 100
+const REFUSALS_AT_ONCE = 500
+/** Of one hash. */
+const REFUSAL_ROWS_MAX = 2_000
+const PARTITIONS_AT_ONCE = 16
+const READS_AT_ONCE = 500
+const UNLINKED_AT_ONCE = 500
+const DEADLINE = { deadlineMs: 5_000 }
+const TRIES = 4
+/** Keys go by themselves so long after they could have been removed. */
+const MARGIN_MS = 2 * 86_400_000
+const ACCOUNT_DAYS_KEPT = 20_000
+
+/** Rows lie in hashes of some buckets each. */
+const PERIOD: Readonly<Record<Unit, (bucket: number) => number>> = {
+  minute: (bucket) => bucketOf('hour', bucket), hour: (bucket) => bucketOf('day', bucket), day: (bucket) => bucketOf('month', bucket), month: yearOf,
+}
+const LETTER: Readonly<Record<Table, string>> = { usage: 'u', accounts: 'a', mix: 'x' }
+
+/** What is known of a partition. */
+interface Known {
+  /** '': nothing is counted. */
+  mark: string
+  /** `day account` → its models. */
+  readonly models: Map<string, Set<string>>
+}
+
+/**
+ * Roll-ups of all gateways on one Redis. Every partition has rows of its own events under its hash tag, and a mark of how far they are counted, which one script
+ * moves together with them: a server has both or neither, whatever it lost. Totals are added up over the partitions when they are asked for.
+ * Making them again begins another generation of keys; what still writes to the one before does no harm.
+ */
+export class RedisRollups implements Rollups {
+  readonly #parts: RedisRollupsParts
+  readonly #known = new Map<number, Known>()
+  #generation: string | null = null
+  /** The generation that this process is making. */
+  #making: string | null = null
+  #sweeping: Promise<void> = Promise.resolve()
+  #closed = false
+
+  constructor(parts: RedisRollupsParts) {
+    this.#parts = parts
+  }
+
+  async count(batch: readonly Counted[]): Promise<void> {
+    const generation = await this.#look()
+    const byPartition = new Map<number, { readonly place: EventPlace; readonly increment: Increment }[]>()
+    for (const { position, increment } of batch) {
+      const place = toPlace(position)
+      const list = byPartition.get(place.partition)
+      if (list === undefined) byPartition.set(place.partition, [{ place, increment }])
+      else list.push({ place, increment })
+    }
+    await this.#inParallel([...byPartition], async ([partition, entries]) => {
+      entries.sort((a, b) => comparePlaces(a.place, b.place))
+      for (let at = 0; at < entries.length; at += EVENTS_AT_ONCE) await this.#countSome(generation, partition, entries.slice(at, at + EVENTS_AT_ONCE))
+    })
+  }
+
+  async countArchived(batch: readonly Increment[]): Promise<void> {
+    const generation = this.#making
+    if (generation === null) throw new StoreUnavailable('the roll-ups are made by another gateway now')
+    const byPartition = Map.groupBy(batch, ({ dimensions }) => this.#parts.keys.partitionOf(dimensions.account))
+    await this.#inParallel([...byPartition], async ([partition, increments]) => {
+      const known = this.#knownOf(partition)
+      for (let at = 0; at < increments.length; at += EVENTS_AT_ONCE) {
+        await this.#load(generation, partition, known, increments.slice(at, at + EVENTS_AT_ONCE))
+        await this.#add(generation, partition, known, increments.slice(at, at + EVENTS_AT_ONCE), null)
+      }
+    })
+  }
+
+  async countRefusals(batch: readonly RefusalCount[]): Promise<void> {
+    const hashes = new Map<string, { readonly unit: Unit; readonly period: number; readonly args: (string | number)[] }>()
+    for (const { atMs, dimensions, refused } of batch) {
+      for (const unit of REFUSAL_UNITS) {
+        const bucket = bucketOf(unit, atMs)
+        const key = this.#refusalKey(this.#parts.keys.partitionOf(dimensions.account), unit, PERIOD[unit](bucket))
+        let hash = hashes.get(key)
+        if (hash === undefined) hashes.set(key, hash = { unit, period: PERIOD[unit](bucket), args: [] })
+        const { account, key: callerKey, limit, reason, model } = dimensions
+        hash.args.push([bucket, account, callerKey, limit, reason, model].join(SEPARATOR), [bucket, OTHER, OTHER, limit, reason, OTHER].join(SEPARATOR), refused)
+      }
+    }
+    await this.#inParallel([...hashes], async ([key, { unit, period, args }]) => {
+      for (let at = 0; at < args.length; at += REFUSALS_AT_ONCE * 3) {
+        await this.#parts.link.script(refuseScript, [key], [this.#endOf(unit, period), REFUSAL_ROWS_MAX, ...args.slice(at, at + REFUSALS_AT_ONCE * 3)], DEADLINE)
+      }
+    })
+  }
+
+  async usage(question: UsageQuestion): Promise<readonly UsageRow[]> {
+    const generation = await this.#look()
+    const { by, only, fromMs, untilMs, latencies } = question
+    const named = [...new Set([...by, ...DIMENSIONS.filter((dimension) => only[dimension] !== undefined)])]
+    const { table, unit } = sourceOf(question.unit, named)
+    const account = table === 'accounts' && named.length === 0 ? '' : only.account
+    const answering = new Answering(question)
+    for await (const [name, value] of this.#fields(await this.#keysOf(generation, table, unit, fromMs, untilMs, account))) {
+      const [bucketText = '', ...rest] = name.split(SEPARATOR)
+      const bucket = Number(bucketText)
+      if (bucket < fromMs || bucket >= untilMs) continue
+      const currency = rest.pop() ?? ''
+      const owner = table === 'mix' ? '' : rest.shift() ?? ''
+      if (table === 'accounts' && (account === undefined ? owner === '' : owner !== account)) continue
+      const valueOf = (dimension: Dimension): string => (dimension === 'account' ? owner : rest[COMBINED.indexOf(dimension)] ?? '')
+      if (!named.every((dimension) => only[dimension] === undefined || valueOf(dimension) === only[dimension])) continue
+      answering.add(bucket, by.map(valueOf), currency, readValue(value, latencies))
+    }
+    return answering.rows()
+  }
+
+  async refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]> {
+    const { fromMs, untilMs, by, only } = question
+    const unit = question.unit === 'month' ? 'day' : question.unit
+    const partitions = only.account === undefined ? this.#partitions() : [this.#parts.keys.partitionOf(only.account), this.#parts.keys.partitionOf(OTHER)]
+    const keys = partitions.flatMap((partition) => periodsBetween(unit, fromMs, untilMs).map((period) => this.#refusalKey(partition, unit, period)))
+    const answering = new RefusalAnswering(question)
+    for await (const [name, value] of this.#fields([...new Set(keys)])) {
+      const [bucketText = '', ...values] = name.split(SEPARATOR)
+      const bucket = Number(bucketText)
+      if (bucket < fromMs || bucket >= untilMs) continue
+      if (REFUSAL_DIMENSIONS.some((dimension, index) => only[dimension] !== undefined && values[index] !== only[dimension])) continue
+      answering.add(bucket, by.map((dimension) => values[REFUSAL_DIMENSIONS.indexOf(dimension)] ?? ''), Number(value))
+    }
+    return answering.rows()
+  }
+
+  async isNew(): Promise<boolean> {
+    const [complete] = await this.#state('complete')
+    return complete !== '1'
+  }
+
+  async reset(): Promise<void> {
+    const key = this.#parts.keys.rollups()
+    const [before] = await this.#state('generation')
+    await this.#parts.link.command(key, 'HSET', [key, 'complete', '0'])
+    this.#making = String(await this.#parts.link.command(key, 'HINCRBY', [key, 'generation', 1]))
+    this.#known.clear()
+    if (before !== null) this.#sweeping = this.#remove((key) => /:roll:(\d+):/.exec(key)?.[1] === before)
+  }
+
+  async complete(): Promise<void> {
+    const [generation] = await this.#state('generation')
+    if (this.#making !== null && generation !== this.#making) throw new StoreUnavailable('the roll-ups are made by another gateway now')
+    const key = this.#parts.keys.rollups()
+    await this.#parts.link.command(key, 'HSET', [key, 'complete', '1'])
+    this.#making = null
+  }
+
+  async prune(nowMs: number, kept: Kept): Promise<void> {
+    await this.#remove((key) => {
+      const [, letter, unitText, period] = /:roll:(?:\d+|f):(?:([uax]):)?(minute|hour|day|month):(\d+)/.exec(key) ?? []
+      const models = /:roll:\d+:m:(\d+)$/.exec(key)?.[1]
+      if (models !== undefined) return Number(models) < nowMs - 3 * 86_400_000
+      if (unitText === undefined || (letter === undefined && !key.includes(':roll:f:'))) return false
+      const unit = unitText as Unit
+      return endOfPeriod(unit, Number(period)) <= nowMs - kept[unit]
+    })
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    await this.#sweeping
+  }
+
+  // === Counting ===
+
+  async #countSome(generation: string, partition: number, entries: readonly { readonly place: EventPlace; readonly increment: Increment }[]): Promise<void> {
+    const known = this.#knownOf(partition)
+    for (let tries = 0; tries < TRIES; tries++) {
+      await this.#load(generation, partition, known, entries.map(({ increment }) => increment))
+      const counted = known.mark === '' ? null : toEventId(known.mark)
+      const fresh = counted === null ? entries : entries.filter(({ place }) => place.ordinal > counted.ordinal)
+      const [first] = fresh
+      const last = fresh.at(-1)
+      if (first === undefined || last === undefined) return
+      if (counted !== null && first.place.ordinal > counted.ordinal + 1) await this.#mustBeGone(partition, counted.ordinal)
+      const answer = await this.#add(generation, partition, known, fresh.map(({ increment }) => increment), eventIdText(last.place))
+      if (answer === 'done') {
+        known.mark = eventIdText(last.place)
+        return
+      }
+      // Another gateway has counted meanwhile; or a server that knows less has taken over, and then what is to be counted is to be read anew.
+      const actual = answer === '-' ? '' : answer
+      const isLess = counted !== null && (actual === '' || toEventId(actual).ordinal < counted.ordinal)
+      this.#known.delete(partition)
+      known.mark = actual
+      known.models.clear()
+      if (isLess) throw new StoreUnavailable('the roll-ups do not stand where they were left; their events are read again')
+    }
+    throw new StoreUnavailable('another gateway counts the same events')
+  }
+
+  /** Events between the mark and what is to be counted must have been removed: others were not read yet, and would never be counted. */
+  async #mustBeGone(partition: number, ordinal: number): Promise<void> {
+    const key = this.#parts.keys.events(partition)
+    const [oldest] = await this.#parts.link.command(key, 'XRANGE', [key, '-', '+', 'COUNT', 1]) as readonly StreamEntry[]
+    if (oldest === undefined || toEventId(oldest[0]).ordinal > ordinal + 1) return
+    this.#known.delete(partition)
+    throw new StoreUnavailable('events before these are not counted yet; they are read again')
+  }
+
+  /** Learns the mark, and the models that these accounts have named on these days. */
+  async #load(generation: string, partition: number, known: Known, increments: readonly Increment[]): Promise<void> {
+    const wanted = new Map<string, { readonly day: number; readonly account: string }>()
+    for (const { atMs, dimensions: { account } } of increments) {
+      const day = bucketOf('day', atMs)
+      for (const each of [account, '']) if (!known.models.has(modelsText(day, each))) wanted.set(modelsText(day, each), { day, account: each })
+    }
+    const isNew = !this.#known.has(partition)
+    if (!isNew && wanted.size === 0) return
+    const { link } = this.#parts
+    const markKey = this.#markKey(generation, partition)
+    const [mark, ...lists] = (await link.commands([
+      { key: markKey, name: 'GET', args: [markKey] },
+      ...[...wanted.values()].map(({ day, account }): LinkCommand => ({ key: this.#modelsKey(generation, partition, day), name: 'HGET', args: [this.#modelsKey(generation, partition, day), account] })),
+    ], DEADLINE)).map(orThrow)
+    if (isNew) known.mark = typeof mark === 'string' ? mark : ''
+    if (known.models.size > ACCOUNT_DAYS_KEPT / 16) known.models.clear()
+    for (const [index, text] of [...wanted.keys()].entries()) {
+      const list = lists[index]
+      known.models.set(text, new Set(typeof list === 'string' ? list.split('\n') : []))
+    }
+    this.#known.set(partition, known)
+  }
+
+  /** In one script: rows, models that are new, and the mark. */
+  async #add(generation: string, partition: number, known: Known, increments: readonly Increment[], mark: string | null): Promise<string> {
+    const named = new Map<string, { readonly day: number; readonly account: string; readonly models: Set<string> }>()
+    const modelOf = (day: number, account: string, model: string): string => {
+      const text = modelsText(day, account)
+      const models = named.get(text)?.models ?? known.models.get(text) ?? new Set<string>()
+      if (models.has(model) || model === OTHER) return model
+      if (models.size >= MODELS_MAX) return OTHER
+      // What is known stays as it is until the script says that it was done.
+      const more = named.has(text) ? models : new Set(models)
+      named.set(text, { day, account, models: more.add(model) })
+      return model
+    }
+    const hashes = new Map<string, { readonly lifetime: number; readonly rows: string[] }>()
+    for (const row of tableRows(gathered(increments), modelOf)) {
+      const period = PERIOD[row.unit](row.bucket)
+      const key = this.#tableKey(generation, partition, row.table, row.unit, period, row.account)
+      let hash = hashes.get(key)
+      if (hash === undefined) hashes.set(key, hash = { lifetime: this.#endOf(row.unit, period), rows: [] })
+      hash.rows.push(nameOf(row), writeValue(row.adding))
+    }
+    for (const { day, account, models } of named.values()) {
+      const key = this.#modelsKey(generation, partition, day)
+      let hash = hashes.get(key)
+      if (hash === undefined) hashes.set(key, hash = { lifetime: 0, rows: [] })
+      hash.rows.push(account, [...models].join('\n'))
+    }
+    const args: (string | number)[] = [known.mark, mark ?? '']
+    for (const { lifetime, rows } of hashes.values()) args.push(lifetime, rows.length / 2, ...rows)
+    const answer = String(await this.#parts.link.script(countScript, [this.#markKey(generation, partition), ...hashes.keys()], args, DEADLINE).catch((error: unknown) => {
+      // Done or not: it is asked for before anything else is counted.
+      this.#known.delete(partition)
+      known.models.clear()
+      throw error
+    }))
+    if (answer === 'done') for (const [text, { models }] of named) known.models.set(text, models)
+    return answer
+  }
+
+  #knownOf(partition: number): Known {
+    return this.#known.get(partition) ?? { mark: '', models: new Map() }
+  }
+
+  /** Which generation is in use. Another one than before: nothing is known of it. */
+  async #look(): Promise<string> {
+    const [generation] = await this.#state('generation')
+    const text = generation ?? '0'
+    if (text !== this.#generation) this.#known.clear()
+    this.#generation = text
+    return text
+  }
+
+  async #state(...names: readonly string[]): Promise<readonly (string | null)[]> {
+    const key = this.#parts.keys.rollups()
+    return await this.#parts.link.command(key, 'HMGET', [key, ...names]) as readonly (string | null)[]
+  }
+
+  /** All of them are tried; then the first failure is thrown. */
+  async #inParallel<Item>(items: readonly Item[], task: (item: Item) => Promise<void>): Promise<void> {
+    const failures: unknown[] = []
+    const left = items.values()
+    await Promise.all(Array.from({ length: Math.min(PARTITIONS_AT_ONCE, items.length) }, async () => {
+      for (const item of left) await task(item).catch((error: unknown) => { failures.push(error) })
+    }))
+    if (failures.length > 0) throw failures[0]
+  }
+
+  // === Reading ===
+
+  /** `account` undefined: of all. */
+  async #keysOf(generation: string, table: Table, unit: Unit, fromMs: number, untilMs: number, account: string | undefined): Promise<readonly string[]> {
+    const periods = periodsBetween(unit, fromMs, untilMs)
+    const of = (accounts: readonly string[], partition: number): string[] => accounts.flatMap((each) => periods.map((period) => this.#tableKey(generation, partition, table, unit, period, each)))
+    if (table !== 'usage') return this.#partitions().flatMap((partition) => of([''], partition))
+    // An account may have been under another root once.
+    if (account !== undefined) return this.#partitions().flatMap((partition) => of([account], partition))
+    const wide: Unit = unit === 'minute' ? 'hour' : unit
+    const perPartition = await Promise.all(this.#partitions().map(async (partition) => {
+      const accounts = new Set<string>()
+      const keys = periodsBetween(wide, bucketOf(wide, fromMs), untilMs).map((period) => this.#tableKey(generation, partition, 'accounts', wide, period, ''))
+      for await (const [name] of this.#fields(keys)) accounts.add(name.split(SEPARATOR)[1] ?? '')
+      accounts.delete('')
+      return of([...accounts], partition)
+    }))
+    return perPartition.flat()
+  }
+
+  async* #fields(keys: readonly string[]): AsyncGenerator<readonly [string, string]> {
+    for (let at = 0; at < keys.length; at += READS_AT_ONCE) {
+      const pages = await this.#parts.link.commands(keys.slice(at, at + READS_AT_ONCE).map((key) => ({ key, name: 'HGETALL', args: [key] })), DEADLINE)
+      for (const page of pages) {
+        const pairs = orThrow(page) as readonly string[]
+        for (let i = 0; i + 1 < pairs.length; i += 2) yield [pairs[i]!, pairs[i + 1]!]
+      }
+    }
+  }
+
+  /** In the background, or as often as the servers stay the same for that long. */
+  async #remove(isOld: (key: string) => boolean): Promise<void> {
+    const { link, keys } = this.#parts
+    try {
+      for await (const page of scanKeys(link, keys)) {
+        if (this.#closed) return
+        const old = page.filter(isOld)
+        for (let at = 0; at < old.length; at += UNLINKED_AT_ONCE) await link.commands(old.slice(at, at + UNLINKED_AT_ONCE).map((key) => ({ key, name: 'UNLINK', args: [key] })))
+      }
+    } catch (error) {
+      // What is left goes by itself when its time is over.
+      if (!(error instanceof RowsRefused || error instanceof StoreUnavailable)) throw error
+    }
+  }
+
+  #partitions(): number[] {
+    return Array.from({ length: this.#parts.keys.partitions }, (_, partition) => partition)
+  }
+
+  #endOf(unit: Unit, period: number): number {
+    return endOfPeriod(unit, period) + this.#parts.kept()[unit] + MARGIN_MS
+  }
+
+  #markKey(generation: string, partition: number): string {
+    return this.#parts.keys.rollup(partition, `${generation}:counted`)
+  }
+
+  #modelsKey(generation: string, partition: number, day: number): string {
+    return this.#parts.keys.rollup(partition, `${generation}:m:${day}`)
+  }
+
+  /** Rows of `usage` lie by account. */
+  #tableKey(generation: string, partition: number, table: Table, unit: Unit, period: number, account: string): string {
+    return this.#parts.keys.rollup(partition, `${generation}:${LETTER[table]}:${unit}:${period}${table === 'usage' ? `:${account}` : ''}`)
+  }
+
+  #refusalKey(partition: number, unit: Unit, period: number): string {
+    return this.#parts.keys.rollup(partition, `f:${unit}:${period}`)
+  }
+}
+
+function nameOf({ table, bucket, account, names, currency }: TableRow): string {
+  switch (table) {
+    case 'usage': return [bucket, account, ...names, currency].join(SEPARATOR)
+    case 'accounts': return [bucket, account, currency].join(SEPARATOR)
+    case 'mix': return [bucket, ...names, currency].join(SEPARATOR)
+  }
+}
+
+const NANOS = 1_000_000_000n
+
+function writeValue({ sums, costNanos, latency, firstToken }: Adding): string {
+  const numbers = Array.from(sums, (sum) => (sum === 0 ? '' : String(sum))).join(',')
+  return `${numbers}|${costNanos === 0n ? '' : `${costNanos / NANOS},${costNanos % NANOS}`}|${histogramText(latency)}|${histogramText(firstToken)}`
+}
+
+interface Value {
+  readonly sums: readonly number[]
+  readonly costNanos: bigint
+  /** '' where they are not asked for. */
+  readonly latency: string
+  readonly firstToken: string
+}
+
+function readValue(text: string, latencies: boolean): Value {
+  const [sums = '', cost = '', latency = '', firstToken = ''] = text.split('|')
+  const [whole = '0', nanos = '0'] = cost.split(',')
+  return { sums: sums.split(',').map(Number), costNanos: cost === '' ? 0n : BigInt(whole) * NANOS + BigInt(nanos), latency: latencies ? latency : '', firstToken: latencies ? firstToken : '' }
+}
+
+function modelsText(day: number, account: string): string {
+  return `${day}${SEPARATOR}${account}`
+}
+
+function yearOf(atMs: number): number {
+  return Date.UTC(new Date(atMs).getUTCFullYear(), 0)
+}
+
+function endOfPeriod(unit: Unit, period: number): number {
+  switch (unit) {
+    case 'minute': return nextBucket('hour', period)
+    case 'hour': return nextBucket('day', period)
+    case 'day': return nextBucket('month', period)
+    case 'month': return Date.UTC(new Date(period).getUTCFullYear() + 1, 0)
+  }
+}
+
+function periodsBetween(unit: Unit, fromMs: number, untilMs: number): number[] {
+  const periods: number[] = []
+  for (let period = PERIOD[unit](Math.max(0, fromMs)); period < untilMs && periods.length < PERIODS_MAX; period = endOfPeriod(unit, period)) periods.push(period)
+  return periods
+}
+
+/** Years of days by month, months of hours by day. */
+const PERIODS_MAX = 2_000
+
+function orThrow<Answer>(answer: Answer): Exclude<Answer, Error> {
+  if (answer instanceof Error) throw answer
+  return answer as Exclude<Answer, Error>
+}
