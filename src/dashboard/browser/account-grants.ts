@@ -36,7 +36,7 @@ export function AccountGrants({ account, limits, changes, changed }: { readonly 
     { name: 'state', title: 'State', value: (row) => row.state, show: (row) => html`<${Badge} tone=${tones[row.state] ?? 'plain'}>${row.state === 'voided' ? 'taken back' : row.state}</${Badge}>` },
     ...(changes ? [{ name: 'do', title: 'Change', sorts: false, value: () => null, show: (row: GrantRow) => (row.state === 'active' || row.state === 'pending' ? html`<button type="button" class="small" aria-label=${`Take back ${row.id}`} onClick=${() => setRevoking(row)}>Take back …</button>` : null) }] : []),
   ]
-  const extendable = limits.filter(({ limit, meter }) => limit !== null && meter !== 'concurrency' && meter !== 'seats')
+  const extendable = limits.filter(({ name, limit, meter }) => limit !== null && !name.includes('/') && meter !== 'concurrency' && meter !== 'seats')
   return html`<${Section} title="Grants" tools=${changes && extendable.length > 0 ? html`<button type="button" onClick=${() => setGiving(true)}>Give a grant …</button>` : undefined}>
     <${Waiting} of=${loaded}>${({ grants }: { grants: readonly GrantRow[] }) => html`<${Table} name="grants" caption="Grants" quiet rows=${grants} key_=${(row: GrantRow) => row.id} columns=${columns}
       empty=${html`<${Empty} title="No grants.">A grant is an amount beyond a limit: credit that was bought, or help in a bad week.</${Empty}>`} />`}</${Waiting}>

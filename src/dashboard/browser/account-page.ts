@@ -35,7 +35,7 @@ export function AccountPage({ id, changes }: { readonly id: string; readonly cha
     <${AccountUsage} account=${id} />
     <${AccountRefusals} account=${id} />
     <${AccountKeys} account=${id} keys=${data.keys} changes=${changes} changed=${reload} />
-    <${AccountGrants} account=${id} limits=${data.limits ?? []} changes=${changes} changed=${reload} />
+    <${AccountGrants} account=${id} limits=${data.standing?.limits ?? []} changes=${changes} changed=${reload} />
     <div class="columns"><${AccountSubscription} account=${id} has=${data.subscription !== null} /><${About} account=${data} /></div>
     <${AccountInvoice} account=${id} />`
 }
@@ -49,21 +49,21 @@ function Standing({ account }: { readonly account: AccountDetail }): VNode | nul
 }
 
 function Limits({ of: { data, problem } }: { readonly of: Loaded<AccountDetail> }): VNode {
-  const limits = data?.limits ?? []
+  const limits = data?.standing?.limits ?? []
   return html`<${Section} title="Limits">
     ${problem === undefined ? null : html`<p class="stale" role="status">Not up to date: ${problem.message}</p>`}
-    ${limits.length === 0 ? html`<${Empty} title="No limit applies.">Neither the plan nor the account has one.</${Empty}>` : html`<div class="limits">${limits.map((limit, index) => html`<${LimitBar} key=${`${limit.name} ${limit.per} ${index}`} of=${limit} />`)}</div>
+    ${data?.standing === null ? html`<${Empty} title="What is used is not known now.">The account has no plan, or the store is away.</${Empty}>` : limits.length === 0 ? html`<${Empty} title="No limit applies.">Neither the plan nor the account has one.</${Empty}>` : html`<div class="limits">${limits.map((limit, index) => html`<${LimitBar} key=${`${limit.name} ${limit.per} ${index}`} of=${limit} />`)}</div>
     <details><summary>As a table</summary><${Table} name="limits" caption="Limits" quiet rows=${limits} key_=${(row: LimitStanding) => `${row.name} ${row.per} ${limits.indexOf(row)}`} empty="" columns=${[
       { name: 'name', title: 'Limit', value: (row: LimitStanding) => row.name }, { name: 'meter', title: 'Meter', value: (row: LimitStanding) => row.meter }, { name: 'window', title: 'Window', value: (row: LimitStanding) => row.window },
       { name: 'limit', title: 'At most', numeric: true, value: (row: LimitStanding) => row.limit }, { name: 'used', title: 'Used', numeric: true, value: (row: LimitStanding) => row.used },
       { name: 'reserved', title: 'Held', numeric: true, value: (row: LimitStanding) => row.reserved }, { name: 'remaining', title: 'Left', numeric: true, value: (row: LimitStanding) => row.remaining },
-      { name: 'resets', title: 'Begins anew', value: (row: LimitStanding) => row.resets_at }, { name: 'forecast', title: 'Runs out', value: (row: LimitStanding) => row.forecast_at ?? null },
+      { name: 'resets', title: 'Begins anew', value: (row: LimitStanding) => row.resets_at }, { name: 'forecast', title: 'Runs out', value: (row: LimitStanding) => row.forecast_at },
     ]} /></details>`}
   </${Section}>`
 }
 
 function AccountRefusals({ account }: { readonly account: string }): VNode {
-  const loaded = useLoaded(account, (signal) => get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { account, limit: 50 }, signal), 3_000)
+  const loaded = useLoaded(account, (signal) => get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { account, count: 20 }, signal), 3_000)
   return html`<${Section} title="Recent refusals"><${Waiting} of=${loaded}>${({ refusals }: { refusals: readonly Refusal[] }) => html`<${RefusalTable} refusals=${refusals} of="account" />`}</${Waiting}></${Section}>`
 }
 

@@ -29,7 +29,7 @@ export function AccountUsage({ account }: { readonly account: string }): VNode {
   const measure: Measure = MEASURES.find(({ value }) => value === query.get('measure'))?.value ?? 'total_tokens'
   const loaded = useLoaded(`${account} ${range.value} ${by}`, async (signal): Promise<Both> => {
     const asked = { from: new Date(nowMs() - range.ms).toISOString(), unit: range.unit, by, account }
-    const [series, sums] = await Promise.all([get<UsageAnswer>('/api/v1/analytics/usage', { ...asked, series: true }, signal), get<UsageAnswer>('/api/v1/analytics/usage', { ...asked, top: 50, order: 'total_tokens' }, signal)])
+    const [series, sums] = await Promise.all([get<UsageAnswer>('/api/v1/analytics/usage', { ...asked, series: true, percentiles: false }, signal), get<UsageAnswer>('/api/v1/analytics/usage', { ...asked, top: 50, order: 'total_tokens' }, signal)])
     return { series, sums }
   }, 10_000)
   const { data } = loaded

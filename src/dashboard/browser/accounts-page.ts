@@ -2,7 +2,7 @@ import { accountPath, setQuery, useAddress } from './address.ts'
 import { get } from './api.ts'
 import { LimitBar, shareOf } from './bar.ts'
 import { after } from './clock.ts'
-import { exact } from './format.ts'
+import { brief, exact, money } from './format.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Name, PageHead, When } from './pieces.ts'
 import type { AccountPage, AccountRow, LimitStanding } from './shapes.ts'
@@ -16,35 +16,48 @@ const PAGE = 25
 const EXPORT_PAGE = 500
 const BARS = 3
 const TYPED_MS = 250
+const SEARCH_MAX = 1_024
+const SORTS = [
+  { value: '', words: 'name' }, { value: 'plan', words: 'plan' }, { value: 'forecast', words: 'what runs out first' }, { value: 'requests', words: 'requests of 30 days' }, { value: 'total_tokens', words: 'tokens of 30 days' },
+  { value: 'cost', words: 'cost of 30 days' }, { value: 'refused', words: 'refusals of 30 days' }, { value: 'keys', words: 'number of keys' },
+] as const
 
 /** All accounts, a page at a time. */
 export function AccountsPage(): VNode {
   const { query } = useAddress()
   const search = query.get('search') ?? ''
-  const sort = query.get('sort') ?? ''
+  const sort = SORTS.find(({ value }) => value === query.get('sort'))?.value ?? ''
   const page = Math.max(1, Number(query.get('page') ?? '1') || 1)
-  const asked = { search, sort, offset: (page - 1) * PAGE, limit: PAGE }
+  const asked = { search: search.slice(0, SEARCH_MAX), sort, offset: (page - 1) * PAGE, limit: PAGE }
   const loaded = useLoaded(JSON.stringify(asked), (signal) => get<AccountPage>('/api/v1/accounts', asked, signal), 10_000)
   return html`
-    <${PageHead} title="Accounts" about=${loaded.data === undefined ? ' ' : `${exact(totalOf(loaded.data))} ${search === '' ? 'in all' : `match "${search}"`}`} tools=${html`<${Search} value=${search} />`} />
+    <${PageHead} title="Accounts" about=${loaded.data === undefined ? ' ' : `${exact(loaded.data.total)} ${search === '' ? 'in all' : `match "${search}"`}`} tools=${html`
+      <label class="sorted">Sorted by <select value=${sort} onChange=${(event: Event) => setQuery({ sort: (event.currentTarget as HTMLSelectElement).value, page: '' })}>${SORTS.map(({ value, words }) => html`<option key=${value} value=${value} selected=${value === sort}>${words}</option>`)}</select></label>
+      <${Search} value=${search} />`} />
     <section class="panel" aria-label="Accounts"><${Waiting} of=${loaded} lines=${8}>${(data: AccountPage) => html`
-      <${Table} name="accounts" caption="Accounts" quiet rows=${data.accounts} key_=${(row: AccountRow) => `${row.id} ${row.unused_because ?? ''}`} columns=${columns} all=${() => everyAccount(search, sort)}
-        empty=${search === '' ? html`<${Empty} title="There are no accounts yet.">They are written into the configuration, or made with <code>tallygate accounts set</code>.</${Empty}>` : html`<${Empty} title="No account matches.">Names, plans and labels are searched.</${Empty}>`} />
-      <${Pages} page=${page} pages=${Math.max(1, Math.ceil(totalOf(data) / PAGE))} />`}</${Waiting}></section>`
-}
-
-function totalOf({ accounts, total }: AccountPage): number {
-  return total ?? accounts.length
+      <${Table} name="accounts" caption="Accounts" quiet rows=${data.accounts} key_=${(row: AccountRow) => `${row.id} ${row.unused_because ?? ''}`} columns=${isSize(sort) ? [...columns, ...sizeColumns] : columns} all=${() => everyAccount(search, sort)}
+        empty=${search === '' ? html`<${Empty} title="There are no accounts yet.">They are written into the configuration, or made with <code>tallygate accounts set</code>.</${Empty}>` : html`<${Empty} title="No account matches.">Try a part of its name.</${Empty}>`} foot=${html`<${Pages} page=${page} pages=${Math.max(1, Math.ceil(data.total / PAGE))} />`} />`}</${Waiting}></section>`
 }
 
 const columns: readonly Column<AccountRow>[] = [
   { name: 'id', title: 'Account', value: (row) => row.id, show: (row) => html`<a href=${accountPath(row.id)}><${Name} of=${row.id} /></a>${row.parent === null ? null : html`<br /><small class="muted">under <${Name} of=${row.parent} /></small>`}` },
   { name: 'plan', title: 'Plan', value: (row) => row.plan, show: (row) => html`<${Name} of=${row.plan} />` },
-  { name: 'state', title: 'State', value: stateWords, show: stateBadge, sorts: false },
-  { name: 'used', title: 'Used of its limits', value: (row) => tightest(row.limits ?? []).map((limit) => `${limit.name} ${limit.used + limit.reserved}/${limit.limit ?? '∞'}`).join('; '), show: bars },
+  { name: 'state', title: 'State', value: stateWords, show: stateBadge },
+  { name: 'used', title: 'Used of its limits', value: (row) => tightest(row.limits_now ?? []).map((limit) => `${limit.name} ${limit.used + limit.reserved}/${limit.limit ?? '∞'}`).join('; '), show: bars },
   { name: 'forecast_at', title: 'Runs out', value: (row) => row.forecast_at, show: (row) => html`<${When} at=${row.forecast_at} />` },
   { name: 'keys', title: 'Keys', numeric: true, value: (row) => row.keys },
 ]
+
+const sizeColumns: readonly Column<AccountRow>[] = [
+  { name: 'requests', title: 'Requests', numeric: true, value: (row) => row.usage_30d?.requests ?? 0, show: (row) => brief(row.usage_30d?.requests ?? 0) },
+  { name: 'tokens', title: 'Tokens', numeric: true, value: (row) => row.usage_30d?.total_tokens ?? 0, show: (row) => brief(row.usage_30d?.total_tokens ?? 0) },
+  { name: 'cost', title: 'Cost', numeric: true, value: (row) => money(row.usage_30d?.cost) },
+  { name: 'refused', title: 'Refused', numeric: true, value: (row) => row.usage_30d?.refused ?? 0, show: (row) => brief(row.usage_30d?.refused ?? 0) },
+]
+
+function isSize(sort: string): boolean {
+  return sort === 'requests' || sort === 'total_tokens' || sort === 'cost' || sort === 'refused'
+}
 
 function stateWords(row: AccountRow): string {
   if (row.unused_because !== null) return 'not used'
@@ -63,7 +76,7 @@ function tightest(limits: readonly LimitStanding[]): readonly LimitStanding[] {
 }
 
 function bars(row: AccountRow): Children {
-  const shown = tightest(row.limits ?? [])
+  const shown = tightest(row.limits_now ?? [])
   return shown.length === 0 ? html`<span class="muted">–</span>` : html`<div class="bars">${shown.map((limit) => html`<${LimitBar} key=${`${limit.name} ${limit.per}`} of=${limit} brief />`)}</div>`
 }
 
@@ -72,7 +85,7 @@ async function everyAccount(search: string, sort: string): Promise<readonly Acco
   for (;;) {
     const next = await get<AccountPage>('/api/v1/accounts', { search, sort, offset: all.length, limit: EXPORT_PAGE })
     all.push(...next.accounts)
-    if (next.accounts.length === 0 || all.length >= totalOf(next)) return all
+    if (next.accounts.length === 0 || all.length >= next.total) return all
   }
 }
 

@@ -8,17 +8,15 @@ const NEARLY = 0.8
 const FULL = 1
 
 /** How much of a limit is used, 0 … 1 and beyond; null: it has no end. */
-export function shareOf({ limit, used, reserved, granted }: Pick<LimitStanding, 'limit' | 'used' | 'reserved' | 'granted'>): number | null {
-  const ceiling = limit === null ? null : limit + (granted ?? 0)
-  if (ceiling === null) return null
-  return ceiling === 0 ? FULL : (used + reserved) / ceiling
+export function shareOf({ limit, used, reserved }: Pick<LimitStanding, 'limit' | 'used' | 'reserved'>): number | null {
+  if (limit === null) return null
+  return limit === 0 ? FULL : (used + reserved) / limit
 }
 
 /** Use against a limit: what is settled, what calls in flight hold, what is left. */
 export function LimitBar({ of, brief: short = false }: { readonly of: LimitStanding; readonly brief?: boolean }): VNode {
   const share = shareOf(of)
-  const { name, limit, used, reserved, remaining } = of
-  const ceiling = limit === null ? null : limit + (of.granted ?? 0)
+  const { name, limit: ceiling, used, reserved, remaining } = of
   const state = share === null ? 'open' : share >= FULL ? 'full' : share >= NEARLY ? 'nearly' : 'fine'
   const unit = unitOf(of.meter)
   const words = ceiling === null
@@ -37,7 +35,7 @@ export function LimitBar({ of, brief: short = false }: { readonly of: LimitStand
       ${reserved > 0 ? html`<span class="muted">${exact(reserved)} held</span>` : null}
       ${remaining === null ? null : html`<span class="muted">${exact(remaining)} left</span>`}
       ${of.resets_at === null ? null : html`<span class="muted">anew <${When} at=${of.resets_at} /></span>`}
-      ${of.forecast_at === null || of.forecast_at === undefined ? null : html`<span class="warning">runs out <${When} at=${of.forecast_at} /></span>`}
+      ${of.forecast_at === null ? null : html`<span class="warning">runs out <${When} at=${of.forecast_at} /></span>`}
     </div>`}
   </div>`
 }

@@ -47,7 +47,7 @@ async function find(id: string, signal: AbortSignal): Promise<Found> {
     return { call, events }
   } catch (error) {
     if (!(error instanceof ApiProblem) || (error.status !== 404 && error.status !== 422)) throw error
-    const { refusals } = await get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { limit: SAMPLES }, signal)
+    const { refusals } = await get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { count: SAMPLES }, signal)
     const refusal = refusals.find((each) => each.request_id === id)
     return refusal === undefined ? { nothing: error.message } : { refusal }
   }

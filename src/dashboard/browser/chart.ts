@@ -88,13 +88,13 @@ function optionsOf(Plot: typeof uPlot, element: HTMLElement, lines: readonly Lin
   const axis = { stroke: paint('axis'), grid: { stroke: paint('grid'), width: 1 }, ticks: { show: false }, font: '12px system-ui, sans-serif' }
   const bars = Plot.paths.bars?.({ size: [0.86, 48], align: 1, radius: 0 })
   return {
-    width: element.clientWidth, height: HEIGHT, legend: { show: false }, padding: [8, 8, 0, 0],
+    width: element.clientWidth, height: HEIGHT, legend: { show: false }, padding: [8, 20, 0, 0],
     cursor: { points: { show: false }, drag: { x: false, y: false }, y: false },
     scales: {
       x: { time: true, range: (_plot, from, to) => [from, to + stepMs / 1_000] },
       y: { range: (_plot, _from, to) => [0, to > 0 ? to * 1.08 : 1] },
     },
-    axes: [{ ...axis, grid: { show: false }, values: timeWords(stepMs), space: 64 }, { ...axis, size: 52, values: (_plot, ticks) => ticks.map((tick) => axisWords(tick)) }],
+    axes: [{ ...axis, grid: { show: false }, values: timeWords(stepMs), space: 64, size: 30 }, { ...axis, size: 52, values: (_plot, ticks) => ticks.map((tick) => axisWords(tick)) }],
     series: [{}, ...lines.map((_line, index) => ({ fill: paint(`c${index % COLOURS}`), width: 0, ...(bars === undefined ? {} : { paths: bars }), points: { show: false } })).reverse()],
     hooks: {
       setCursor: [(plot) => {

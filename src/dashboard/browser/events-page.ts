@@ -3,7 +3,7 @@ import { get } from './api.ts'
 import { exact, money } from './format.ts'
 import { latency } from './live-page.ts'
 import { useLoaded } from './loading.ts'
-import { Badge, Choice, Name, PageHead, Section, When } from './pieces.ts'
+import { Badge, CallLink, Choice, Name, PageHead, Section, When } from './pieces.ts'
 import type { UsageEvent } from './shapes.ts'
 import { Empty, Waiting } from './states.ts'
 import { Table } from './table.ts'
@@ -77,7 +77,7 @@ const columns: readonly Column<UsageEvent>[] = [
   { name: 'tokens', title: 'Tokens', numeric: true, value: (row) => number(row, 'total_tokens'), show: (row) => exact(number(row, 'total_tokens')) },
   { name: 'cost', title: 'Cost', numeric: true, value: costWords },
   { name: 'took', title: 'Took', numeric: true, value: (row) => number(row, 'compute_ms'), show: (row) => latency(number(row, 'compute_ms')) },
-  { name: 'id', title: 'Request id', value: (row) => row.id, show: (row) => html`<a href=${callPath(row.id)}><code class="id">${row.id}</code></a>` },
+  { name: 'id', title: 'Call', value: (row) => row.id, show: (row) => html`<${CallLink} id=${row.id} />` },
 ]
 
 function Explain(): VNode {

@@ -21,7 +21,7 @@ export function brief(value: number | null | undefined): string {
 }
 
 const meterUnits: Readonly<Record<string, string>> = {
-  requests: 'requests', concurrency: 'calls at once', seats: 'seats', images: 'images', compute_seconds: 's', audio_seconds: 's', bytes_in: 'bytes', bytes_out: 'bytes',
+  requests: 'requests', concurrency: 'calls', seats: 'seats', images: 'images', compute_seconds: 's', audio_seconds: 's', bytes_in: 'bytes', bytes_out: 'bytes',
 }
 
 /** What an amount of a meter is counted in; '' for what has no word, such as a sum of money. */
@@ -30,7 +30,7 @@ export function unitOf(meter: string): string {
 }
 
 export function meterWords(meter: string): string {
-  return meter.replaceAll('_', ' ')
+  return meter === 'concurrency' ? 'calls' : meter.replaceAll('_', ' ')
 }
 
 /** `2.50 USD` of exact decimal text by currency; several currencies are not added up. */

@@ -2,10 +2,10 @@ import { accountPath } from './address.ts'
 import { get } from './api.ts'
 import { nowMs } from './clock.ts'
 import { Chart } from './chart.ts'
-import { brief, exact, money, reasonWords, sum } from './format.ts'
+import { brief, exact, money, reasonWords } from './format.ts'
 import { KEPT, useFeed } from './live-feed.ts'
 import { useLoaded } from './loading.ts'
-import { Badge, Name, PageHead, Section, When } from './pieces.ts'
+import { Badge, Name, PageHead, Section } from './pieces.ts'
 import { RefusalTable } from './refusal-table.ts'
 import type { Live, Refusal, UsageAnswer, UsageRow } from './shapes.ts'
 import { Sparkline } from './sparkline.ts'
@@ -20,43 +20,34 @@ export function LivePage(): VNode {
   const { seconds, state } = useFeed()
   const now = seconds.at(-1)
   return html`
-    <${PageHead} title="Live" about="Calls as they are settled, second by second." />
+    <${PageHead} title="Live" about="What happens now, second by second." />
     ${now === undefined ? html`<${Skeleton} lines=${2} />` : html`<div class=${`tiles ${state === 'lost' ? 'old' : ''}`}>
       <${Tile} words="Requests / s" value=${brief(now.requests_per_second)} values=${seconds.map((each) => each.requests_per_second)} />
       <${Tile} words="Tokens / s" value=${brief(now.tokens_per_second)} values=${seconds.map((each) => each.tokens_per_second)} />
-      <${Tile} words="Cost / s" value=${costWords(now)} values=${seconds.map(costOf)} />
+      <${Tile} words="Cost / s" value=${costOf(now) === 0 ? '0' : money(now.cost_per_second)} values=${seconds.map(costOf)} />
       <${Tile} words="Calls open" value=${exact(now.open)} more=${`${exact(now.streams)} streams`} values=${seconds.map((each) => each.open)} />
-      <${Tile} words="Refusals / s" value=${exact(refused(now))} values=${seconds.map(refused)} tone=${refused(now) > 0 ? 'bad' : ''} />
+      <${Tile} words="Refusals / s" value=${brief(now.refused_per_second)} values=${seconds.map((each) => each.refused_per_second)} tone=${now.refused_per_second > 0 ? 'bad' : ''} />
     </div>`}
     <${LastHour} />
     <div class="columns">
-      <${Section} title="Refused in the last two minutes"><${Reasons} seconds=${seconds} /></${Section}>
+      <${Section} title="Refused in the last minute"><${Reasons} now=${now} /></${Section}>
       <${Section} title="Delivery"><${Delivery} now=${now} /></${Section}>
     </div>
     <${Busiest} />
     <${Latest} />`
 }
 
-function refused({ refusals }: Live): number {
-  return Object.values(refusals).reduce((all, count) => all + count, 0)
-}
-
 function costOf({ cost_per_second: cost }: Live): number {
-  return typeof cost === 'number' ? cost : Object.values(cost).reduce<number>((all, amount) => all + Number(amount), 0)
-}
-
-function costWords(live: Live): string {
-  return typeof live.cost_per_second === 'number' ? (live.cost_per_second === 0 ? '0' : sum(live.cost_per_second, '')) : costOf(live) === 0 ? '0' : money(live.cost_per_second)
+  return Object.values(cost).reduce<number>((all, amount) => all + Number(amount), 0)
 }
 
 function Tile({ words, value, more, values, tone = '' }: { readonly words: string; readonly value: string; readonly more?: string; readonly values: readonly number[]; readonly tone?: string }): VNode {
   return html`<div class=${`tile ${tone}`}><h2>${words}</h2><p class="figure">${value}${more === undefined ? null : html` <small class="muted">${more}</small>`}</p><${Sparkline} values=${values} length=${KEPT} /></div>`
 }
 
-function Reasons({ seconds }: { readonly seconds: readonly Live[] }): VNode {
-  const counts = new Map<string, number>()
-  for (const { refusals } of seconds) for (const [reason, count] of Object.entries(refusals)) counts.set(reason, (counts.get(reason) ?? 0) + count)
-  const rows = [...counts].filter(([, count]) => count > 0).sort((a, b) => b[1] - a[1])
+function Reasons({ now }: { readonly now: Live | undefined }): VNode {
+  if (now === undefined) return html`<${Skeleton} lines=${2} />`
+  const rows = Object.entries(now.refusals).filter(([, count]) => count > 0).sort((a, b) => b[1] - a[1])
   if (rows.length === 0) return html`<${Empty} title="Nobody was refused." />`
   const most = rows[0]?.[1] ?? 1
   return html`<ul class="ranks">${rows.map(([reason, count]) => html`<li key=${reason}><span>${reasonWords(reason)}</span><b>${exact(count)}</b><i style=${{ width: `${(count / most) * 100}%` }} aria-hidden="true"></i></li>`)}</ul>`
@@ -72,7 +63,7 @@ function Delivery({ now }: { readonly now: Live | undefined }): VNode {
 const HOUR_MS = 3_600_000
 
 function LastHour(): VNode {
-  const loaded = useLoaded('hour', async (signal) => get<UsageAnswer>('/api/v1/analytics/usage', { from: new Date(nowMs() - HOUR_MS).toISOString(), unit: 'minute', by: 'model', series: true }, signal), 15_000)
+  const loaded = useLoaded('hour', async (signal) => get<UsageAnswer>('/api/v1/analytics/usage', { from: new Date(nowMs() - HOUR_MS).toISOString(), unit: 'minute', by: 'model', series: true, percentiles: false }, signal), 15_000)
   const series = useMemo(() => (loaded.data === undefined ? null : seriesOf(loaded.data, 'model', 'requests', 'without a model')), [loaded.data])
   return html`<${Section} title="Requests in the last hour"><${Waiting} of=${loaded} lines=${5}>${() => (series === null || series.lines.length === 0
     ? html`<${Empty} title="No calls in the last hour.">Point an OpenAI or Anthropic client at the gateway with one of its keys; its calls appear here within two seconds.</${Empty}>`
@@ -80,14 +71,14 @@ function LastHour(): VNode {
 }
 
 function Busiest(): VNode {
-  const loaded = useLoaded('busiest', async (signal) => get<UsageAnswer>('/api/v1/analytics/usage', { from: new Date(nowMs() - HOUR_MS).toISOString(), unit: 'minute', by: 'account', top: 10, order: 'requests' }, signal), 10_000)
+  const loaded = useLoaded('busiest', async (signal) => get<UsageAnswer>('/api/v1/analytics/usage', { from: new Date(nowMs() - HOUR_MS).toISOString(), unit: 'minute', by: 'account', top: 10 }, signal), 10_000)
   return html`<${Section} title="Busiest accounts of the last hour"><${Waiting} of=${loaded}>${({ rows }: UsageAnswer) => html`<${Table} name="busiest" caption="Busiest accounts of the last hour" quiet rows=${rows} key_=${(row: UsageRow) => row.account ?? ''}
     empty=${html`<${Empty} title="No calls in the last hour." />`} columns=${[
       { name: 'account', title: 'Account', value: (row: UsageRow) => row.account ?? '', show: (row: UsageRow) => html`<a href=${accountPath(row.account ?? '')}><${Name} of=${row.account} /></a>` },
       { name: 'requests', title: 'Requests', numeric: true, value: (row: UsageRow) => row.requests, show: (row: UsageRow) => exact(row.requests) },
       { name: 'tokens', title: 'Tokens', numeric: true, value: (row: UsageRow) => row.total_tokens, show: (row: UsageRow) => brief(row.total_tokens) },
       { name: 'cost', title: 'Cost', numeric: true, value: (row: UsageRow) => money(row.cost), show: (row: UsageRow) => money(row.cost) },
-      { name: 'refused', title: 'Refused', numeric: true, value: (row: UsageRow) => row.refused ?? 0, show: (row: UsageRow) => exact(row.refused ?? 0) },
+      { name: 'refused', title: 'Refused', numeric: true, value: (row: UsageRow) => row.refused, show: (row: UsageRow) => exact(row.refused) },
       { name: 'p50', title: 'Median', numeric: true, value: (row: UsageRow) => row.p50_ms, show: (row: UsageRow) => latency(row.p50_ms) },
       { name: 'p95', title: '95 %', numeric: true, value: (row: UsageRow) => row.p95_ms, show: (row: UsageRow) => latency(row.p95_ms) },
     ]} />`}</${Waiting}></${Section}>`
@@ -99,7 +90,7 @@ export function latency(ms: number | null | undefined): string {
 }
 
 function Latest(): VNode {
-  const loaded = useLoaded('latest', async (signal) => get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { limit: 10 }, signal), 3_000)
+  const loaded = useLoaded('latest', async (signal) => get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { count: 10 }, signal), 3_000)
   return html`<${Section} title="Latest refusals"><${Waiting} of=${loaded}>${({ refusals }: { refusals: readonly Refusal[] }) => html`<${RefusalTable} refusals=${refusals} of="everybody" />`}</${Waiting}>
-    <p class="muted">Checked <${When} at=${new Date(nowMs()).toISOString()} exact />. Refusals are sampled: a flood shows its first few each second, and all of them are counted.</p></${Section}>`
+    <p class="muted">Refusals are sampled: a flood shows its first few each second, and all of them are counted.</p></${Section}>`
 }

@@ -1,21 +1,29 @@
+import { callPath } from './address.ts'
 import { fromNow, instant, plainName } from './format.ts'
 import { nowMs } from './clock.ts'
 import { html } from './view.ts'
 import type { Children, VNode } from './view.ts'
 
 const NAME_MAX = 120
+/** Names of this length stay on one line. */
+const SHORT_MAX = 24
 
 /** A name that others chose: it turns nothing around and takes no more room than it gets. */
 export function Name({ of }: { readonly of: string | null | undefined }): VNode {
   if (of === null || of === undefined || of === '') return html`<span class="muted">–</span>`
   const plain = plainName(of)
-  return html`<bdi class="name" title=${plain.length > NAME_MAX || plain.length > 40 ? plain.slice(0, 1_000) : undefined}>${plain.length > NAME_MAX ? `${plain.slice(0, NAME_MAX)}…` : plain}</bdi>`
+  return html`<bdi class=${plain.length <= SHORT_MAX ? 'name short' : 'name'} title=${plain.length > NAME_MAX || plain.length > 40 ? plain.slice(0, 1_000) : undefined}>${plain.length > NAME_MAX ? `${plain.slice(0, NAME_MAX)}…` : plain}</bdi>`
 }
 
 /** An instant, by how far it is from now; the whole of it on asking. */
 export function When({ at, exact = false }: { readonly at: string | null | undefined; readonly exact?: boolean }): VNode {
   if (at === null || at === undefined) return html`<span class="muted">–</span>`
   return html`<time datetime=${at} title=${exact ? at : instant(at)}>${exact ? instant(at) : fromNow(at, nowMs())}</time>`
+}
+
+/** A call, by the part of its id that tells it from its neighbours. */
+export function CallLink({ id }: { readonly id: string }): VNode {
+  return html`<a href=${callPath(id)} title=${id} aria-label=${`Call ${id}`}><code>${id.length > 16 ? `…${id.slice(-12)}` : id}</code></a>`
 }
 
 export type Tone = 'good' | 'warn' | 'bad' | 'plain'

@@ -1,5 +1,5 @@
 import { get } from './api.ts'
-import { exact, meterWords, unitOf, windowWords } from './format.ts'
+import { exact, meterWords, windowWords } from './format.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Facts, Name, PageHead, Section } from './pieces.ts'
 import type { Plan, PlanLimit } from './shapes.ts'
@@ -17,7 +17,7 @@ export function PlansPage(): VNode {
 
 const columns: readonly Column<PlanLimit>[] = [
   { name: 'name', title: 'Limit', value: (row) => row.name },
-  { name: 'limit', title: 'At most', numeric: true, value: (row) => row.limit, show: (row) => (row.limit === null ? 'no end' : `${exact(row.limit)} ${unitOf(row.meter)}`.trim()) },
+  { name: 'limit', title: 'At most', numeric: true, value: (row) => row.limit, show: (row) => (row.limit === null ? 'no end' : exact(row.limit)) },
   { name: 'meter', title: 'Of', value: (row) => row.meter, show: (row) => meterWords(row.meter) },
   { name: 'window', title: 'In', value: (row) => row.window, show: (row) => windowWords(row.window) },
   { name: 'per', title: 'For', value: scopeWords },

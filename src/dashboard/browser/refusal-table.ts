@@ -1,7 +1,7 @@
 import { accountPath } from './address.ts'
 import { exact, fromNow, reasonWords } from './format.ts'
 import { nowMs } from './clock.ts'
-import { Name, When } from './pieces.ts'
+import { CallLink, Name, When } from './pieces.ts'
 import type { Refusal } from './shapes.ts'
 import { Empty } from './states.ts'
 import { Table } from './table.ts'
@@ -17,7 +17,7 @@ export function RefusalTable({ refusals, of }: { readonly refusals: readonly Ref
     { name: 'key', title: 'Key', value: (row) => row.key, show: (row) => html`<${Name} of=${row.key} />` },
     { name: 'model', title: 'Model', value: (row) => row.model, show: (row) => html`<${Name} of=${row.model} />` },
     { name: 'why', title: 'Why', value: (row) => explained(row), show: (row) => html`<strong>${reasonWords(row.reason)}</strong><br /><span class="muted">${explained(row)}</span>` },
-    { name: 'id', title: 'Request id', value: (row) => row.request_id, show: (row) => html`<code class="id">${row.request_id}</code>` },
+    { name: 'id', title: 'Call', value: (row) => row.request_id, show: (row) => html`<${CallLink} id=${row.request_id} />` },
   ]
   return html`<${Table} name="refusals" caption="Recent refusals" quiet rows=${refusals} key_=${(row: Refusal) => row.request_id} empty=${html`<${Empty} title="Nobody was refused lately." />`} columns=${columns} />`
 }

@@ -1,20 +1,19 @@
 /** What the API answers, as far as the page reads it. */
 
 export interface LimitStanding {
+  /** A parent's is `<account>/<name>`. */
   readonly name: string
   readonly meter: string
   readonly window: string | null
   readonly per: string
-  /** null: no end. */
+  /** With what grants add; null: no end. */
   readonly limit: number | null
   readonly used: number
   readonly reserved: number
   readonly remaining: number | null
   readonly resets_at: string | null
-  readonly forecast_at?: string | null
-  readonly mode?: string
-  /** By grants, beyond the limit. */
-  readonly granted?: number
+  readonly forecast_at: string | null
+  readonly mode: string
 }
 
 export interface AccountRow {
@@ -28,12 +27,14 @@ export interface AccountRow {
   readonly suspended_reason: string | null
   readonly subscription: string | null
   readonly forecast_at: string | null
-  readonly limits?: readonly LimitStanding[]
+  readonly limits_now?: readonly LimitStanding[]
+  /** Where it was sorted by that. */
+  readonly usage_30d?: { readonly requests: number; readonly total_tokens: number; readonly cost: Readonly<Record<string, string>>; readonly refused: number } | null
 }
 
 export interface AccountPage {
   readonly accounts: readonly AccountRow[]
-  readonly total?: number
+  readonly total: number
 }
 
 export interface KeyRow {
@@ -50,7 +51,9 @@ export interface KeyRow {
   readonly grace_until: string | null
 }
 
-export interface AccountDetail extends Omit<AccountRow, 'keys'> {
+export interface AccountDetail extends Omit<AccountRow, 'keys' | 'limits_now'> {
+  /** null: it has no plan, or the store is away. */
+  readonly standing: { readonly limits: readonly LimitStanding[] } | null
   readonly keys: readonly KeyRow[]
   readonly timezone: string
   readonly billing_anchor: string
@@ -150,7 +153,8 @@ export interface UsageRow {
   readonly output_tokens: number
   readonly total_tokens: number
   readonly cost: Readonly<Record<string, string>>
-  readonly refused?: number
+  /** null: refusals are not told apart by this. */
+  readonly refused: number | null
   readonly p50_ms: number | null
   readonly p95_ms: number | null
   readonly ttft_p50_ms: number | null
@@ -169,9 +173,11 @@ export interface Live {
   readonly at: string
   readonly requests_per_second: number
   readonly tokens_per_second: number
-  readonly cost_per_second: number | Readonly<Record<string, number | string>>
+  readonly cost_per_second: Readonly<Record<string, string>>
+  readonly refused_per_second: number
   readonly open: number
   readonly streams: number
+  /** By reason, in the last minute. */
   readonly refusals: Readonly<Record<string, number>>
   readonly sinks: readonly { readonly name: string; readonly lag: number; readonly dead: number }[]
 }

@@ -1,9 +1,8 @@
-import { callPath } from './address.ts'
 import { get, post } from './api.ts'
 import { brief, exact } from './format.ts'
 import { useLoaded, useChange } from './loading.ts'
 import { say } from './notify.ts'
-import { Badge, Facts, Name, PageHead, Section, When } from './pieces.ts'
+import { Badge, CallLink, Facts, Name, PageHead, Section, When } from './pieces.ts'
 import type { DeadEvent, Store, StoreSink } from './shapes.ts'
 import { Empty, Waiting } from './states.ts'
 import { Table } from './table.ts'
@@ -20,9 +19,9 @@ export function SinksPage({ changes }: { readonly changes: boolean }): VNode {
     dead.reload()
   }
   return html`<${PageHead} title="Sinks" about="Every usage event reaches every sink, at least once and with an id that makes a second delivery harmless." />
-    <${Section} title="Delivery"><${Waiting} of=${store}>${({ sinks }: Store) => html`<${Table} name="sinks" caption="Delivery" quiet rows=${sinks} key_=${(row: StoreSink) => row.name} columns=${sinkColumns(changes, reload)}
+    <${Section} title="Delivery"><${Waiting} of=${store}>${({ sinks }: Store) => html`<${Table} name="sinks" caption="Delivery" quiet rows=${sinks} key_=${(row: StoreSink) => row.name} columns=${sinkColumns(changes && sinks.some((each) => each.dead > 0), reload)}
       empty=${html`<${Empty} title="No sink is configured.">Usage events stay in the store, where the API reads them. Add one under <code>sinks</code> to have them delivered.</${Empty}>`} />`}</${Waiting}></${Section}>
-    <${Section} title="Refused events"><${Waiting} of=${dead}>${({ dead: rows }: { dead: readonly DeadEvent[] }) => html`<${Table} name="dead" caption="Events that a sink refused for good" rows=${rows} key_=${(row: DeadEvent) => `${row.sink} ${row.position}`} columns=${deadColumns}
+    <${Section} title="Refused events"><${Waiting} of=${dead}>${({ dead: rows }: { dead: readonly DeadEvent[] }) => html`<${Table} name="dead" caption="Events that a sink refused for good" quiet rows=${rows} key_=${(row: DeadEvent) => `${row.sink} ${row.position}`} columns=${deadColumns}
       empty=${html`<${Empty} title="No sink has refused an event." />`} />`}</${Waiting}></${Section}>
     <${Section} title="Store"><${Waiting} of=${store}>${(of: Store) => html`<${StoreFacts} of=${of} />`}</${Waiting}></${Section}>`
 }
@@ -31,7 +30,7 @@ function stateOf({ waiting, dead, missed }: StoreSink): string {
   return dead > 0 ? 'refuses events' : missed > 0 && waiting === 0 ? 'up to date, has missed some' : waiting > 0 ? 'behind' : 'up to date'
 }
 
-function sinkColumns(changes: boolean, reload: () => void): readonly Column<StoreSink>[] {
+function sinkColumns(retries: boolean, reload: () => void): readonly Column<StoreSink>[] {
   return [
     { name: 'name', title: 'Sink', value: (row) => row.name, show: (row) => html`<${Name} of=${row.name} />` },
     { name: 'state', title: 'State', value: stateOf, show: (row) => html`<${Badge} tone=${row.dead > 0 ? 'bad' : row.waiting > 0 ? 'warn' : 'good'}>${stateOf(row)}</${Badge}>` },
@@ -39,7 +38,7 @@ function sinkColumns(changes: boolean, reload: () => void): readonly Column<Stor
     { name: 'oldest', title: 'Oldest', value: (row) => row.oldest_at, show: (row) => html`<${When} at=${row.oldest_at} />` },
     { name: 'dead', title: 'Refused', numeric: true, value: (row) => row.dead, show: (row) => exact(row.dead) },
     { name: 'missed', title: 'Missed', numeric: true, value: (row) => row.missed, show: (row) => exact(row.missed) },
-    ...(changes ? [{ name: 'do', title: 'Change', sorts: false, value: () => null, show: (row: StoreSink): Children => (row.dead > 0 ? html`<${Retry} sink=${row.name} done=${reload} />` : null) }] : []),
+    ...(retries ? [{ name: 'do', title: 'Change', sorts: false, value: () => null, show: (row: StoreSink): Children => (row.dead > 0 ? html`<${Retry} sink=${row.name} done=${reload} />` : null) }] : []),
   ]
 }
 
@@ -58,7 +57,7 @@ const deadColumns: readonly Column<DeadEvent>[] = [
   { name: 'reason', title: 'Its words', value: (row) => row.reason, show: (row) => html`<${Name} of=${row.reason} />` },
   { name: 'at', title: 'Refused', value: (row) => row.buried_at, show: (row) => html`<${When} at=${row.buried_at} />` },
   { name: 'account', title: 'Account', value: (row) => row.event.subject, show: (row) => html`<${Name} of=${row.event.subject} />` },
-  { name: 'event', title: 'Event', value: (row) => row.event.id, show: (row) => html`<a href=${callPath(row.event.id)}><code class="id">${row.event.id}</code></a>` },
+  { name: 'event', title: 'Event', value: (row) => row.event.id, show: (row) => html`<${CallLink} id=${row.event.id} />` },
 ]
 
 function StoreFacts({ of }: { readonly of: Store }): VNode {

@@ -14,7 +14,7 @@ export interface Column<R> {
   /** What is shown, where that is not the value. */
   show?(row: R): Children
   readonly numeric?: boolean
-  /** Not sortable where the rows come sorted; `false` also where sorting says nothing. */
+  /** false: sorting by it says nothing. */
   readonly sorts?: boolean
 }
 
@@ -26,40 +26,37 @@ export interface TableProps<R> {
   readonly rows: readonly R[]
   readonly empty: Children
   key_(row: R): string
-  /** The rows are a part of more, sorted elsewhere: all of them for the export. */
+  /** The rows are a part of more, in an order that was asked for: all of them, for the export. */
   all?(): Promise<readonly R[]>
   /** The caption is only heard: a heading says the same. */
   readonly quiet?: boolean
-  /** Beside the caption. */
-  readonly tools?: Children
+  /** Below the rows. */
+  readonly foot?: Children
 }
 
 /** A table with a caption, sortable heads, its state in the address, and its rows as CSV. On a phone each row becomes a card. */
-export function Table<R>({ name, caption, columns, rows, empty, key_, all, quiet = false, tools }: TableProps<R>): VNode {
+export function Table<R>({ name, caption, columns, rows, empty, key_, all, quiet = false, foot }: TableProps<R>): VNode {
   const { query } = useAddress()
-  const parameter = all === undefined ? `${name}.sort` : 'sort'
-  const order = query.get(parameter) ?? ''
+  const parameter = `${name}.sort`
+  const order = all === undefined ? query.get(parameter) ?? '' : ''
   const by = columns.find((column) => column.name === order.replace(/^-/, ''))
-  const sorted = all !== undefined || by === undefined ? rows : rows.toSorted((a, b) => compare(by.value(a), by.value(b)) * (order.startsWith('-') ? -1 : 1))
-  const sortBy = (column: Column<R>): void => setQuery({ [parameter]: order === column.name ? `-${column.name}` : column.name, ...(all === undefined ? {} : { page: '' }) })
+  const sorted = by === undefined ? rows : rows.toSorted((a, b) => compare(by.value(a), by.value(b)) * (order.startsWith('-') ? -1 : 1))
+  const sortBy = (column: Column<R>): void => setQuery({ [parameter]: order === column.name ? `-${column.name}` : column.name })
   return html`<div class="table">
-    <div class="table-tools">
-      <p class=${quiet ? 'unseen' : 'caption'} id=${`caption-${name}`}>${caption}</p>
-      ${tools}
-      <${CsvButton} name=${name} caption=${caption} columns=${columns} rows=${async () => (all === undefined ? sorted : all())} />
-    </div>
+    <p class=${quiet ? 'unseen' : 'caption'} id=${`caption-${name}`}>${caption}</p>
     ${rows.length === 0 ? empty : html`<table role="table" aria-labelledby=${`caption-${name}`}>
-      <thead role="rowgroup"><tr role="row">${columns.map((column) => html`<${Head} key=${column.name} column=${column} order=${order} sort=${() => sortBy(column)} />`)}</tr></thead>
+      <thead role="rowgroup"><tr role="row">${columns.map((column) => html`<${Head} key=${column.name} column=${column} order=${order} sort=${all === undefined && column.sorts !== false ? () => sortBy(column) : undefined} />`)}</tr></thead>
       <tbody role="rowgroup">${sorted.map((row) => html`<tr role="row" key=${key_(row)}>${columns.map((column) => html`<td role="cell" key=${column.name} class=${column.numeric === true ? 'number' : undefined} data-title=${column.title}>
         <div>${column.show === undefined ? column.value(row) ?? '–' : column.show(row)}</div></td>`)}</tr>`)}</tbody>
     </table>`}
+    ${rows.length === 0 ? null : html`<div class="table-foot">${foot}<${CsvButton} name=${name} caption=${caption} columns=${columns} rows=${async () => (all === undefined ? sorted : all())} /></div>`}
   </div>`
 }
 
-function Head<R>({ column, order, sort }: { readonly column: Column<R>; readonly order: string; sort(): void }): VNode {
+function Head<R>({ column, order, sort }: { readonly column: Column<R>; readonly order: string; readonly sort: (() => void) | undefined }): VNode {
   const direction = order === column.name ? 'ascending' : order === `-${column.name}` ? 'descending' : undefined
   return html`<th role="columnheader" scope="col" class=${column.numeric === true ? 'number' : undefined} aria-sort=${direction}>
-    ${column.sorts === false ? column.title : html`<button type="button" class="sort" onClick=${sort}>${column.title}<span aria-hidden="true">${direction === 'ascending' ? ' ↑' : direction === 'descending' ? ' ↓' : ''}</span></button>`}
+    ${sort === undefined ? column.title : html`<button type="button" class="sort" onClick=${sort}>${column.title}<span aria-hidden="true">${direction === 'ascending' ? ' ↑' : direction === 'descending' ? ' ↓' : ''}</span></button>`}
   </th>`
 }
 
