@@ -11,6 +11,7 @@ import { toUrl } from './banner.ts'
 import type { BannerFacts } from './banner.ts'
 import { openBooks } from './books.ts'
 import type { Books } from './books.ts'
+import { productVersion } from './cli/version.ts'
 import type { Clock } from './clock.ts'
 import type { Address, Config } from './config/config.ts'
 import type { LoadResult } from './config/load.ts'
@@ -122,12 +123,14 @@ class RunningApp implements App {
     const metrics = this.#metrics
     this.#books = await openBooks(this.#config, { clock, random, log, metrics, stdout, acceptLoss, adminAddress: toUrl(this.#config.admin.listen) })
     const books = this.#books
+    metrics.build.set({ version: productVersion() }, 1)
+    metrics.lastReload.set(1)
     metrics.beforeReading.push(() => metrics.storeAdmitting.set(books.store.status().admitting ? 1 : 0))
     this.#notices = new Notices({ store: books.store, directory: books.directory, paces: books.paces, clock: books.clock, random, log, metrics })
     await this.#use(this.#config)
     await this.#makeFirstKey(books)
     this.#front = this.#config.server.workers === 1
-      ? await openFront({ config: () => this.#config, books, clock, random, log, metrics })
+      ? await openFront({ config: () => this.#config, books, clock, random, log, metrics, version: productVersion() })
       : await openWorkers({ config: this.#config, clock, log, metrics, traffic: (worker, report) => books.analytics.add(`worker ${worker}`, report) })
     await this.#openAdmin(books)
     this.#lookAtPeriodEnds(books)
@@ -197,6 +200,7 @@ class RunningApp implements App {
     const { log, clock } = this.#options
     this.#reloads = { atMs: clock.nowMs(), ok: outcome !== 'refused', problems: problems.map(toText) }
     this.#metrics.reloads.inc({ result: outcome })
+    this.#metrics.lastReload.set(outcome === 'refused' ? 0 : 1)
     if (outcome === 'refused') {
       log.error({ problems: this.#reloads.problems }, 'the new configuration has mistakes; the old one stays in use')
       return

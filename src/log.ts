@@ -10,7 +10,43 @@ export interface Log {
 
 /** `level`: trace, debug, info, warn, error, silent. `worker`: the number of a process that shares its output with others. */
 export function openLog(level: string, worker?: number): Log {
-  return pino({ level, base: worker === undefined ? null : { worker }, timestamp: pino.stdTimeFunctions.isoTime })
+  return openLogTo(pino.destination({ dest: 1, sync: true }), level, worker)
+}
+
+/** The same to another place, which is given whole lines. */
+export function openLogTo(place: { write(line: string): unknown }, level: string, worker?: number): Log {
+  return pino({
+    level, base: worker === undefined ? null : { worker }, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) },
+  }, { write: (line) => { place.write(harmless(line)) } })
 }
 
 export const silentLog: Log = { debug() {}, info() {}, warn() {}, error() {} }
+
+/** Longer lines are looked at: one of their texts may be a caller's. */
+const lineMax = 4_096
+const textMax = 1_024
+const itemsMax = 32
+const depthMax = 4
+/** What JSON leaves as it is although a terminal or a reader of logs acts on it: DEL and C1 controls, line separators, marks that turn the direction of writing. */
+const acting = /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/
+const allActing = new RegExp(acting, 'g')
+
+/** One line, whatever was in its fields: nothing that acts on a terminal, and no text so long that others are lost behind it. */
+export function harmless(line: string): string {
+  const short = line.length > lineMax ? shortened(line) : line
+  // Inside of texts, the only place where they can be, an escape means the same.
+  return acting.test(short) ? short.replace(allActing, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`) : short
+}
+
+function shortened(line: string): string {
+  return `${JSON.stringify(cut(JSON.parse(line), 0))}\n`
+}
+
+function cut(value: unknown, depth: number): unknown {
+  if (typeof value === 'string') return value.length > textMax ? `${value.slice(0, textMax)}… (${value.length} characters)` : value
+  if (typeof value !== 'object' || value === null) return value
+  if (depth >= depthMax) return '…'
+  if (!Array.isArray(value)) return Object.fromEntries(Object.entries(value).slice(0, itemsMax).map(([name, each]) => [name.slice(0, textMax), cut(each, depth + 1)]))
+  const items = value.slice(0, itemsMax).map((each) => cut(each, depth + 1))
+  return value.length > itemsMax ? [...items, `… (${value.length} items)`] : items
+}

@@ -4,31 +4,51 @@ import type { MetricObjectWithValues, MetricValue } from 'prom-client'
 /** What one process has measured: plain data that can be sent to another. */
 export type MetricsSnapshot = readonly MetricObjectWithValues<MetricValue<string>>[]
 
-/** Everything measured, in one place. Label values come from closed sets only: nothing that a caller sends becomes a label. */
+const secondsOfCalls = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
+const secondsToBegin = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
+const secondsPerToken = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1]
+const secondsOfOurs = [0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1]
+
+/**
+ * Everything measured, in one place. Label values come from closed sets or from the configuration: nothing that a caller sends becomes a label. What the names
+ * mean is told in docs/metrics.md, and a test compares the two.
+ */
 export class Metrics {
   readonly registry = new Registry()
   /** Run before anything is read: what is only worth knowing then. */
   readonly beforeReading: (() => void)[] = []
+
+  // What callers ask, and what they get. `model`: a name or pattern of the configuration, else `other`.
   readonly requests = this.#counter('tallygate_requests_total', 'Requests by outcome.', ['provider', 'endpoint', 'outcome'])
-  readonly refusals = this.#counter('tallygate_refusals_total', 'Refused requests by reason.', ['reason'])
-  readonly tokens = this.#counter('tallygate_tokens_total', 'Settled tokens by type.', ['provider', 'type'])
+  readonly refusals = this.#counter('tallygate_refusals_total', 'Refused and failed requests by reason.', ['reason'])
+  readonly tokens = this.#counter('tallygate_tokens_total', 'Settled tokens by type.', ['provider', 'model', 'type'])
+  readonly duration = this.#histogram('tallygate_request_duration_seconds', 'From the request to the end of its answer.', ['endpoint'], secondsOfCalls)
+  readonly firstByte = this.#histogram('tallygate_time_to_first_byte_seconds', 'From the request to the first byte of its answer.', ['endpoint'], secondsToBegin)
+  readonly firstToken = this.#histogram('tallygate_time_to_first_token_seconds', 'From the request to the first piece of a streamed answer.', ['provider', 'model'], secondsToBegin)
+  readonly perToken = this.#histogram('tallygate_time_per_output_token_seconds', 'Time for each output token of a streamed answer after its first piece.', ['provider', 'model'], secondsPerToken)
+  readonly upstreamDuration = this.#histogram('tallygate_upstream_duration_seconds', 'From sending to an upstream to the end of its answer.', ['upstream'], secondsOfCalls)
+  readonly overhead = this.#histogram('tallygate_gateway_overhead_seconds', 'What the gateway itself added to a completed call.', [], secondsOfOurs)
+  readonly open = this.#gauge('tallygate_exchanges_open', 'Exchanges in flight.', [])
+  readonly rejected = this.#counter('tallygate_rejected_total', 'Requests refused at the edge as malformed, by why.', ['why'])
+  readonly badKeys = this.#counter('tallygate_bad_keys_total', 'Requests with an unknown key.', ['braked'])
+
+  // What is billed.
   readonly settlements = this.#counter('tallygate_settlements_total', 'Settlements by how the exchange ended and who counted.', ['end', 'usage_source'])
+  readonly zeroCharges = this.#counter('tallygate_zero_charges_total', 'Completed answers that were billed with no usage, or with an estimate.', ['provider', 'why'])
   readonly alarms = this.#counter('tallygate_meter_alarms_total', 'Answers whose usage was missing, unreadable or conflicting.', ['provider', 'alarm'])
   readonly overruns = this.#counter('tallygate_overruns_total', 'Settlements beyond every ceiling.', [])
   readonly shadowed = this.#counter('tallygate_shadow_refusals_total', 'Calls that a shadow limit would have refused, by limit; other: a limit that is not of the plan.', ['plan', 'limit'])
-  readonly rejected = this.#counter('tallygate_rejected_total', 'Requests refused at the edge as malformed, by why.', ['why'])
-  readonly badKeys = this.#counter('tallygate_bad_keys_total', 'Requests with an unknown key.', ['braked'])
-  readonly duration = this.#histogram('tallygate_request_duration_seconds', 'From the request to the end of its answer.', ['endpoint'],
-    [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300])
-  readonly firstByte = this.#histogram('tallygate_time_to_first_byte_seconds', 'From admission to the first byte of the answer.', ['endpoint'],
-    [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60])
+
+  // The books.
   readonly storeLatency = this.#histogram('tallygate_store_seconds', 'Store moves.', ['move'], [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1])
-  readonly open = this.#gauge('tallygate_exchanges_open', 'Exchanges in flight.', [])
   readonly storeAdmitting = this.#gauge('tallygate_store_admitting', '1 while the store admits.', [], 'min')
+  readonly reservations = this.#gauge('tallygate_reservations_open', 'Reservations that calls in flight hold.', [])
   readonly unsettled = this.#gauge('tallygate_settlements_waiting', 'Settlements not yet durable.', [])
   readonly spoolEntries = this.#gauge('tallygate_spool_settlements', 'Settlements on this gateway\'s disk that the store has not taken yet.', [])
   readonly spoolBytes = this.#gauge('tallygate_spool_bytes', 'Size of what is in the spool.', [])
   readonly spoolAge = this.#gauge('tallygate_spool_oldest_seconds', 'Age of the oldest settlement in the spool.', [], 'max')
+
+  // What is told to others.
   readonly outboxLag = this.#gauge('tallygate_outbox_events', 'Events not yet delivered, by sink.', ['sink'], 'max')
   readonly outboxAge = this.#gauge('tallygate_outbox_oldest_seconds', 'Age of the oldest undelivered event, by sink.', ['sink'], 'max')
   readonly dead = this.#gauge('tallygate_dead_events', 'Buried events, by sink.', ['sink'], 'max')
@@ -39,9 +59,32 @@ export class Metrics {
   readonly webhookDeliveries = this.#counter('tallygate_webhook_deliveries_total', 'Notices sent to a webhook: delivered, failed attempts, and given up.', ['webhook', 'outcome'])
   readonly webhookWaiting = this.#gauge('tallygate_webhook_notices', 'Notices that a webhook has not taken yet.', ['webhook'], 'max')
   readonly webhookAge = this.#gauge('tallygate_webhook_oldest_seconds', 'Age of the oldest notice that a webhook has not taken.', ['webhook'], 'max')
+  readonly telemetryExports = this.#counter('tallygate_telemetry_exports_total', 'Batches of traces and metrics sent to the OpenTelemetry receiver.', ['signal', 'result'])
+
+  // The process.
   readonly reloads = this.#counter('tallygate_config_reloads_total', 'Config reloads by result.', ['result'])
+  /** Only the process that reads the configuration sets it; workers leave it at 0. */
+  readonly lastReload = this.#gauge('tallygate_config_last_reload_successful', '1 unless the configuration on disk has mistakes and an older one is in use.', [], 'max')
   readonly workers = this.#gauge('tallygate_workers', 'Worker processes that answer calls.', [])
   readonly workerRestarts = this.#counter('tallygate_worker_restarts_total', 'Worker processes that ended and were started again.', [])
+  readonly build = this.#gauge('tallygate_build_info', 'Always 1; the label tells the version.', ['version'], 'max')
+  readonly cpu = this.#counter('tallygate_process_cpu_seconds_total', 'Processor time used, all processes together.', [])
+  readonly memory = this.#gauge('tallygate_process_resident_memory_bytes', 'Memory in use, all processes together.', [])
+  #cpuSeconds = 0
+
+  constructor() {
+    // A series that is born with its first event shows no increase over it: those that alerts look at begin at 0.
+    for (const result of ['applied', 'unchanged', 'refused']) this.reloads.inc({ result }, 0)
+    this.beforeReading.push(() => this.#measureProcess())
+  }
+
+  #measureProcess(): void {
+    const { user, system } = process.cpuUsage()
+    const seconds = (user + system) / 1e6
+    this.cpu.inc(Math.max(0, seconds - this.#cpuSeconds))
+    this.#cpuSeconds = seconds
+    this.memory.set(process.memoryUsage.rss())
+  }
 
   #counter<L extends string>(name: string, help: string, labelNames: L[]): Counter<L> {
     return new Counter({ name, help, labelNames, registers: [this.registry] })

@@ -3,6 +3,7 @@ import type { Writable } from 'node:stream'
 import { isQuiet } from './analytics/traffic.ts'
 import { BooksUnavailable, openBooks } from './books.ts'
 import type { Books } from './books.ts'
+import { productVersion } from './cli/version.ts'
 import type { Clock } from './clock.ts'
 import type { Config } from './config/config.ts'
 import { PiecedConfig } from './config/pieces.ts'
@@ -41,6 +42,7 @@ class WorkerProcess {
   readonly #parts: WorkerParts
   readonly #metrics = new Metrics()
   readonly #pieces = new PiecedConfig()
+  #number: number | null = null
   #log: Log | null = null
   #config: Config | null = null
   #books: Books | null = null
@@ -72,6 +74,7 @@ class WorkerProcess {
   #take(message: ToWorker): void {
     switch (message.kind) {
       case 'number':
+        this.#number = message.number
         this.#log = openLog(this.#parts.logLevel, message.number)
         break
       case 'config': {
@@ -98,7 +101,7 @@ class WorkerProcess {
       const books = await openBooks(config, { clock, random, log, metrics: this.#metrics, stdout })
       this.#books = books
       this.#metrics.beforeReading.push(() => this.#metrics.storeAdmitting.set(books.store.status().admitting ? 1 : 0))
-      this.#front = await openFront({ config: current, books, clock, random, log, metrics: this.#metrics })
+      this.#front = await openFront({ config: current, books, clock, random, log, metrics: this.#metrics, version: productVersion(), ...(this.#number === null ? {} : { worker: this.#number }) })
       tell({ kind: 'ready', version: config.version, ...this.#front.address })
       this.#tellTraffic(books)
     } catch (error) {

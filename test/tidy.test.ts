@@ -35,6 +35,8 @@ const mayImport: Record<string, readonly string[]> = {
   // Who asks, behind proxies, is read in one place.
   admin: ['dashboard/', 'gateway/client-address.ts', 'metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
   notices: ['metering/', 'stores/store.ts', 'sinks/', 'accounts/', 'config/config.ts', 'clock', 'random', 'log', 'metrics'],
+  // Others are told of calls; it asks nobody.
+  telemetry: ['config/config.ts', 'clock', 'random'],
   cli: ['metering/', 'invoices/', 'simulation/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
   demo: ['metering/', 'config/', 'accounts/', 'providers/', ...leaves],
   leaf: leaves,
@@ -42,7 +44,7 @@ const mayImport: Record<string, readonly string[]> = {
 
 /** Their types may be imported by every folder; `metering` sees those that say what a key, a plan and a request are. */
 const plainFacts = /^src\/(providers\/provider|config\/config|accounts\/principal)\.ts$/
-const contracts = /^src\/((providers\/provider|stores\/store|spool\/spool|sinks\/sink|config\/config|accounts\/principal)\.ts$|metering\/)/
+const contracts = /^src\/((providers\/provider|stores\/store|spool\/spool|telemetry\/telemetry|sinks\/sink|config\/config|accounts\/principal)\.ts$|metering\/)/
 /** Their types may be imported by `admin`. */
 const gatewayFile = /^src\/gateway\//
 
@@ -58,6 +60,7 @@ const doors: Record<string, RegExp> = {
   'fastest-levenshtein': /^src\/config\//,
   'pino': /^src\/log\.ts$/,
   'prom-client': /^src\/metrics\.ts$/,
+  ...Object.fromEntries(['api', 'resources', 'sdk-trace-base', 'sdk-metrics', 'exporter-trace-otlp-http', 'exporter-metrics-otlp-http'].map((name) => [`@opentelemetry/${name}`, /^src\/telemetry\/otlp\.ts$/])),
   'gpt-tokenizer': /^src\/providers\/tokenizer\.ts$/,
   '@pydantic/genai-prices': /^src\/config\/public-prices\.ts$/,
   'temporal-polyfill': /^src\/metering\/calendar\.ts$/,

@@ -20,6 +20,7 @@ import type { RawAccount, RawConfig, RawEntitlements, RawFileSink, RawKey, RawMo
 import { REDIS_ONLY, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
 import { quote } from './shape.ts'
 import { subscriptionFrom } from './subscription-rules.ts'
+import { telemetryOf } from './telemetry-rules.ts'
 import { weightedMeter } from './weighted-meter.ts'
 import type { MapNode, Node } from './yaml.ts'
 import { looseText } from './yaml.ts'
@@ -96,10 +97,12 @@ class Parser {
       const rawPlan = raw.plans.get(name)
       if (rawPlan !== undefined) warnOfOutages(plan, rawPlan, store, this.#report)
     }
+    const telemetry = telemetryOf(raw.telemetry, (name) => this.#env(name), (node, path) => this.#warnOfReadable(node, path), this.#report)
     const content = {
       server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, meters: this.#meters.weighted, moneyScale: this.#meters.moneyScale ?? defaultMoneyScale,
       accounts: this.#accounts, keys,
       sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), analytics: this.#analytics(store), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      ...(telemetry === undefined ? {} : { telemetry }),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
     return freeze({ ...content, version, files: this.#files })

@@ -12,6 +12,7 @@ import { Lease } from './lease.ts'
 import { ModelLists } from './models.ts'
 import { Outage } from './outage.ts'
 import { defaultBounds, type Bounds, type GatewayParts, type Workings } from './parts.ts'
+import { beginSeries, record } from './record.ts'
 import { RefusalMemory } from './refusal-memory.ts'
 import { presentable, respondError, statusOf } from './respond.ts'
 import { Roster } from './roster.ts'
@@ -54,6 +55,8 @@ export class Gateway {
       drains: { running: 0 },
       stopping: false,
     }
+    beginSeries(metrics, parts.providers)
+    metrics.beforeReading.push(() => metrics.reservations.set(this.#workings.lease.size))
   }
 
   /** Exchanges in flight, tunnels included. */
@@ -127,11 +130,12 @@ export class Gateway {
   }
 
   #begin(d: Downstream): Exchange {
-    const { clock, random, metrics } = this.#parts
+    const { clock, random, metrics, telemetry } = this.#parts
     const config = this.#parts.config()
     if (config !== this.#config) this.#onReload(config)
     const nowMs = clock.nowMs()
     const x = new Exchange(d, config, exchangeId(nowMs, random.bytes(10)), nowMs, clock.monotonicMs())
+    if (telemetry !== undefined && telemetry !== null) x.trace = telemetry.begin(d.headers)
     this.#open.add(x)
     metrics.open.set(this.#open.size)
     return x
@@ -168,7 +172,7 @@ export class Gateway {
 
   /** Every exchange comes here, however it ended. */
   #leave(x: Exchange): void {
-    const { clock, log, metrics } = this.#parts
+    const { clock, metrics } = this.#parts
     if ((x.holding || x.unheld) && x.principal !== null) {
       // It failed between its reservation and its outcome: nothing was forwarded, or nothing is known of it.
       x.holding = false
@@ -178,16 +182,8 @@ export class Gateway {
     }
     this.#open.remove(x)
     metrics.open.set(this.#open.size)
-    const ms = clock.monotonicMs() - x.startedMs
-    const endpoint = x.route === null || !x.route.known ? 'other' : x.route.endpoint.name
-    metrics.requests.inc({ provider: x.route?.provider.name ?? 'none', endpoint, outcome: x.end })
-    metrics.duration.observe({ endpoint }, ms / 1_000)
     tellEnded(x, this.#parts)
-    if (x.firstByteMs !== null) metrics.firstByte.observe({ endpoint }, x.firstByteMs / 1_000)
-    log.info({
-      id: x.id, account: x.principal?.account.id, key: x.principal?.keyId, endpoint, status: x.status, end: x.end, ms: Math.round(ms),
-      input_tokens: x.usage.input_tokens, output_tokens: x.usage.output_tokens, ...(x.failure === null ? {} : { failure: x.failure }), ...(x.shadowed.length === 0 ? {} : { shadowed: x.shadowed }),
-    }, 'exchange')
+    record(x, this.#parts, clock.monotonicMs() - x.startedMs)
     if (this.#open.size === 0) for (const resolve of this.#whenIdle.splice(0)) resolve()
   }
 }

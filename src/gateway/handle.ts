@@ -20,7 +20,9 @@ export async function handle(x: Exchange, w: Workings): Promise<void> {
   const route = x.route = routeOf(x, w)
   x.principal = await authenticate(d, w)
   if (route.endpoint.local === 'models') return answerModels(x, w)
+  const askedMs = w.clock.monotonicMs()
   x.body = route.known && route.endpoint.body === 'none' ? x.body : await d.readBody(config.server.bodyMaxBytes)
+  x.readingMs = w.clock.monotonicMs() - askedMs
   // What was inspected must be what the upstream reads: a body that calls itself something else is refused.
   if (route.known && route.endpoint.body === 'json') requireJson(d.header('content-type'))
   x.facts = route.endpoint.inspect(x.body)

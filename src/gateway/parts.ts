@@ -8,6 +8,7 @@ import type { Endpoint, Provider } from '../providers/provider.ts'
 import type { Random } from '../random.ts'
 import type { Spool } from '../spool/spool.ts'
 import type { Store } from '../stores/store.ts'
+import type { Telemetry } from '../telemetry/telemetry.ts'
 import type { UpstreamWire } from './forward.ts'
 import type { Guard } from './guard.ts'
 import type { Lease } from './lease.ts'
@@ -36,6 +37,8 @@ export interface GatewayParts {
   readonly random: Random
   readonly log: Log
   readonly metrics: Metrics
+  /** Who is told of every exchange beside log and metrics; absent: nobody, and nothing is made for it. */
+  readonly telemetry?: Telemetry | null
   readonly guard: Pick<Guard, 'charge'>
   /** Absent: nobody looks on. */
   readonly onlooker?: Onlooker

@@ -68,6 +68,7 @@ export class Delivery {
     await this.#running
     await this.#parts.sink.close()
     // Left to run out when this fails: that only takes longer.
+    for (const gauge of [this.#parts.metrics.outboxLag, this.#parts.metrics.outboxAge, this.#parts.metrics.dead]) gauge.remove({ sink: this.#parts.sink.name })
     if (this.#fence !== null) await this.#parts.outbox.release(this.#fence).catch(() => undefined)
   }
 

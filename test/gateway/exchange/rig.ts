@@ -18,6 +18,7 @@ import { systemRandom } from '../../../src/random.ts'
 import type { Spool } from '../../../src/spool/spool.ts'
 import { openMemory } from '../../../src/stores/memory/memory.ts'
 import type { Store } from '../../../src/stores/store.ts'
+import type { Telemetry } from '../../../src/telemetry/telemetry.ts'
 import { openRawClient, rawRequest, requestBytes, type RawClient, type RawRequest, type RawResponse } from '../../fixtures/raw-client.ts'
 import type { Teardown } from '../../fixtures/tmp-dir.ts'
 import { waitFor } from '../../fixtures/wait-for.ts'
@@ -40,6 +41,7 @@ export interface RigOptions {
   readonly wrap?: (store: Store) => Store
   readonly spool?: Spool
   readonly providers?: readonly Provider[]
+  readonly telemetry?: Telemetry
   readonly bounds?: Partial<Bounds>
   readonly serverBounds?: Partial<ServerBounds>
 }
@@ -76,7 +78,7 @@ export async function startRig(t: Teardown, upstreamUrl: string, options: RigOpt
   const log: Log = { debug: note('debug'), info: note('info'), warn: note('warn'), error: note('error') }
   const gateway = new Gateway({
     config: () => config, keys, store, spool: options.spool ?? null, providers: options.providers ?? providers, httpEndpoint, clock: systemClock, random: systemRandom, log, metrics, guard: new Guard(),
-    tokenizer,
+    tokenizer, telemetry: options.telemetry ?? null,
     bounds: { reserveMs: 2_000, ...options.bounds },
   })
   const server = await startServer({
