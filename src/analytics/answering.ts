@@ -1,4 +1,4 @@
-import { addSums, countsOf, nothingAdded } from './counts.ts'
+import { addHistogramText, addSums, countsOf, nothingAdded } from './counts.ts'
 import type { Addend, Adding } from './counts.ts'
 import { SEPARATOR } from './gathering.ts'
 import { bucketOf, ROWS_MAX } from './rollups.ts'
@@ -22,8 +22,8 @@ export class Answering {
     if (group === undefined) this.#groups.set(text, group = { fromMs, names, adding: nothingAdded(), costs: new Map() })
     const { adding, costs } = group
     addSums(adding, value)
-    addHistogramText(adding.latency, value.latency)
-    addHistogramText(adding.firstToken, value.firstToken)
+    if (value.latency !== '') addHistogramText(adding.latency ??= new Map(), value.latency)
+    if (value.firstToken !== '') addHistogramText(adding.firstToken ??= new Map(), value.firstToken)
     if (currency !== '') costs.set(currency, (costs.get(currency) ?? 0n) + value.costNanos)
   }
 
@@ -70,15 +70,4 @@ export class RefusalAnswering {
 /** In the order of time, then by how much there is of what was asked for. */
 export function inOrder(rows: readonly UsageRow[], of: NonNullable<UsageQuestion['top']>['of']): UsageRow[] {
   return rows.toSorted((a, b) => (a.fromMs ?? 0) - (b.fromMs ?? 0) || Number(b.counts[of]) - Number(a.counts[of])).slice(0, ROWS_MAX)
-}
-
-/** Adds `12:3,40:1`, without making anything in between: an answer may be of a million rows. */
-export function addHistogramText(to: Map<number, number>, text: string): void {
-  for (let at = 0; at < text.length; at++) {
-    let slot = 0
-    for (; text.charCodeAt(at) !== 58; at++) slot = slot * 10 + text.charCodeAt(at) - 48
-    let count = 0
-    for (at++; at < text.length && text.charCodeAt(at) !== 44; at++) count = count * 10 + text.charCodeAt(at) - 48
-    to.set(slot, (to.get(slot) ?? 0) + count)
-  }
 }

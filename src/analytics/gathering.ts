@@ -1,4 +1,4 @@
-import { addAll, addSums, nothingAdded } from './counts.ts'
+import { addAll, addSums, nothingAdded, raise } from './counts.ts'
 import type { Adding } from './counts.ts'
 import { bucketOf, DIMENSIONS, UNITS } from './rollups.ts'
 import type { Dimension, Dimensions, Increment, Unit } from './rollups.ts'
@@ -31,8 +31,8 @@ export function gathered(increments: Iterable<Increment>): Gathered[] {
     if (row === undefined) rows.set(text, row = { atMs: minute, dimensions, currency, adding: nothingAdded() })
     const { adding } = row
     addSums(adding, { sums, costNanos })
-    if (latencySlot !== null) adding.latency.set(latencySlot, (adding.latency.get(latencySlot) ?? 0) + 1)
-    if (firstTokenSlot !== null) adding.firstToken.set(firstTokenSlot, (adding.firstToken.get(firstTokenSlot) ?? 0) + 1)
+    if (latencySlot !== null) raise(adding.latency ??= new Map(), latencySlot)
+    if (firstTokenSlot !== null) raise(adding.firstToken ??= new Map(), firstTokenSlot)
   }
   return [...rows.values()]
 }
@@ -62,11 +62,13 @@ export interface TableRow {
 export const COMBINED = DIMENSIONS.filter((dimension) => dimension !== 'account')
 const noNames = COMBINED.map(() => '')
 
-/** The rows that minutes come to, each once. `modelOf` gives a model's name, or `other` where there are too many on that day; `account` '' is all of them. */
-export function tableRows(minutes: readonly Gathered[], modelOf: (day: number, account: string, model: string) => string): TableRow[] {
+/**
+ * The rows that minutes come to, each once. `modelOf` gives a model's name, or `other` where there are too many on that day; `account` '' is all of them. `folds`: what
+ * is of accounts will be added up from the minute later on.
+ */
+export function tableRows(minutes: readonly Gathered[], modelOf: (day: number, account: string, model: string) => string, folds: (minute: number) => boolean = () => false): TableRow[] {
   const rows = new Map<string, TableRow>()
-  const add = (table: Table, unit: Unit, bucket: number, account: string, names: readonly string[], text: string, currency: string, adding: Adding): void => {
-    const place = `${table}\u001f${unit}\u001f${bucket}\u001f${account}\u001f${text}\u001f${currency}`
+  const add = (place: string, table: Table, unit: Unit, bucket: number, account: string, names: readonly string[], currency: string, adding: Adding): void => {
     let row = rows.get(place)
     if (row === undefined) rows.set(place, row = { table, unit, bucket, account, names, currency, adding: nothingAdded() })
     addAll(row.adding, adding)
@@ -74,16 +76,19 @@ export function tableRows(minutes: readonly Gathered[], modelOf: (day: number, a
   for (const { atMs, dimensions, currency, adding } of minutes) {
     const { account, key, plan, model, endpoint, upstream, end, status } = dimensions
     const day = bucketOf('day', atMs)
-    const own = [key, plan, modelOf(day, account, model), endpoint, upstream, end, status]
-    const all = ['', plan, modelOf(day, '', own[2] ?? ''), endpoint, upstream, end, status]
-    const ownText = own.join(SEPARATOR)
-    const allText = all.join(SEPARATOR)
+    const ownModel = modelOf(day, account, model)
+    const own = [key, plan, ownModel, endpoint, upstream, end, status]
+    const all = ['', plan, modelOf(day, '', ownModel), endpoint, upstream, end, status]
+    const ownText = `${account}\u001f${own.join(SEPARATOR)}\u001f${currency}`
+    const allText = `${all.join(SEPARATOR)}\u001f${currency}`
+    const folded = folds(atMs)
     for (const unit of UNITS) {
       const bucket = bucketOf(unit, atMs)
-      if (KEPT_IN.usage.includes(unit)) add('usage', unit, bucket, account, own, ownText, currency, adding)
-      if (KEPT_IN.accounts.includes(unit)) add('accounts', unit, bucket, account, noNames, '', currency, adding)
-      add('accounts', unit, bucket, '', noNames, '', currency, adding)
-      add('mix', unit, bucket, '', all, allText, currency, adding)
+      const place = `${unit}${bucket}`
+      if (KEPT_IN.usage.includes(unit) && (!folded || unit === 'minute')) add(`u${place}${ownText}`, 'usage', unit, bucket, account, own, currency, adding)
+      if (KEPT_IN.accounts.includes(unit) && !folded) add(`a${place}${account}\u001f${currency}`, 'accounts', unit, bucket, account, noNames, currency, adding)
+      add(`t${place}${currency}`, 'accounts', unit, bucket, '', noNames, currency, adding)
+      add(`x${place}${allText}`, 'mix', unit, bucket, '', all, currency, adding)
     }
   }
   return [...rows.values()]

@@ -1,12 +1,12 @@
 import { DatabaseSync } from 'node:sqlite'
 import type { SQLInputValue, StatementSync } from 'node:sqlite'
-import { addHistogramText, inOrder, RefusalAnswering } from './answering.ts'
-import { addHistogram, histogramOf, histogramText, noHistogram, SUMS } from './counts.ts'
+import { inOrder, RefusalAnswering } from './answering.ts'
+import { addHistogram, addHistogramText, histogramOf, histogramText, noHistogram, SUMS } from './counts.ts'
 import type { Counts, Sum } from './counts.ts'
 import { COMBINED, MODELS_MAX, MODELS_OF_ALL, OTHER, SEPARATOR, sourceOf, tableRows, TABLES } from './gathering.ts'
 import type { Gathered, Table, TableRow } from './gathering.ts'
 import { bucketOf, bucketsBetween, DIMENSIONS, REFUSAL_DIMENSIONS, REFUSAL_UNITS, ROWS_MAX, UNITS } from './rollups.ts'
-import type { Dimension, Kept, RefusalCount, RefusalQuestion, RefusalRow, UsageQuestion, UsageRow } from './rollups.ts'
+import type { Dimension, Kept, RefusalCount, RefusalQuestion, RefusalRow, Unit, UsageQuestion, UsageRow } from './rollups.ts'
 
 /**
  * Roll-ups in a SQLite file, used in a thread of its own. It holds nothing that cannot be made again from the events, so it is not synced at every step:
@@ -21,7 +21,7 @@ import type { Dimension, Kept, RefusalCount, RefusalQuestion, RefusalRow, UsageQ
  * | `state` | ids of the last batch |
  */
 
-const FORMAT = 2
+const FORMAT = 3
 /** The mark of a file whose roll-ups were once made whole. */
 const COMPLETE = 1
 /** Of refused calls, of an account and bucket. */
@@ -33,12 +33,19 @@ const COMBINATIONS_KEPT = 50_000
 const MODEL_DAYS_KEPT = 20_000
 const REFUSED_KEPT = 20_000
 
+/** Of minutes, that are not added up into longer units yet: an answer has to look at them one by one. */
+const UNFOLDED_MAX = 10_000
+const UNFOLDED_MS = 10 * 60_000
+
 export class RollupFile {
   readonly #db: DatabaseSync
   readonly #statements: Statements | null
   readonly #combinations = new Map<string, number>()
   /** `day account` → its models; the days that are being counted. */
   readonly #models = new Map<string, Set<string>>()
+  /** Minutes before this one are in hours, days and months; what is of later ones will be. */
+  #foldedMs = 0
+  #unfolded = 0
   /** Unit, bucket and account → how many rows of refusals there are. */
   readonly #refused = new Map<string, number>()
 
@@ -54,6 +61,7 @@ export class RollupFile {
     this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16000; PRAGMA wal_autocheckpoint = 4000')
     if (this.#db.prepare('PRAGMA user_version').get()?.['user_version'] !== FORMAT) this.#make()
     this.#statements = prepareAll(this.#db)
+    this.#foldedMs = this.#folded()
   }
 
   /** Ids of the events that were counted last. */
@@ -63,10 +71,35 @@ export class RollupFile {
   }
 
   count(rows: readonly Gathered[], ids: readonly string[] | null): void {
+    let newestMs = 0
     this.#transaction((statements) => {
-      for (const row of tableRows(rows, (day, account, model) => this.#model(statements, day, account, model))) this.#add(statements, row)
+      for (const { atMs } of rows) newestMs = Math.max(newestMs, atMs)
+      const folds = (minute: number): boolean => minute >= this.#foldedMs
+      for (const row of tableRows(rows, (day, account, model) => this.#model(statements, day, account, model), folds)) this.#add(statements, row)
       if (ids !== null) statements.remember.run(ids.join('\n'))
     })
+    this.#unfolded += rows.length
+    if (this.#unfolded < UNFOLDED_MAX && (ids === null || newestMs < this.#foldedMs + UNFOLDED_MS)) return
+    this.#unfolded = 0
+    // The newest minute is not over; what still comes for those before is added to the longer units at once.
+    this.#fold(newestMs)
+  }
+
+  /**
+   * Adds minutes up into hours, days and months, in one step with the mark of how far. Writing the longer units with every event would cost five rows more for each;
+   * together they are few, and SQLite does it by itself.
+   */
+  #fold(untilMs: number): void {
+    if (untilMs <= this.#foldedMs) return
+    this.#transaction(({ folds, markFolded }) => {
+      for (const fold of folds) fold.run(this.#foldedMs, untilMs)
+      markFolded.run(untilMs)
+    })
+    this.#foldedMs = untilMs
+  }
+
+  #folded(): number {
+    return Number(this.#db.prepare('SELECT folded FROM state').get()?.['folded'] ?? 0)
   }
 
   countRefusals(batch: readonly RefusalCount[]): void {
@@ -76,20 +109,33 @@ export class RollupFile {
   }
 
   usage(question: UsageQuestion): UsageRow[] {
+    // What is folded meanwhile, by the thread that writes, must not be seen twice or not at all.
+    this.#db.exec('BEGIN')
+    try {
+      return this.#usage(question)
+    } finally {
+      this.#db.exec('COMMIT')
+    }
+  }
+
+  #usage(question: UsageQuestion): UsageRow[] {
     const { by, series, latencies, top } = question
-    const { from, where, given, columnOf } = sourceFor(question)
-    const columns = by.map(columnOf)
+    // Of a reader it is another thread's.
+    const { from, given: givenThere } = sourceFor(question, this.#statements === null ? this.#folded() : this.#foldedMs)
+    const given = [...givenThere]
+    const columns = by.map((dimension) => `"${dimension}"`)
+    let where = ''
     if (top !== null && by.length > 0) {
       // Which ones, first: adding up one number is much cheaper than adding up all.
-      const best = this.#db.prepare(`SELECT ${columns.map((column, index) => `${column} AS g${index}`).join(', ')} FROM ${from} WHERE ${where.join(' AND ')}
+      const best = this.#db.prepare(`SELECT ${columns.map((column, index) => `${column} AS g${index}`).join(', ')} FROM ${from}
         GROUP BY ${columns.join(', ')} ORDER BY sum(${top.of}) DESC LIMIT ?`).all(...given, top.count)
       if (best.length === 0) return []
-      where.push(`(${columns.join(', ')}) IN (VALUES ${best.map(() => `(${columns.map(() => '?').join(', ')})`).join(', ')})`)
+      where = `WHERE (${columns.join(', ')}) IN (VALUES ${best.map(() => `(${columns.map(() => '?').join(', ')})`).join(', ')})`
       given.push(...best.flatMap((row) => columns.map((_column, index) => String(row[`g${index}`]))))
     }
     const groups = [...(series ? ['bucket'] : []), ...columns, 'currency']
     const added = [...numbers.map((name) => `sum(${name}) AS ${name}`), ...(latencies ? ['histogram(latency) AS latency', 'histogram(first_token) AS first_token'] : [])]
-    const statement = this.#db.prepare(`SELECT ${[...groups.map((group, index) => `${group} AS g${index}`), ...added].join(', ')} FROM ${from} WHERE ${where.join(' AND ')} GROUP BY ${groups.join(', ')}`)
+    const statement = this.#db.prepare(`SELECT ${[...groups.map((group, index) => `${group} AS g${index}`), ...added].join(', ')} FROM ${from} ${where} GROUP BY ${groups.join(', ')}`)
     statement.setReadBigInts(true)
     const rows = new Map<string, UsageRow & { readonly costs: Map<string, bigint> }>()
     for (const row of statement.iterate(...given) as IterableIterator<Record<string, unknown>>) {
@@ -138,15 +184,23 @@ export class RollupFile {
   }
 
   complete(): void {
+    this.#fold(this.#newestMinute())
     this.#db.exec(`PRAGMA application_id = ${COMPLETE}`)
   }
 
+  #newestMinute(): number {
+    return Number(this.#db.prepare('SELECT max(bucket) AS newest FROM usage WHERE unit = 0').get()?.['newest'] ?? 0)
+  }
+
   reset(): void {
-    this.#transaction(() => this.#db.exec(`${[...TABLES, 'models', 'combinations'].map((table) => `DELETE FROM ${table}`).join('; ')}; UPDATE state SET last = ''; PRAGMA application_id = 0`))
+    this.#transaction(() => this.#db.exec(`${[...TABLES, 'models', 'combinations'].map((table) => `DELETE FROM ${table}`).join('; ')}; UPDATE state SET last = '', folded = 0; PRAGMA application_id = 0`))
+    this.#foldedMs = 0
+    this.#unfolded = 0
     this.#forget()
   }
 
   prune(nowMs: number, kept: Kept): void {
+    this.#fold(bucketOf('minute', nowMs - kept.minute))
     this.#transaction(() => {
       for (const [unit, name] of UNITS.entries()) {
         const oldestMs = nowMs - kept[name]
@@ -247,8 +301,8 @@ export class RollupFile {
       CREATE TABLE refusals (${place}, account TEXT NOT NULL, ${rest.map((name) => `"${name}" TEXT NOT NULL`).join(', ')}, refused INTEGER NOT NULL,
         PRIMARY KEY (unit, bucket, account, ${rest.map((name) => `"${name}"`).join(', ')})) WITHOUT ROWID;
       CREATE TABLE models (day INTEGER NOT NULL, account TEXT NOT NULL, model TEXT NOT NULL, PRIMARY KEY (day, account, model)) WITHOUT ROWID;
-      CREATE TABLE state (last TEXT NOT NULL);
-      INSERT INTO state VALUES ('');
+      CREATE TABLE state (last TEXT NOT NULL, folded INTEGER NOT NULL);
+      INSERT INTO state VALUES ('', 0);
       PRAGMA application_id = 0;
       PRAGMA user_version = ${FORMAT};
       COMMIT;
@@ -265,13 +319,23 @@ interface Statements {
   readonly models: StatementSync
   readonly model: StatementSync
   readonly remember: StatementSync
+  readonly markFolded: StatementSync
+  /** From one minute on, before another. */
+  readonly folds: readonly StatementSync[]
   readonly refuse: StatementSync
   readonly refusal: StatementSync
   readonly refusalRows: StatementSync
 }
 
 function prepareAll(db: DatabaseSync): Statements {
-  const adding = [...numbers.map((name) => `${name} = ${name} + excluded.${name}`), ...['latency', 'first_token'].map((name) => `${name} = merged(${name}, excluded.${name})`)].join(', ')
+  const adding = [...numbers.map((name) => `${name} = ${name} + excluded.${name}`), ...['latency', 'first_token'].map((name) => `${name} = ${mergedSql(name)}`)].join(', ')
+  const sums = [...numbers.map((name) => `sum(${name})`), 'histogram(latency)', 'histogram(first_token)'].join(', ')
+  const fold = (table: 'usage' | 'accounts', unit: Unit): StatementSync => {
+    const keys = table === 'usage' ? ['account', 'combination', 'currency'] : ['account', 'currency']
+    const bucket = unit === 'month' ? `unixepoch(bucket / 1000, 'unixepoch', 'start of month') * 1000` : `bucket - bucket % ${unit === 'hour' ? 3_600_000 : 86_400_000}`
+    return db.prepare(`INSERT INTO ${table} (unit, bucket, ${keys.join(', ')}, ${measures.join(', ')}) SELECT ${UNITS.indexOf(unit)}, ${bucket}, ${keys.join(', ')}, ${sums} FROM usage
+      WHERE unit = 0 AND bucket >= ? AND bucket < ? GROUP BY 2, ${keys.join(', ')} ON CONFLICT DO UPDATE SET ${adding}`)
+  }
   const insert = (table: Table, keys: readonly string[]): StatementSync =>
     db.prepare(`INSERT INTO ${table} (${[...keys, ...measures].join(', ')}) VALUES (${[...keys, ...measures].map(() => '?').join(', ')}) ON CONFLICT DO UPDATE SET ${adding}`)
   const rest = REFUSAL_DIMENSIONS.slice(1).map((name) => `"${name}"`)
@@ -285,44 +349,59 @@ function prepareAll(db: DatabaseSync): Statements {
     models: db.prepare('SELECT model FROM models WHERE day = ? AND account = ?'),
     model: db.prepare('INSERT OR IGNORE INTO models VALUES (?, ?, ?)'),
     remember: db.prepare('UPDATE state SET last = ?'),
+    markFolded: db.prepare('UPDATE state SET folded = ?'),
+    folds: [fold('usage', 'hour'), fold('usage', 'day'), fold('accounts', 'hour'), fold('accounts', 'day'), fold('accounts', 'month')],
     refuse: db.prepare(`INSERT INTO refusals (unit, bucket, account, ${rest.join(', ')}, refused) VALUES (?, ?, ?, ${rest.map(() => '?').join(', ')}, ?) ON CONFLICT DO UPDATE SET refused = refused + excluded.refused`),
     refusal: db.prepare(`SELECT 1 FROM refusals WHERE unit = ? AND bucket = ? AND account = ? AND ${rest.map((name) => `${name} = ?`).join(' AND ')}`),
     refusalRows: db.prepare('SELECT count(*) AS n FROM refusals WHERE unit = ? AND bucket = ? AND account = ?'),
   }
 }
 
-interface Source {
-  readonly from: string
-  readonly where: string[]
-  readonly given: (string | number)[]
-  columnOf(dimension: Dimension): string
+/** Added behind each other for as long as that is short: counting slots together costs more than writing the row. */
+function mergedSql(name: string): string {
+  return `CASE WHEN ${name} = '' THEN excluded.${name} WHEN excluded.${name} = '' THEN ${name} WHEN length(${name}) + length(excluded.${name}) < ${HISTOGRAM_SHORT}
+    THEN ${name} || ',' || excluded.${name} ELSE merged(${name}, excluded.${name}) END`
 }
 
-/** Where the rows are that a question is about. */
-function sourceFor({ unit: asked, fromMs, untilMs, by, only }: UsageQuestion): Source {
+const HISTOGRAM_SHORT = 400
+
+interface Source {
+  /** With the columns bucket, those of the dimensions, currency and measures. */
+  readonly from: string
+  readonly given: readonly (string | number)[]
+}
+
+/** Where the rows are that a question is about; those of minutes that are not added up into longer units yet stand behind the others. */
+function sourceFor({ unit: asked, fromMs, untilMs, by, only }: UsageQuestion, foldedMs: number): Source {
   const named = [...new Set([...by, ...DIMENSIONS.filter((dimension) => only[dimension] !== undefined)])]
   const { table, unit } = sourceOf(asked, named)
-  const where = ['unit = ?']
-  const given: (string | number)[] = [UNITS.indexOf(unit)]
   const account = table === 'accounts' && named.length === 0 ? '' : only.account
-  if (account !== undefined && table !== 'mix') {
-    // Bucket by bucket, of each only what is the account's.
-    where.push('bucket IN (SELECT value FROM json_each(?))', 'account = ?')
-    given.push(JSON.stringify(bucketsBetween(unit, fromMs, untilMs)), account)
-  } else {
-    where.push('bucket >= ?', 'bucket < ?')
-    given.push(fromMs, untilMs)
-    if (table === 'accounts') where.push('account <> \'\'')
-  }
-  for (const dimension of DIMENSIONS) {
-    const value = only[dimension]
-    if (value === undefined || dimension === 'account') continue
-    where.push(`"${dimension}" = ?`)
-    given.push(value)
-  }
+  const others = DIMENSIONS.filter((dimension) => dimension !== 'account' && only[dimension] !== undefined)
   const joined = named.some((dimension) => dimension !== 'account')
-  // The rows' own order is the way in; the other way round would look at every combination in every bucket.
-  return { from: joined ? `${table} CROSS JOIN combinations ON combinations.id = combination` : table, where, given, columnOf: (dimension) => `"${dimension}"` }
+  const columns = [...(table === 'mix' ? [] : ['account']), ...(joined ? COMBINED.filter((name) => named.includes(name)).map((name) => `"${name}"`) : []), 'currency', ...measures]
+  const given: (string | number)[] = []
+  const part = (from: Table, unit: Unit, sinceMs: number): string => {
+    const where = ['unit = ?']
+    given.push(UNITS.indexOf(unit))
+    if (account !== undefined && table !== 'mix') {
+      // Bucket by bucket, of each only what is the account's.
+      where.push('bucket IN (SELECT value FROM json_each(?))', 'account = ?')
+      given.push(JSON.stringify(bucketsBetween(unit, sinceMs, untilMs)), account)
+    } else {
+      where.push('bucket >= ?', 'bucket < ?')
+      given.push(sinceMs, untilMs)
+      if (table === 'accounts') where.push('account <> \'\'')
+    }
+    for (const dimension of others) {
+      where.push(`"${dimension}" = ?`)
+      given.push(only[dimension] ?? '')
+    }
+    // The rows' own order is the way in; the other way round would look at every combination in every bucket.
+    return `SELECT bucket, ${columns.join(', ')} FROM ${from}${joined ? ' CROSS JOIN combinations ON combinations.id = combination' : ''} WHERE ${where.join(' AND ')}`
+  }
+  const isFolded = (table === 'usage' && unit !== 'minute') || (table === 'accounts' && account !== '')
+  const parts = [part(table, unit, fromMs), ...(isFolded && foldedMs < untilMs ? [part('usage', 'minute', Math.max(fromMs, foldedMs))] : [])]
+  return { from: `(${parts.join(' UNION ALL ')})`, given }
 }
 
 function together(one: Counts, other: Counts): Counts {
@@ -339,8 +418,8 @@ function added(sum: SQLInputValue, text: SQLInputValue): SQLInputValue {
 }
 
 function merged(one: string, other: string): string {
-  if (one === '' || other === '') return one === '' ? other : one
-  const sum = new Map(histogramOf(one))
-  addHistogram(sum, histogramOf(other))
+  const sum = new Map<number, number>()
+  addHistogramText(sum, one)
+  addHistogramText(sum, other)
   return histogramText(sum)
 }

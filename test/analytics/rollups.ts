@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import { addSums, countsOf, nothingAdded } from '../../src/analytics/counts.ts'
+import { addSums, countsOf, nothingAdded, raise } from '../../src/analytics/counts.ts'
 import type { Adding } from '../../src/analytics/counts.ts'
 import { incrementOf } from '../../src/analytics/projection.ts'
 import { bucketOf, DIMENSIONS } from '../../src/analytics/rollups.ts'
@@ -51,8 +51,8 @@ function countedOf(events: readonly UsageEvent[], positions: readonly string[]):
 function addOne(adding: Adding, increment: Increment): void {
   addSums(adding, increment)
   const { latencySlot, firstTokenSlot } = increment
-  if (latencySlot !== null) adding.latency.set(latencySlot, (adding.latency.get(latencySlot) ?? 0) + 1)
-  if (firstTokenSlot !== null) adding.firstToken.set(firstTokenSlot, (adding.firstToken.get(firstTokenSlot) ?? 0) + 1)
+  if (latencySlot !== null) raise(adding.latency ??= new Map(), latencySlot)
+  if (firstTokenSlot !== null) raise(adding.firstToken ??= new Map(), firstTokenSlot)
 }
 
 /** Another way to the same: over all events, one after the other. */
