@@ -25,6 +25,8 @@ export interface AdminHead {
   readonly proxied: boolean
   /** It asks for nothing but an answer. */
   readonly reads: boolean
+  /** Somebody asks, and not a page by itself: a session is used by that. */
+  readonly attended: boolean
 }
 
 export interface Credentials {
@@ -68,9 +70,9 @@ export function adminCaller(head: AdminHead, { tokens, local, sessions }: Creden
   return { name: 'local', role: 'admin', by: 'machine' }
 }
 
-function sessionCaller({ cookie, reads, origin, fetchSite }: AdminHead, tokens: readonly AdminToken[], sessions: Credentials['sessions']): AdminCaller | null {
+function sessionCaller({ cookie, reads, attended, origin, fetchSite }: AdminHead, tokens: readonly AdminToken[], sessions: Credentials['sessions']): AdminCaller | null {
   const id = sessionIdIn(cookie)
-  const token = id === undefined ? undefined : sessions.find(id, tokens, { touch: true })
+  const token = id === undefined ? undefined : sessions.find(id, tokens, { touch: attended })
   if (token === undefined) return null
   // A cookie comes by itself: a change needs a browser's word that this page asked for it.
   if (!reads && origin === undefined && fetchSite !== 'same-origin') throw new Problem(403, 'a change with a session needs the Origin header, which browsers send')

@@ -10,7 +10,7 @@ import type { Metrics } from '../metrics.ts'
 import type { Random } from '../random.ts'
 import { answerAdmin } from './admin-api.ts'
 import { UnknownToken, adminCaller } from './admin-caller.ts'
-import type { AdminCaller, AdminToken } from './admin-caller.ts'
+import type { AdminCaller, AdminHead, AdminToken, Credentials } from './admin-caller.ts'
 import { sendEvents } from './event-stream.ts'
 import { logIn, logOut, tooMany, whoAmI } from './login.ts'
 import { LoginBrake } from './login-brake.ts'
@@ -47,6 +47,8 @@ export interface RunningAdminServer {
 }
 
 const bodyBytesMax = 64 * 1024
+/** On what a page asks by itself. */
+const UNATTENDED = 'x-tallygate-unattended'
 const plainHeaders = {
   'cache-control': 'no-store', 'x-content-type-options': 'nosniff', 'x-frame-options': 'DENY', 'referrer-policy': 'no-referrer',
   'cross-origin-resource-policy': 'same-origin', 'cross-origin-opener-policy': 'same-origin',
@@ -101,11 +103,12 @@ async function route(request: IncomingMessage, response: ServerResponse, parts: 
   if (url === null) throw new Problem(400, 'the request target is not a path')
   const path = url.pathname
   const config = parts.api.config()
-  const tokens = [...config.admin.tokens, ...parts.extraTokens]
+  const tokens = tokensOf(parts)
   const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '')
   const { sessions, brake } = memory
   const address = addressOf(request, config.server?.trustedProxies ?? [], memory)
-  const caller = (): Promise<AdminCaller | null> => callerOf(request, { tokens, local: parts.localToken, sessions }, brake, address)
+  const credentials = { tokens, local: parts.localToken, sessions }
+  const caller = (): Promise<AdminCaller | null> => callerOf(request, credentials, brake, address)
 
   if (path === '/metrics') {
     mustGet(method, path)
@@ -129,7 +132,7 @@ async function route(request: IncomingMessage, response: ServerResponse, parts: 
     const answered = await answerAdmin({
       method, path, query: queryOf(url), caller: await caller(), body: method === 'GET' ? {} : await readBody(request), gone: () => response.destroyed,
     }, parts.api)
-    if (isIterable(answered.body)) await sendEvents(response, plainHeaders, answered.body, async () => (await caller()) !== null)
+    if (isIterable(answered.body)) await sendEvents(response, plainHeaders, answered.body, async () => adminCaller({ ...headOf(request), attended: false }, { ...credentials, tokens: tokensOf(parts) }) !== null)
     else send(response, answered.status, 'application/json', JSON.stringify(answered.body))
   } else {
     const page = await memory.dashboard.answer({ path, acceptEncoding: textHeader(request.headers['accept-encoding']), ifNoneMatch: request.headers['if-none-match'] })
@@ -140,14 +143,15 @@ async function route(request: IncomingMessage, response: ServerResponse, parts: 
   }
 }
 
+/** As configured now. */
+function tokensOf({ api, extraTokens }: AdminServerParts): readonly AdminToken[] {
+  return [...api.config().admin.tokens, ...extraTokens]
+}
+
 /** Throws a Problem for a wrong token, and for any when there were too many wrong ones; the command line's own is never one of those. */
-async function callerOf(request: IncomingMessage, credentials: Parameters<typeof adminCaller>[1], brake: LoginBrake, address: string): Promise<AdminCaller | null> {
-  const { headers } = request
+async function callerOf(request: IncomingMessage, credentials: Credentials, brake: LoginBrake, address: string): Promise<AdminCaller | null> {
   try {
-    const caller = adminCaller({
-      address: request.socket.remoteAddress ?? '', host: headers.host, origin: headers.origin, fetchSite: textHeader(headers['sec-fetch-site']), authorization: headers.authorization,
-      cookie: headers.cookie, proxied: headers['x-forwarded-for'] !== undefined || headers['forwarded'] !== undefined, reads: request.method === 'GET' || request.method === 'HEAD',
-    }, credentials)
+    const caller = adminCaller(headOf(request), credentials)
     if (caller?.by === 'token' && caller.name !== credentials.local?.name) await mustNotWait(brake, address)
     return caller
   } catch (error) {
@@ -155,6 +159,13 @@ async function callerOf(request: IncomingMessage, credentials: Parameters<typeof
     await mustNotWait(brake, address)
     await brake.failed('bearer', address)
     throw error
+  }
+}
+
+function headOf({ socket, method, headers }: IncomingMessage): AdminHead {
+  return {
+    address: socket.remoteAddress ?? '', host: headers.host, origin: headers.origin, fetchSite: textHeader(headers['sec-fetch-site']), authorization: headers.authorization, cookie: headers.cookie,
+    proxied: headers['x-forwarded-for'] !== undefined || headers['forwarded'] !== undefined, reads: method === 'GET' || method === 'HEAD', attended: headers[UNATTENDED] === undefined,
   }
 }
 

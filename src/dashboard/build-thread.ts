@@ -9,7 +9,7 @@ import type { Asset } from './asset.ts'
 
 const SCRIPT = 'text/javascript; charset=utf-8'
 const STYLE = 'text/css; charset=utf-8'
-const BROTLI_QUALITY = 9
+const BROTLI_QUALITY = 5
 
 /** Packages by the name that modules import them by, and the file that is served for them. */
 const packages: readonly { readonly name: string; readonly file: string; readonly served: string }[] = [

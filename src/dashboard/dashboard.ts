@@ -21,7 +21,7 @@ export const PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'se
 const ENTRY = 'main.ts'
 /** Loaded when a chart is shown. */
 const LATE: ReadonlySet<string> = new Set(['uplot.mjs'])
-const PAGES = /^\/(?:|login|accounts(?:\/[^/]+)?|plans|sinks|events(?:\/[^/]+)?|notices)$/
+const PAGES = /^\/(?:|accounts(?:\/[^/]+)?|plans|sinks|events(?:\/[^/]+)?|notices)$/
 const ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3.5' fill='%232f6f5e'/%3E"
   + "%3Cpath d='M4.2 4v8M6.7 4v8M9.2 4v8M11.7 4v8M2.8 10.4 13.2 5.6' stroke='%23fff' stroke-width='1.2' stroke-linecap='round'/%3E%3C/svg%3E"
 

@@ -1,4 +1,4 @@
-import { selfServicePage } from '../dashboard/self-service.ts'
+import { usageView } from '../dashboard/usage-view.ts'
 import { GatewayError } from '../errors.ts'
 import { toInstant, toWholeSecond } from '../metering/event.ts'
 import { burnDown, grantEndsMs, isEffective } from '../metering/grant.ts'
@@ -68,7 +68,7 @@ function wantsPage(d: Downstream): boolean {
 }
 
 function sendPage(d: Downstream): void {
-  const { html, policy } = selfServicePage()
+  const { html, policy } = usageView()
   d.writeHead(200, [
     'content-type', 'text/html; charset=utf-8', 'content-length', String(html.length), 'cache-control', 'no-store', 'content-security-policy', policy,
     'x-content-type-options', 'nosniff', 'x-frame-options', 'DENY', 'referrer-policy', 'no-referrer', 'cross-origin-opener-policy', 'same-origin',

@@ -98,7 +98,7 @@ t.test('without tokens this machine is trusted, by a name of this machine only',
 })
 
 t.test('without tokens nobody from elsewhere is answered', async (t) => {
-  const head = { host: 'localhost', origin: undefined, fetchSite: undefined, authorization: undefined, cookie: undefined, proxied: false, reads: true }
+  const head = { host: 'localhost', origin: undefined, fetchSite: undefined, authorization: undefined, cookie: undefined, proxied: false, reads: true, attended: true }
   const none = { tokens: [], local: null, sessions: { find: () => undefined } }
   for (const address of ['127.0.0.1', '::1', '::ffff:127.0.0.1']) t.match(adminCaller({ ...head, address }, none), { name: 'local', role: 'admin', by: 'machine' })
   for (const address of ['10.0.0.5', '::ffff:10.0.0.5', '2001:db8::1', '']) t.throws(() => adminCaller({ ...head, address }, none), { name: 'Problem', status: 403 }, address)

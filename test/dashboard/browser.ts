@@ -9,7 +9,7 @@ import { chromium } from 'playwright-core'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
 
-export const artefacts = fileURLToPath(new URL('../artefacts/', import.meta.url))
+const artefacts = fileURLToPath(new URL('../artefacts/', import.meta.url))
 
 export async function openBrowser(t: Teardown): Promise<Browser> {
   const browser = await chromium.launch({ executablePath: chromiumPath(), args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'] })
@@ -27,7 +27,7 @@ export interface WatchedPage {
 export async function openPage(browser: Browser, options: BrowserContextOptions = {}): Promise<WatchedPage> {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: 'en-GB', timezoneId: 'Europe/Berlin', ...options })
   const page = await context.newPage()
-  page.setDefaultTimeout(20_000)
+  page.setDefaultTimeout(30_000)
   const faults: string[] = []
   page.on('dialog', (dialog) => {
     faults.push(`dialog: ${dialog.message()}`)
@@ -43,10 +43,13 @@ export async function openPage(browser: Browser, options: BrowserContextOptions 
   return { page, faults }
 }
 
-/** A picture of the whole page, kept for people to look at. */
+const PICTURE_HEIGHT_MAX = 2_400
+
+/** A picture of the page, kept for people to look at. */
 export async function picture(page: Page, name: string): Promise<void> {
   mkdirSync(artefacts, { recursive: true })
-  await page.screenshot({ path: join(artefacts, `${name}.png`), fullPage: true, animations: 'disabled' })
+  const { width, height } = await page.evaluate(() => ({ width: document.documentElement.clientWidth, height: document.documentElement.scrollHeight }))
+  await page.screenshot({ path: join(artefacts, `${name}.png`), fullPage: true, clip: { x: 0, y: 0, width, height: Math.min(height, PICTURE_HEIGHT_MAX) }, animations: 'disabled', timeout: 60_000 })
 }
 
 interface AxeWindow {

@@ -143,6 +143,11 @@ t.test('a session ends when it is not used, after a day, and with its token', as
     time.ms += 7 * HOUR_MS - (expected === 401 ? 0 : 1)
     t.equal(await status(used), expected)
   }
+  const alone = await logIn(secrets.ops)
+  for (const expected of [200, 401]) {
+    time.ms += 5 * HOUR_MS
+    t.equal((await ask('GET', '/api/v1/plans', { cookie: alone, headers: { 'x-tallygate-unattended': '1' } })).status, expected, 'a page that asks by itself does not use it')
+  }
   const ops = await logIn(secrets.ops)
   const view = await logIn(secrets.view)
   tokens.splice(0, 1)

@@ -24,7 +24,7 @@ export function AccountInvoice({ account }: { readonly account: string }): VNode
       <p class="muted">${day(invoice.period.start)} up to ${day(invoice.period.end)} (${invoice.period.timezone}), ${exact(invoice.events)} calls${invoice.unpriced_events > 0 ? `, ${exact(invoice.unpriced_events)} of them without a price` : ''}.
         ${invoice.known_since === null ? '' : ` Events before ${day(invoice.known_since)} are no longer kept.`}</p>
       ${invoice.currencies.length === 0 ? html`<${Empty} title="Nothing to pay.">The plan has no prices, or nothing was used.</${Empty}>` : invoice.currencies.map((section) => html`<div key=${section.currency}>
-        <${Table} name=${`invoice-${section.currency}`} caption=${section.currency} rows=${section.lines} key_=${(row: InvoiceLine) => String(section.lines.indexOf(row))} empty="" columns=${[
+        <${Table} name=${`invoice-${section.currency}`} caption=${section.currency} rows=${section.lines} key_=${(row: InvoiceLine) => String(section.lines.indexOf(row))} empty="" fold=${12} columns=${[
           { name: 'plan', title: 'Plan', value: (row: InvoiceLine) => row.plan ?? null, show: (row: InvoiceLine) => html`<${Name} of=${row.plan} />` },
           { name: 'item', title: 'Item', value: itemOf, show: (row: InvoiceLine) => html`<${Name} of=${itemOf(row)} />` },
           { name: 'quantity', title: 'Quantity', numeric: true, value: (row: InvoiceLine) => row.quantity ?? (row.days === undefined ? null : `${row.days} of ${row.of_days} days`) },

@@ -63,7 +63,7 @@ function Limits({ of: { data, problem } }: { readonly of: Loaded<AccountDetail> 
 }
 
 function AccountRefusals({ account }: { readonly account: string }): VNode {
-  const loaded = useLoaded(account, (signal) => get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { account, count: 20 }, signal), 3_000)
+  const loaded = useLoaded(account, (signal) => get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { account, count: 50 }, signal), 3_000)
   return html`<${Section} title="Recent refusals"><${Waiting} of=${loaded}>${({ refusals }: { refusals: readonly Refusal[] }) => html`<${RefusalTable} refusals=${refusals} of="account" />`}</${Waiting}></${Section}>`
 }
 

@@ -1,3 +1,5 @@
+import { nowMs } from './clock.ts'
+
 /** What the API said no with; `status` 0: it could not be reached. */
 export class ApiProblem extends Error {
   override name = 'ApiProblem'
@@ -9,6 +11,11 @@ export class ApiProblem extends Error {
 }
 
 export type Query = Readonly<Record<string, string | number | boolean | undefined>>
+
+/** Somebody is there for so long after the last key or click. */
+const ATTENDED_MS = 120_000
+let touchedMs = nowMs()
+for (const event of ['pointerdown', 'keydown', 'wheel']) addEventListener(event, () => { touchedMs = nowMs() }, { passive: true })
 
 /** Called when the gateway does not know us any more. */
 let onStranger = (): void => undefined
@@ -33,11 +40,13 @@ export function queryText(query: Query): string {
   return given.length === 0 ? '' : `?${new URLSearchParams(given)}`
 }
 
-async function ask<T>(path: string, options: RequestInit): Promise<T> {
+async function ask<T>(path: string, options: RequestInit & { readonly headers?: Readonly<Record<string, string>> }): Promise<T> {
   let response: Response
   let text: string
   try {
-    response = await fetch(path, { ...options, credentials: 'same-origin', cache: 'no-store' })
+    // A page that refreshes itself does not keep its session alive.
+    const unattended = nowMs() - touchedMs > ATTENDED_MS ? { 'x-tallygate-unattended': '1' } : {}
+    response = await fetch(path, { ...options, headers: { ...options.headers, ...unattended }, credentials: 'same-origin', cache: 'no-store' })
     text = await response.text()
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw error

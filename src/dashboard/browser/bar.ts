@@ -1,4 +1,5 @@
 import { brief, exact, meterWords, unitOf, windowWords } from './format.ts'
+import { nowMs } from './clock.ts'
 import { When } from './pieces.ts'
 import type { LimitStanding } from './shapes.ts'
 import { html } from './view.ts'
@@ -34,7 +35,7 @@ export function LimitBar({ of, brief: short = false }: { readonly of: LimitStand
       <span>${exact(used)}${ceiling === null ? '' : ` of ${exact(ceiling)}`}${share === null ? '' : html` <b>${percent(share)}</b>`}${state === 'full' ? ' · used up' : state === 'nearly' ? ' · nearly used up' : ''}</span>
       ${reserved > 0 ? html`<span class="muted">${exact(reserved)} held</span>` : null}
       ${remaining === null ? null : html`<span class="muted">${exact(remaining)} left</span>`}
-      ${of.resets_at === null ? null : html`<span class="muted">anew <${When} at=${of.resets_at} /></span>`}
+      ${of.resets_at === null || Date.parse(of.resets_at) <= nowMs() ? null : html`<span class="muted">anew <${When} at=${of.resets_at} /></span>`}
       ${of.forecast_at === null ? null : html`<span class="warning">runs out <${When} at=${of.forecast_at} /></span>`}
     </div>`}
   </div>`

@@ -93,7 +93,7 @@ export function windowWords(window: string | null | undefined): string {
 const reasons: Readonly<Record<string, string>> = {
   rate_limited: 'Too many in a short time', capacity_reserved: 'Held by calls in flight', concurrency_limit: 'Too many at once', usage_limit_reached: 'Allowance used up',
   no_credit_available: 'Credit used up', request_too_large: 'Larger than the limit', feature_unavailable: 'Not in the plan', subscription_inactive: 'No active subscription',
-  metering_unavailable: 'Store away', invalid_api_key: 'Unknown key', too_many_bad_keys: 'Guessing keys', upstream_unavailable: 'Upstream failed', upstream_busy: 'Upstream busy', upstream_timeout: 'Upstream too slow',
+  metering_unavailable: 'Store away', invalid_api_key: 'Unknown key', bad_request: 'Not understood', not_found: 'No such endpoint', method_not_allowed: 'Wrong method', draining: 'Gateway ending', internal: 'Gateway failed', too_many_bad_keys: 'Guessing keys', upstream_unavailable: 'Upstream failed', upstream_busy: 'Upstream busy', upstream_timeout: 'Upstream too slow',
 }
 
 /** A reason as people say it; those that are not known stay as they are. */
@@ -103,5 +103,5 @@ export function reasonWords(reason: string): string {
 
 /** A name of others, in which nothing can turn the direction of the text around it or hide in it. */
 export function plainName(name: string): string {
-  return name.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return name.replace(/[\p{Cc}\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }

@@ -19,7 +19,7 @@ export function RefusalTable({ refusals, of }: { readonly refusals: readonly Ref
     { name: 'why', title: 'Why', value: (row) => explained(row), show: (row) => html`<strong>${reasonWords(row.reason)}</strong><br /><span class="muted">${explained(row)}</span>` },
     { name: 'id', title: 'Call', value: (row) => row.request_id, show: (row) => html`<${CallLink} id=${row.request_id} />` },
   ]
-  return html`<${Table} name="refusals" caption="Recent refusals" quiet rows=${refusals} key_=${(row: Refusal) => row.request_id} empty=${html`<${Empty} title="Nobody was refused lately." />`} columns=${columns} />`
+  return html`<${Table} name="refusals" caption="Recent refusals" quiet fold=${8} rows=${refusals} key_=${(row: Refusal) => row.request_id} empty=${html`<${Empty} title="Nobody was refused lately." />`} columns=${columns} />`
 }
 
 /** What the numbers of a refusal say, in a sentence or two. */
@@ -35,6 +35,7 @@ export function explained({ reason, limit, ceiling, used, remaining, resets_at: 
     case 'feature_unavailable': return `The plan does not have what was asked for${model === null ? '' : `, such as the model "${model.slice(0, 80)}"`}.`
     case 'subscription_inactive': return 'The account is suspended, has not begun, or is past its end.'
     case 'no_credit_available': return `${numbers} Only a new grant helps.`.trim()
+    case 'bad_request': return 'The gateway could not make sense of the request.'
     default: return numbers === '' ? `Refused at ${at.slice(11, 19)} UTC.` : `${numbers}${next}`
   }
 }

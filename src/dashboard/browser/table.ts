@@ -32,24 +32,33 @@ export interface TableProps<R> {
   readonly quiet?: boolean
   /** Below the rows. */
   readonly foot?: Children
+  /** So many rows are shown until all are asked for. */
+  readonly fold?: number
 }
 
+const FOLD = 50
+/** Nobody is asked for the sake of a few. */
+const FOLD_SLACK = 3
+
 /** A table with a caption, sortable heads, its state in the address, and its rows as CSV. On a phone each row becomes a card. */
-export function Table<R>({ name, caption, columns, rows, empty, key_, all, quiet = false, foot }: TableProps<R>): VNode {
+export function Table<R>({ name, caption, columns, rows, empty, key_, all, quiet = false, foot, fold = FOLD }: TableProps<R>): VNode {
+  const [whole, setWhole] = useState(false)
   const { query } = useAddress()
   const parameter = `${name}.sort`
   const order = all === undefined ? query.get(parameter) ?? '' : ''
   const by = columns.find((column) => column.name === order.replace(/^-/, ''))
   const sorted = by === undefined ? rows : rows.toSorted((a, b) => compare(by.value(a), by.value(b)) * (order.startsWith('-') ? -1 : 1))
+  const folded = !whole && sorted.length > fold + FOLD_SLACK
+  const shown = folded ? sorted.slice(0, fold) : sorted
   const sortBy = (column: Column<R>): void => setQuery({ [parameter]: order === column.name ? `-${column.name}` : column.name })
   return html`<div class="table">
     <p class=${quiet ? 'unseen' : 'caption'} id=${`caption-${name}`}>${caption}</p>
     ${rows.length === 0 ? empty : html`<table role="table" aria-labelledby=${`caption-${name}`}>
       <thead role="rowgroup"><tr role="row">${columns.map((column) => html`<${Head} key=${column.name} column=${column} order=${order} sort=${all === undefined && column.sorts !== false ? () => sortBy(column) : undefined} />`)}</tr></thead>
-      <tbody role="rowgroup">${sorted.map((row) => html`<tr role="row" key=${key_(row)}>${columns.map((column) => html`<td role="cell" key=${column.name} class=${column.numeric === true ? 'number' : undefined} data-title=${column.title}>
+      <tbody role="rowgroup">${shown.map((row) => html`<tr role="row" key=${key_(row)}>${columns.map((column) => html`<td role="cell" key=${column.name} class=${column.numeric === true ? 'number' : undefined} data-title=${column.title}>
         <div>${column.show === undefined ? column.value(row) ?? '–' : column.show(row)}</div></td>`)}</tr>`)}</tbody>
     </table>`}
-    ${rows.length === 0 ? null : html`<div class="table-foot">${foot}<${CsvButton} name=${name} caption=${caption} columns=${columns} rows=${async () => (all === undefined ? sorted : all())} /></div>`}
+    ${rows.length === 0 ? null : html`<div class="table-foot">${foot}${folded ? html`<button type="button" class="small" onClick=${() => setWhole(true)}>Show all ${sorted.length}</button>` : null}<${CsvButton} name=${name} caption=${caption} columns=${columns} rows=${async () => (all === undefined ? sorted : all())} /></div>`}
   </div>`
 }
 

@@ -51,7 +51,7 @@ interface Usage {
     return element
   }
   const at = (text: string): string => instants.format(new Date(text))
-  const words = (meter: string): string => meter.replaceAll('_', ' ')
+  const words = (meter: string): string => (meter === 'concurrency' ? 'calls' : meter.replaceAll('_', ' '))
 
   const limitOf = (limit: Standing): HTMLElement => {
     const item = make('li')
@@ -91,7 +91,7 @@ interface Usage {
     const about = make('p', `Key ${usage.key}, plan ${usage.plan}, as of ${at(usage.as_of)}`, 'muted')
     const subscription = usage.subscription === undefined ? [] : [make('p', `Subscription: ${words(usage.subscription.state)}${usage.subscription.until === null ? '' : ` until ${at(usage.subscription.until)}`}`)]
     shown.replaceChildren(
-      head, about, ...subscription, make('h3', 'What is left'), listOf(usage.limits.map(limitOf), 'No limit is shown for this key.'),
+      head, about, ...subscription, make('h3', 'Limits'), listOf(usage.limits.map(limitOf), 'No limit is shown for this key.'),
       ...(usage.grants.length === 0 ? [] : [make('h3', 'Grants'), listOf(usage.grants.map(grantOf), '')]),
     )
     form.hidden = true

@@ -2,23 +2,23 @@ import { hash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { stripTypeScriptTypes } from 'node:module'
 
-export interface SelfServicePage {
+export interface UsageView {
   readonly html: Uint8Array
   /** Of the Content-Security-Policy header. */
   readonly policy: string
 }
 
-let made: SelfServicePage | null = null
+let made: UsageView | null = null
 
 /** The page on which a person with a key looks what is left: one document with its style and script inside, and no address but its own. */
-export function selfServicePage(): SelfServicePage {
+export function usageView(): UsageView {
   made ??= make()
   return made
 }
 
-function make(): SelfServicePage {
-  const style = readFileSync(new URL('./self-service/page.css', import.meta.url), 'utf8')
-  const script = stripTypeScriptTypes(readFileSync(new URL('./self-service/script.ts', import.meta.url), 'utf8'))
+function make(): UsageView {
+  const style = readFileSync(new URL('./usage-view/page.css', import.meta.url), 'utf8')
+  const script = stripTypeScriptTypes(readFileSync(new URL('./usage-view/script.ts', import.meta.url), 'utf8'))
   return {
     policy: `default-src 'none'; script-src '${sourceOf(script)}'; style-src '${sourceOf(style)}'; connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; `
       + "require-trusted-types-for 'script'; trusted-types 'none'",
