@@ -107,7 +107,7 @@ t.test('I8: planted secrets appear in no log, file, metric, event, admin answer 
 
   const admin = async (path: string): Promise<string> => {
     const answer = await fetch(`${gateway.adminUrl}${path}`)
-    return `${path} ${answer.status} ${await answer.text()}`
+    return `${path} ${answer.status} ${await beginningOf(answer)}`
   }
   const { paths } = JSON.parse((await admin('/api/v1/openapi.json')).replace(/^\S+ 200 /, '')) as { paths: Record<string, Record<string, unknown>> }
   const readable = Object.entries(paths).filter(([, methods]) => 'get' in methods).map(([path]) => path.replace('{id}', 'dev').replace('{name}', 'file'))
@@ -130,3 +130,17 @@ t.test('I8: planted secrets appear in no log, file, metric, event, admin answer 
   t.same(canariesIn(gateway.output()), [])
   t.comment(`${places.length} places searched, ${places.reduce((sum, [, text]) => sum + text.length, 0)} bytes: 0 hits`)
 })
+
+/** The whole answer; of one that does not end by itself, the first part. */
+async function beginningOf(answer: Response): Promise<string> {
+  if (answer.headers.get('content-type') !== 'text/event-stream') return answer.text()
+  const reader = answer.body?.getReader()
+  let text = ''
+  while (!text.includes('data:')) {
+    const part = await reader?.read()
+    if (part?.value === undefined) break
+    text += Buffer.from(part.value).toString()
+  }
+  await reader?.cancel()
+  return text
+}
