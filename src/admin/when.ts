@@ -17,5 +17,10 @@ export function toInstantMs(text: string, name: string): number {
 
 /** An instant, or how long ago (`24h`). */
 export function toPastMs(text: string, name: string, nowMs: number): number {
-  return /^\d{4}-/.test(text) ? toInstantMs(text, name) : nowMs - toDurationMs(text, name)
+  return isAgo(text) ? nowMs - toDurationMs(text, name) : toInstantMs(text, name)
+}
+
+/** It says how long ago. */
+export function isAgo(text: string): boolean {
+  return !/^\d{4}-/.test(text)
 }

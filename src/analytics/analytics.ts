@@ -209,6 +209,7 @@ export class Analytics {
 
 const nothingKept: Kept = { minute: 0, hour: 0, day: 0, month: 0 }
 
-function keptOf(config: AnalyticsConfig | null): Kept | null {
+/** null: switched off. */
+export function keptOf(config: AnalyticsConfig | null): Kept | null {
   return config === null ? null : { minute: config.minutesMs, hour: config.hoursMs, day: config.daysMs, month: config.monthsMs }
 }

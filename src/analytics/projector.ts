@@ -1,9 +1,9 @@
 import type { Clock } from '../clock.ts'
-import { toUsageEvent } from '../metering/event.ts'
+import { eventId } from '../metering/event.ts'
 import type { UsageEvent } from '../metering/event.ts'
 import type { Fence, Outbox } from '../stores/store.ts'
 import { StaleFence, StoreUnavailable } from '../stores/store.ts'
-import { incrementOf } from './projection.ts'
+import { incrementOf, incrementOfRecord } from './projection.ts'
 import type { Increment, Kept, Rollups } from './rollups.ts'
 
 /** The name under which the roll-ups have their place in the outbox. */
@@ -29,7 +29,7 @@ export interface ProjectorState {
   /** null: the last step was well. */
   readonly failure: string | null
   readonly rebuild: { readonly startedMs: number; readonly archived: number } | null
-  /** Events that were removed before they were counted, since this process began. */
+  /** Events that were removed before they were counted, since this process began, and are not made up for yet. */
   readonly missed: number
 }
 
@@ -65,6 +65,9 @@ export class Projector {
   #stopping: (() => void)[] = []
   #holding = true
   #failure: string | null = null
+  /** As the outbox has told. */
+  #told = 0
+  /** Those that are not in the roll-ups. */
   #missed = 0
   #rebuild: { startedMs: number; archived: number } | null = null
   #rebuilding: Promise<number> | null = null
@@ -153,7 +156,7 @@ export class Projector {
         fences.push(archiveFence)
         await outbox.follow?.(fence, archive.consumer)
         // A batch that its writer had begun may get into the file still.
-        const later = new Set((await outbox.read(archiveFence, IN_FLIGHT)).map(({ record }) => toUsageEvent(record).id))
+        const later = new Set((await outbox.read(archiveFence, IN_FLIGHT)).map(({ record }) => eventId(record.id, record.correction)))
         let batch: Increment[] = []
         const count = async (): Promise<void> => {
           await this.#mustHold(fence, own)
@@ -169,6 +172,7 @@ export class Projector {
         if (batch.length > 0) await count()
       }
       await rollups.complete()
+      if (archive !== null) this.#missed = 0
       this.#rebuiltMs = clock.monotonicMs()
       this.#parts.tell('rebuilt', { archived: state.archived })
       return state.archived
@@ -246,10 +250,7 @@ export class Projector {
     }
     const entries = await outbox.read(fence, BATCH)
     if (entries.length === 0) return 0
-    await rollups.count(entries.map(({ record, position }) => {
-      const event = toUsageEvent(record)
-      return { id: event.id, position, increment: incrementOf(event) }
-    }))
+    await rollups.count(entries.map(({ record, position }) => ({ id: eventId(record.id, record.correction), position, increment: incrementOfRecord(record) })))
     await outbox.advance(fence, entries)
     await this.#lookForGaps()
     return entries.length
@@ -259,9 +260,10 @@ export class Projector {
   async #lookForGaps(): Promise<void> {
     const { outbox, clock, archive, tell } = this.#parts
     const missed = outbox.gaps?.().find(({ consumer }) => consumer === ROLLUPS)?.events ?? 0
-    if (missed <= this.#missed) return
-    const events = missed - this.#missed
-    this.#missed = missed
+    if (missed <= this.#told) return
+    const events = missed - this.#told
+    this.#told = missed
+    this.#missed += events
     const mayMake = archive() !== null && clock.monotonicMs() - this.#rebuiltMs > REBUILD_AGAIN_MS
     tell('missed', { events, made_again: mayMake })
     if (mayMake) await this.rebuild()
@@ -270,7 +272,9 @@ export class Projector {
   async #prune(): Promise<void> {
     try {
       // Of several gateways only the one that counts.
-      if (this.#fence !== null && this.#rebuilding === null) await (await this.#parts.rollups()).prune(this.#parts.clock.nowMs(), this.#parts.kept())
+      if (this.#fence === null || this.#rebuilding !== null) return
+      await (await this.#parts.rollups()).prune(this.#parts.clock.nowMs(), this.#parts.kept())
+      if (this.#missed > 0 && this.#parts.archive() !== null) await this.rebuild()
     } catch (error) {
       this.#parts.failed(error)
     }

@@ -64,9 +64,11 @@ export class RedisRollups implements Rollups {
   #making: string | null = null
   #sweeping: Promise<void> = Promise.resolve()
   #closed = false
+  readonly #stopListening: () => void
 
   constructor(parts: RedisRollupsParts) {
     this.#parts = parts
+    this.#stopListening = parts.link.onServerChange(() => this.#known.clear())
   }
 
   async count(batch: readonly Counted[]): Promise<void> {
@@ -188,21 +190,26 @@ export class RedisRollups implements Rollups {
 
   async close(): Promise<void> {
     this.#closed = true
+    this.#stopListening()
     await this.#sweeping
   }
 
   // === Counting ===
 
   async #countSome(generation: string, partition: number, entries: readonly { readonly place: EventPlace; readonly increment: Increment }[]): Promise<void> {
-    const known = this.#knownOf(partition)
     for (let tries = 0; tries < TRIES; tries++) {
+      const first = entries[0]?.place.ordinal ?? 0
+      const remembered = this.#known.get(partition)?.mark ?? ''
+      // Some of it seems to be counted: that is for the server to say, which may have lost what it knew, and is counting the same ordinals again.
+      if (remembered !== '' && toEventId(remembered).ordinal >= first) this.#known.delete(partition)
+      const known = this.#knownOf(partition)
       await this.#load(generation, partition, known, entries.map(({ increment }) => increment))
       const counted = known.mark === '' ? null : toEventId(known.mark)
       const fresh = counted === null ? entries : entries.filter(({ place }) => place.ordinal > counted.ordinal)
-      const [first] = fresh
+      const [next] = fresh
       const last = fresh.at(-1)
-      if (first === undefined || last === undefined) return
-      if (counted !== null && first.place.ordinal > counted.ordinal + 1) await this.#mustBeGone(partition, counted.ordinal)
+      if (next === undefined || last === undefined) return
+      if (counted !== null && next.place.ordinal > counted.ordinal + 1) await this.#mustBeGone(partition, counted.ordinal)
       const answer = await this.#add(generation, partition, known, fresh.map(({ increment }) => increment), eventIdText(last.place))
       if (answer === 'done') {
         known.mark = eventIdText(last.place)
@@ -212,8 +219,6 @@ export class RedisRollups implements Rollups {
       const actual = answer === '-' ? '' : answer
       const isLess = counted !== null && (actual === '' || toEventId(actual).ordinal < counted.ordinal)
       this.#known.delete(partition)
-      known.mark = actual
-      known.models.clear()
       if (isLess) throw new StoreUnavailable('the roll-ups do not stand where they were left; their events are read again')
     }
     throw new StoreUnavailable('another gateway counts the same events')

@@ -1,3 +1,4 @@
+import { keptOf } from '../../analytics/analytics.ts'
 import { percentile } from '../../analytics/counts.ts'
 import type { Sum } from '../../analytics/counts.ts'
 import type { LiveFigures } from '../../analytics/live-feed.ts'
@@ -40,7 +41,10 @@ export const analyticsRoutes: readonly Route[] = [
       if (config().analytics === null) throw new Problem(409, 'analytics are off; see analytics in the configuration')
       await changes.note(who, 'analytics.rebuild', 'analytics', {})
       // A command that is alone with the store ends with its answer; a gateway goes on, and tells in its log and its state how it went.
-      if (gateway === null) return { ...await statusOf(parts), archived: await analytics.rebuild(config()) }
+      if (gateway === null) {
+        const archived = await analytics.rebuild(config())
+        return { ...await statusOf(parts), archived }
+      }
       void analytics.rebuild().catch(() => undefined)
       return await statusOf(parts)
     },
@@ -208,8 +212,8 @@ function largest(rows: readonly RefusalRow[], by: readonly RefusalDimension[], t
 }
 
 async function statusOf({ analytics, config }: AdminParts): Promise<Record<string, unknown>> {
-  const { kept } = analytics
-  if (config().analytics === null || kept === null) return { state: 'off', behind: null, complete_until: null, kept: null, rebuild: null, missed: 0 }
+  const kept = keptOf(config().analytics)
+  if (kept === null) return { state: 'off', behind: null, complete_until: null, kept: null, rebuild: null, missed: 0 }
   const { failure, rebuild, behind, missed, completeUntilMs } = await analytics.status()
   return {
     state: rebuild !== null ? 'rebuilding' : failure !== null ? 'failing' : behind > behindMax ? 'behind' : 'current',

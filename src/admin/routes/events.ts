@@ -1,3 +1,4 @@
+import { bucketOf } from '../../analytics/rollups.ts'
 import { ARCHIVE, type EventHistory, type Page } from '../../archive/history.ts'
 import type { SinkConfig } from '../../config/config.ts'
 import { toUsageEvent } from '../../metering/event.ts'
@@ -7,31 +8,37 @@ import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Route } from '../route.ts'
 import { bucketSizes, groupings, reportUsage } from '../usage-report.ts'
 import type { BucketSize, Grouping } from '../usage-report.ts'
-import { toPastMs } from '../when.ts'
+import { rolledUsage } from '../rolled-usage.ts'
+import { isAgo, toPastMs } from '../when.ts'
 
 const waitMaxS = 30
 
 export const eventRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/usage', role: 'viewer', summary: 'Usage summed over events',
-    answer: 'from, to, events, rows: grouping fields, sums of every quantity, cost by currency, shadow: refusals by shadow limits',
+    method: 'GET', path: '/api/v1/usage', role: 'viewer', summary: 'Usage summed over events, or over roll-ups where they give the same',
+    answer: 'from, to, counted_from: events or rollups, events, rows: grouping fields, sums of every quantity, cost by currency, shadow: refusals by shadow limits',
     query: {
-      from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
+      from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default), then from the beginning of that minute on' },
       to: { type: 'string', about: 'admitted before: an instant, or how long ago; now unless given' },
       by: { type: 'string', about: `comma-separated: ${groupings.join(', ')}` },
       bucket: { type: 'string', about: 'a row for each, in UTC', values: bucketSizes },
       account: { type: 'string', about: 'of this account only' },
     },
-    async handle({ query }, { history, clock }) {
+    async handle({ query }, { history, clock, analytics, gateway }) {
       const nowMs = clock.nowMs()
-      const fromMs = toPastMs(textOf(query, 'from') ?? '24h', 'from', nowMs)
+      const from = textOf(query, 'from') ?? '24h'
+      const givenMs = toPastMs(from, 'from', nowMs)
+      const fromMs = isAgo(from) ? bucketOf('minute', givenMs) : givenMs
       const to = textOf(query, 'to')
       // A call admitted in this very millisecond counts.
       const toMs = to === null ? nowMs + 1 : toPastMs(to, 'to', nowMs)
       if (toMs <= fromMs) throw new Problem(422, 'from must lie before to')
       const bucket = textOf(query, 'bucket') as BucketSize | null
-      const report = await reportUsage(history, { fromMs, toMs, by: groupingsOf(textOf(query, 'by')), bucket, account: textOf(query, 'account') })
-      return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), ...report }
+      const question = { fromMs, toMs, by: groupingsOf(textOf(query, 'by')), bucket, account: textOf(query, 'account') }
+      // Without a gateway nobody has counted lately.
+      const rolled = gateway === null ? null : await rolledUsage({ analytics, clock }, question)
+      const report = rolled ?? await reportUsage(history, question)
+      return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), counted_from: rolled === null ? 'events' : 'rollups', ...report }
     },
   },
   {
