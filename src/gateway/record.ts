@@ -22,7 +22,10 @@ export function modelLabel(x: Exchange): string {
 /** Series that alerts look at begin at 0: one that is born with its first event shows no increase over it. */
 export function beginSeries(metrics: Metrics, providers: readonly Provider[]): void {
   for (const reason of errorCodes) metrics.refusals.inc({ reason }, 0)
-  for (const { name } of providers) for (const why of ['zero', 'estimated']) metrics.zeroCharges.inc({ provider: name, why }, 0)
+  for (const braked of ['yes', 'no']) metrics.badKeys.inc({ braked }, 0)
+  for (const { name, endpoints } of providers) {
+    if (endpoints.length > 0) for (const why of ['zero', 'estimated']) metrics.zeroCharges.inc({ provider: name, why }, 0)
+  }
 }
 
 /** `ms`: from the request to the end of everything. */

@@ -50,7 +50,9 @@ export class Delivery {
   }
 
   start(): void {
-    const { outbox, clock } = this.#parts
+    const { outbox, clock, metrics, sink: { name: sink } } = this.#parts
+    // Series that alerts look at begin at 0.
+    for (const counter of [metrics.delivered, metrics.deliveryRetries, metrics.outboxMissed]) counter.inc({ sink }, 0)
     this.#stopListening = outbox.onAppend(() => {
       this.#news = true
       this.#wake()

@@ -1,5 +1,5 @@
-// Invariant I8: keys, credentials, prompts and answers are in nothing that a gateway writes or tells.
-// test: timeout 60 s
+// Invariant I8: keys, credentials, prompts and answers are in nothing that a gateway writes or tells: log, files, events, metrics, traces, notices, admin answers, pages.
+// test: timeout 110 s
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -10,9 +10,13 @@ import { chatChunk, openai, openaiError } from '../fixtures/openai-scripts.ts'
 import { chunk, head, openScriptedUpstream, reset, sse, sseHead, stall, steps, type Script } from '../fixtures/scripted-upstream.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
 import { tallygate } from '../app/process.ts'
+import { startReceiver, secretA } from '../notices/receiver.ts'
+import { startOtlpReceiver } from '../telemetry/otlp-receiver.ts'
 import { chat, linesOf, standing } from './outside.ts'
 
-const yaml = (upstream: string): string => `
+t.setTimeout(105_000)
+
+const yaml = (upstream: string, webhook: string, otlp: string): string => `
 server: { drain: { delay: 0s, timeout: 5s }, timeouts: { first_byte: 400ms } }
 upstreams: { model: { url: "${upstream}", provider: [openai, anthropic], credential: "\${CANARY_UPSTREAM}" } }
 plans:
@@ -20,13 +24,15 @@ plans:
     entitlements: { models: ["test-*"] }
     policy: { output_default: 100 }
     limits:
-      - { name: calls, meter: requests, limit: 60, window: lifetime }
+      - { name: calls, meter: requests, limit: 60, window: lifetime, notify: [10%] }
       - { name: budget, meter: total_tokens, limit: 100k, window: day }
 keys:
   - { id: dev, plan: process, secret: "\${CANARY_KEY}" }
 sinks:
   - { name: file, type: file, path: "{dir}/usage.ndjson" }
   - { name: out, type: stdout }
+notifications: { webhooks: [{ url: "${webhook}", secret: "${secretA}" }] }
+telemetry: { otlp: "${otlp}", headers: { authorization: "Bearer \${CANARY_UPSTREAM}" }, sample: 100% }
 `
 
 function filesIn(dir: string): string[] {
@@ -36,8 +42,11 @@ function filesIn(dir: string): string[] {
 t.test('I8: planted secrets appear in no log, file, metric, event, admin answer or error, whatever went wrong', async (t) => {
   const normal: Script = (request, reply) => (request.target.startsWith('/v1/messages') ? anthropic({ pieces: [canaries.answer] }) : openai({ pieces: [canaries.answer] }))(request, reply)
   const upstream = await openScriptedUpstream(t, normal)
+  const webhook = await startReceiver(t)
+  const otlp = await startOtlpReceiver(t)
+  const config = yaml(upstream.url, webhook.url, otlp.url)
   const env = { CANARY_KEY: canaries.key, CANARY_UPSTREAM: canaries.upstreamKey, TALLYGATE_LOG_LEVEL: 'trace' }
-  const gateway = await startGatewayProcess(t, yaml(upstream.url), env)
+  const gateway = await startGatewayProcess(t, config, env)
   /** Everything that anyone but the caller of a good answer was told. */
   const told: string[] = []
   const ask = async (what: Parameters<typeof chat>[2] & object = {}, tag: string = canaries.prompt): Promise<number> => {
@@ -98,12 +107,14 @@ t.test('I8: planted secrets appear in no log, file, metric, event, admin answer 
   upstream.script = normal
   t.equal(await ask(), 200)
   // A config with a mistake beside the secrets.
-  gateway.configure(yaml(upstream.url).replace('window: day', 'windw: day'))
+  gateway.configure(config.replace('window: day', 'windw: day'))
   gateway.signal('SIGHUP')
-  await waitFor('the refusal', () => gateway.output().includes('windw'))
-  gateway.configure(yaml(upstream.url))
+  await waitFor('the refusal', () => gateway.output().includes('windw'), { deadlineMs: 15_000 })
+  gateway.configure(config)
   await linesOf(gateway, 8)
   await standing(gateway, canaries.key)
+  await waitFor('a notice', () => webhook.received.length > 0, { deadlineMs: 15_000 })
+  await waitFor('the spans', () => otlp.spans.length > 10, { deadlineMs: 15_000 })
 
   const admin = async (path: string): Promise<string> => {
     const answer = await fetch(`${gateway.adminUrl}${path}`)
@@ -126,6 +137,11 @@ t.test('I8: planted secrets appear in no log, file, metric, event, admin answer 
   t.ok(places.some(([name]) => name.startsWith('data/journal')), 'the journal is among them')
   for (const [name, text] of places) t.same(canariesIn(text), [], name)
   t.equal(await gateway.stop(), 0)
+  // What was told while it stopped is among it: metrics of models, the last spans.
+  t.ok(otlp.points().length > 0 && otlp.spans.some(({ kind }) => kind === 3), 'traces and metrics were sent')
+  t.match(otlp.headers[0]?.['authorization'], canaries.upstreamKey, 'with their own credential')
+  t.same(canariesIn(otlp.bodies.join('\n')), [], `${otlp.bodies.length} messages to the OpenTelemetry receiver`)
+  t.same(canariesIn(JSON.stringify(webhook.received)), [], `${webhook.received.length} notices`)
   for (const path of filesIn(gateway.dir)) t.same(canariesIn(readFileSync(path)), [], `after the end: ${path.slice(gateway.dir.length + 1)}`)
   t.same(canariesIn(gateway.output()), [])
   t.comment(`${places.length} places searched, ${places.reduce((sum, [, text]) => sum + text.length, 0)} bytes: 0 hits`)
