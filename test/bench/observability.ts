@@ -1,23 +1,24 @@
 import { spawn, type ChildProcess } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { mkdirSync, openSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
+import { systemClock } from '../../src/clock.ts'
+import { openLogTo } from '../../src/log.ts'
 import { Metrics } from '../../src/metrics.ts'
+import { systemRandom } from '../../src/random.ts'
+import { openTelemetry } from '../../src/telemetry/otlp.ts'
 import { answers, cell, children, cpuUs, dir, freePort, gatewayConfig, median, needs, nodeArgs, plainBody, root, ROUNDS, SECRET, startUpstream, stop, until, wrk } from './rig.ts'
 
 /**
  * What it costs a call to be seen: CPU per exchange of gateways that differ only in what they tell, under the same load, in turns; the median round counts. The first
- * tells nothing but metrics, which cannot be switched off: their part is measured by itself. Needs wrk.
+ * tells nothing but metrics, which cannot be switched off. Then each part by itself, which a busy machine disturbs less. Needs wrk.
  */
 needs('wrk')
 
-const receiver = createServer((request, response) => {
-  request.resume()
-  request.on('end', () => response.writeHead(200, { 'content-type': 'application/json' }).end('{}'))
-})
-await new Promise<void>((resolve) => { receiver.listen(0, '127.0.0.1', resolve) })
-const otlp = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}`
+/** In a process of its own: its work is not ours. */
+const receiverPort = await freePort()
+children.push(spawn(process.execPath, ['-e', `require('node:http').createServer((q, r) => { q.resume(); q.on('end', () => r.writeHead(200, { 'content-type': 'application/json' }).end('{}')) }).listen(${receiverPort}, '127.0.0.1')`], { stdio: 'ignore' }))
+const otlp = `http://127.0.0.1:${receiverPort}`
+await until('the receiver', () => answers(receiverPort, '/'))
 const upstream = await startUpstream()
 
 const variants = [
@@ -58,41 +59,73 @@ for (let round = 0; round < ROUNDS; round++) {
 }
 for (const { child } of running) await stop(child)
 
-/** What one plain exchange notes, by itself. */
-function metricsUs(): number {
-  const metrics = new Metrics()
-  const note = (): void => {
-    metrics.open.set(1)
-    metrics.storeLatency.observe({ move: 'reserve' }, 0.001)
-    metrics.unsettled.set(1)
-    metrics.settlements.inc({ end: 'complete', usage_source: 'upstream' })
-    metrics.tokens.inc({ provider: 'openai', model: 'bench', type: 'input' }, 20)
-    metrics.tokens.inc({ provider: 'openai', model: 'bench', type: 'output' }, 20)
-    metrics.storeLatency.observe({ move: 'settle' }, 0.001)
-    metrics.unsettled.set(0)
-    metrics.open.set(0)
-    metrics.requests.inc({ provider: 'openai', endpoint: 'chat.completions', outcome: 'complete' })
-    metrics.duration.observe({ endpoint: 'chat.completions' }, 0.02)
-    metrics.firstByte.observe({ endpoint: 'chat.completions' }, 0.02)
-    metrics.upstreamDuration.observe({ upstream: 'model' }, 0.02)
-    metrics.overhead.observe(0.001)
-  }
-  for (let i = 0; i < 20_000; i++) note()
+/** Processor time of one call of `note`, by itself. `after`: what it leaves to be done later is part of it. */
+async function ownUs(note: () => void, after: () => Promise<void> = async () => undefined): Promise<number> {
   const took: number[] = []
-  for (let round = 0; round < 5; round++) {
-    const { user } = process.cpuUsage()
-    for (let i = 0; i < 20_000; i++) note()
-    took.push((process.cpuUsage().user - user) / 20_000)
+  for (let round = 0; round < 6; round++) {
+    const before = process.cpuUsage()
+    for (let i = 0; i < 2_000; i++) note()
+    await after()
+    const { user, system } = process.cpuUsage(before)
+    if (round > 0) took.push((user + system) / 2_000)
   }
-  return Math.min(...took)
+  return median(took)
+}
+
+const metrics = new Metrics()
+function noteMetrics(): void {
+  metrics.open.set(1)
+  metrics.storeLatency.observe({ move: 'reserve' }, 0.001)
+  metrics.unsettled.set(1)
+  metrics.settlements.inc({ end: 'complete', usage_source: 'upstream' })
+  metrics.tokens.inc({ provider: 'openai', model: 'bench', type: 'input' }, 20)
+  metrics.tokens.inc({ provider: 'openai', model: 'bench', type: 'output' }, 20)
+  metrics.storeLatency.observe({ move: 'settle' }, 0.001)
+  metrics.unsettled.set(0)
+  metrics.open.set(0)
+  metrics.requests.inc({ provider: 'openai', endpoint: 'chat.completions', outcome: 'complete' })
+  metrics.duration.observe({ endpoint: 'chat.completions' }, 0.02)
+  metrics.firstByte.observe({ endpoint: 'chat.completions' }, 0.02)
+  metrics.upstreamDuration.observe({ upstream: 'model' }, 0.02)
+  metrics.overhead.observe(0.001)
+}
+
+const nowhere = openSync('/dev/null', 'w')
+const log = openLogTo({ write: (line) => writeSync(nowhere, line) }, 'info')
+function noteLine(): void {
+  log.info({
+    id: '01a204ab-e184-7f88-b929-1fff2afd8ea7', account: 'acme', key: 'acme-dev', endpoint: 'chat.completions', model: 'bench', upstream: 'model', status: 200, end: 'complete', ms: 23, upstream_ms: 22, first_byte_ms: 22,
+    input_tokens: 20, output_tokens: 20, usage_source: 'upstream',
+  }, 'exchange')
+}
+
+async function telemetryUs(sampleShare: number): Promise<number> {
+  const telemetry = openTelemetry(
+    { endpoint: otlp, headers: {}, sampleShare, serviceName: 'bench', instance: 'bench', version: '0' },
+    { clock: systemClock, random: systemRandom, log: { warn() {}, info() {} }, exports: metrics.telemetryExports },
+  )
+  const headers = ['host', 'x', 'authorization', 'Bearer x', 'content-type', 'application/json', 'content-length', '1000']
+  const us = await ownUs(() => telemetry.ended({
+    trace: telemetry.begin(headers), id: '01a204ab-e184-7f88-b929-1fff2afd8ea7', startMs: 1_800_000_000_000, ms: 23, method: 'POST', path: '/v1/chat/completions', endpoint: 'chat.completions', status: 200, end: 'complete',
+    failure: null, account: 'acme', key: 'acme-dev', plan: 'free',
+    upstream: {
+      afterMs: 1, ms: 22, name: 'model', origin: 'http://127.0.0.1:8000', status: 200, attempts: 1, provider: 'openai', model: 'bench', modelLabel: 'bench', modelServed: 'bench', streamed: false, outputBound: 256, choices: 1,
+      firstByteMs: 22, perOutputTokenMs: null, inputTokens: 20, cachedInputTokens: 0, cacheWriteTokens: null, outputTokens: 20,
+    },
+  }), () => new Promise((resolve) => { setTimeout(resolve, 1_500) }))
+  await telemetry.close()
+  return us
 }
 
 const base = median(running[0]!.us)
-const ownUs = metricsUs()
+const own = [
+  ['metrics', await ownUs(noteMetrics)], ['a log line', await ownUs(noteLine)], ['telemetry, not recorded', await telemetryUs(0)], ['telemetry, recorded and sent', await telemetryUs(1)],
+] as const
 console.log(`\n${'CPU per plain exchange, µs'.padEnd(28)}${cell('gateway', 10)}${cell('more', 10)}`)
-console.log(`${'metrics, by themselves'.padEnd(28)}${cell(ownUs.toFixed(1), 10)}${cell(`${((ownUs / base) * 100).toFixed(1)} %`, 10)}`)
 for (const [index, { us }] of running.entries()) {
   const mid = median(us)
   console.log(`${variants[index]!.name.padEnd(28)}${cell(mid.toFixed(1), 10)}${cell(index === 0 ? '' : `${((mid / base - 1) * 100).toFixed(1)} %`, 10)}`)
 }
+console.log(`\n${'by itself, µs'.padEnd(28)}${cell('', 10)}${cell('of a call', 10)}`)
+for (const [name, us] of own) console.log(`${name.padEnd(28)}${cell(us.toFixed(1), 10)}${cell(`${((us / base) * 100).toFixed(1)} %`, 10)}`)
 process.exit(0)
