@@ -6,7 +6,9 @@ import { StoredKeyDirectory } from './accounts/key-directory.ts'
 import { MadeAccounts } from './accounts/made-accounts.ts'
 import type { AdminParts, RunningGateway } from './admin/route.ts'
 import { Analytics } from './analytics/analytics.ts'
+import type { ArchivedEvents } from './analytics/projector.ts'
 import { Archive } from './archive/archive.ts'
+import type { ArchivedEvent } from './archive/archive.ts'
 import { ARCHIVE, EventHistory } from './archive/history.ts'
 import { withTime } from './clock.ts'
 import type { Clock } from './clock.ts'
@@ -124,13 +126,20 @@ function archiveOf({ events, sinks }: Config, log: Log): Archive | null {
   return events.archive === null || typeof path !== 'string' ? null : new Archive(path, log)
 }
 
-function archivedBy(archive: Archive | null): { readonly consumer: string; read(): AsyncIterable<UsageEvent> } | null {
+function archivedBy(archive: Archive | null): ArchivedEvents | null {
   return archive === null ? null : {
     consumer: ARCHIVE,
-    async *read() {
-      for await (const { event } of archive.read({ sinceMs: 0 })) yield event
+    async snapshot() {
+      const until = await archive.end()
+      return until === null ? noEvents() : eventsOf(archive.read({ sinceMs: 0, until }))
     },
   }
+}
+
+async function* noEvents(): AsyncGenerator<UsageEvent> {}
+
+async function* eventsOf(archived: AsyncIterable<ArchivedEvent>): AsyncGenerator<UsageEvent> {
+  for await (const { event } of archived) yield event
 }
 
 async function inspect(store: Store, { store: config }: Config): ReturnType<AdminParts['inspectStore']> {

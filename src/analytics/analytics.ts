@@ -1,12 +1,11 @@
 import type { Clock } from '../clock.ts'
 import type { AnalyticsConfig, Config } from '../config/config.ts'
 import type { Log } from '../log.ts'
-import type { UsageEvent } from '../metering/event.ts'
 import type { Outbox } from '../stores/store.ts'
 import { StoreUnavailable } from '../stores/store.ts'
 import { LiveFeed } from './live-feed.ts'
 import { Projector, ROLLUPS } from './projector.ts'
-import type { ProjectorState } from './projector.ts'
+import type { ArchivedEvents, ProjectorState } from './projector.ts'
 import { RefusalTally } from './refusal-tally.ts'
 import type { RefusedCall } from './refusal-tally.ts'
 import { bucketOf, nextBucket } from './rollups.ts'
@@ -19,7 +18,7 @@ export interface AnalyticsParts {
   /** Opens the roll-ups of the store. Rejects while they cannot be had; then it is asked again. */
   open(kept: () => Kept): Promise<Rollups>
   /** What the archive of a configuration has; null: there is none. */
-  archive(config: Config): { readonly consumer: string; read(): AsyncIterable<UsageEvent> } | null
+  archive(config: Config): ArchivedEvents | null
   /** The outbox's consumers have changed: the roll-ups hold back trimming, or no longer do. */
   onHold(): void
   readonly clock: Clock
@@ -100,7 +99,10 @@ export class Analytics {
   }
 
   async usage(question: UsageQuestion): Promise<readonly UsageRow[]> {
-    return (await this.#open()).usage({ ...question, ...this.#withinKept(question) })
+    const span = this.#withinKept(question)
+    // Nothing is counted in the future: without a row for each bucket, this month is asked for as a whole.
+    const isOpen = !question.series && (question.unit === 'day' || question.unit === 'month') && span.untilMs > this.#parts.clock.nowMs()
+    return (await this.#open()).usage({ ...question, ...span, ...(isOpen ? { untilMs: nextBucket('month', bucketOf('month', span.untilMs - 1)) } : {}) })
   }
 
   async refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]> {
@@ -147,12 +149,14 @@ export class Analytics {
   #projectorOf(first: Config): Projector {
     const { outbox, clock, log, archive, onHold } = this.#parts
     return new Projector({
-      outbox, clock, holder: first.instance, rollups: () => this.#open(), archive: () => archive(this.#config ?? first), kept: () => keptOf((this.#config ?? first).analytics) ?? nothingKept,
+      outbox, clock, holder: first.instance, holdEvents: () => holdEventsOf(this.#config ?? first), rollups: () => this.#open(), archive: () => archive(this.#config ?? first), kept: () => keptOf((this.#config ?? first).analytics) ?? nothingKept,
       holds: (holding) => {
         this.#holding = holding
         if (holding) log.info({}, 'the roll-ups have caught up; events wait for them again')
         else log.error({}, 'the roll-ups are far behind; events that all sinks have are removed without waiting for them')
         onHold()
+        // At once, and not only when nobody has said for a while that he waits.
+        if (!holding) void outbox.letGo?.(ROLLUPS).catch(() => undefined)
       },
       tell: (what, fields) => {
         if (what === 'rebuilt') log.info(fields, 'the roll-ups are made anew; the archive\'s events are counted, the store\'s follow')
@@ -207,9 +211,20 @@ export class Analytics {
   }
 }
 
+const HOLD_EVENTS = 200_000
+
+/** Well before a store admits nothing because of what waits in it. */
+function holdEventsOf({ store }: Config): number {
+  return store.kind === 'redis' ? Math.min(HOLD_EVENTS, Math.floor(store.eventsMax / 4)) : HOLD_EVENTS
+}
+
 const nothingKept: Kept = { minute: 0, hour: 0, day: 0, month: 0 }
 
 /** null: switched off. */
 export function keptOf(config: AnalyticsConfig | null): Kept | null {
-  return config === null ? null : { minute: config.minutesMs, hour: config.hoursMs, day: config.daysMs, month: config.monthsMs }
+  if (config === null) return null
+  // What is kept in a shorter unit is in the longer ones too: answers go from one to the other.
+  const hour = Math.max(config.minutesMs, config.hoursMs)
+  const day = Math.max(hour, config.daysMs)
+  return { minute: config.minutesMs, hour, day, month: Math.max(day, config.monthsMs) }
 }

@@ -44,7 +44,7 @@ export function gathered(increments: Iterable<Increment>): Gathered[] {
 export const TABLES = ['usage', 'accounts', 'mix'] as const
 export type Table = (typeof TABLES)[number]
 
-const KEPT_IN: Readonly<Record<Table, readonly Unit[]>> = { usage: ['minute', 'hour', 'day'], accounts: ['hour', 'day', 'month'], mix: ['minute', 'hour', 'day', 'month'] }
+export const KEPT_IN: Readonly<Record<Table, readonly Unit[]>> = { usage: ['minute', 'hour', 'day'], accounts: ['hour', 'day', 'month'], mix: ['minute', 'hour', 'day', 'month'] }
 
 /** What is added to one row of a table. */
 export interface TableRow {

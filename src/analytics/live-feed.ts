@@ -52,7 +52,7 @@ export class LiveFeed {
   close(): void {
     this.#stop?.()
     this.#stop = null
-    for (const listener of [...this.#listeners]) listener()
+    for (const listener of this.#listeners) listener()
   }
 
   /** What one process tells once a second. */
@@ -90,7 +90,7 @@ export class LiveFeed {
     this.#figures = this.#read()
     this.#seconds.push(emptySecond())
     if (this.#seconds.length > SECONDS) this.#seconds.shift()
-    for (const listener of [...this.#listeners]) listener()
+    for (const listener of this.#listeners) listener()
   }
 
   #read(): LiveFigures {

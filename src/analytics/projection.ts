@@ -70,6 +70,7 @@ const plain = /^[ -~]{0,128}$/
 /** Without control characters, which separate names where they are kept. */
 export function name(value: unknown): string {
   if (typeof value !== 'string' || plain.test(value)) return typeof value === 'string' ? value : ''
+  // oxlint-disable-next-line no-control-regex
   return value.replace(/[\0-\x1f\x7f]/g, '').slice(0, NAME_MAX).toWellFormed()
 }
 

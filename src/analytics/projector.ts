@@ -4,6 +4,7 @@ import type { UsageEvent } from '../metering/event.ts'
 import type { Fence, Outbox } from '../stores/store.ts'
 import { StaleFence, StoreUnavailable } from '../stores/store.ts'
 import { incrementOf, incrementOfRecord } from './projection.ts'
+import { bucketOf, nextBucket } from './rollups.ts'
 import type { Increment, Kept, Rollups } from './rollups.ts'
 
 /** The name under which the roll-ups have their place in the outbox. */
@@ -17,12 +18,22 @@ export interface ProjectorParts {
   /** Names this process in the lease. */
   readonly holder: string
   kept(): Kept
-  /** What an archive has; its consumer's name. null: there is none. */
-  archive(): { readonly consumer: string; read(): AsyncIterable<UsageEvent> } | null
+  /** null: there is none. */
+  archive(): ArchivedEvents | null
+  /** So far behind, the store's events are kept for the roll-ups no longer than for anybody else. */
+  holdEvents(): number
   /** Has held back trimming for too long, or does so again. */
   holds(holding: boolean): void
   tell(what: 'rebuilt' | 'missed', fields: object): void
   failed(error: unknown): void
+}
+
+/** What an archive has. */
+export interface ArchivedEvents {
+  /** The name under which it is delivered to. */
+  readonly consumer: string
+  /** All that it has at this moment, and nothing that comes later. */
+  snapshot(): Promise<AsyncIterable<UsageEvent>>
 }
 
 export interface ProjectorState {
@@ -44,9 +55,8 @@ const LONGEST_WAIT_MS = 30_000
 const TRIES = 50
 const TRY_MS = 100
 const PRUNE_MS = 3_600_000
-const HOLD_LOOK_MS = 60_000
-/** So far behind, uncounted events are kept for the roll-ups no longer than for anybody else: looking must never keep calls from being admitted. */
-const HOLD_EVENTS = 200_000
+const HOLD_LOOK_MS = 10_000
+/** As `holdEvents`: looking must never keep calls from being admitted. */
 const HOLD_MS = 86_400_000
 /** What an archive's sink writes at once at most, and as much again. */
 const IN_FLIGHT = 2_000
@@ -124,10 +134,10 @@ export class Projector {
 
   /** Lets go of trimming while it is far behind, and holds on again once it is not. */
   async lookAtHold(): Promise<void> {
-    const { outbox, clock, holds } = this.#parts
+    const { outbox, clock, holds, holdEvents } = this.#parts
     try {
       const { count, oldestMs } = await outbox.lag(ROLLUPS)
-      const isFar = count > HOLD_EVENTS || (oldestMs !== null && clock.nowMs() - oldestMs > HOLD_MS)
+      const isFar = count > holdEvents() || (oldestMs !== null && clock.nowMs() - oldestMs > HOLD_MS)
       if (this.#holding === !isFar) return
       this.#holding = !isFar
       holds(this.#holding)
@@ -151,12 +161,15 @@ export class Projector {
       await rollups.reset()
       if (archive === null) await outbox.rewind(ROLLUPS, null)
       else {
-        // The archive stands still meanwhile. Where it stands divides all events in two: those that are read from it, and those that the store gives afterwards.
+        // The archive stands still for a moment. Where it stands divides all events in two: those that are read from it, and those that the store gives afterwards.
         const archiveFence = await this.#seize(archive.consumer, own)
         fences.push(archiveFence)
         await outbox.follow?.(fence, archive.consumer)
-        // A batch that its writer had begun may get into the file still.
+        // A batch that its writer had begun may be in the file already.
         const later = new Set((await outbox.read(archiveFence, IN_FLIGHT)).map(({ record }) => eventId(record.id, record.correction)))
+        const archived = await archive.snapshot()
+        fences.pop()
+        await outbox.release(archiveFence)
         let batch: Increment[] = []
         const count = async (): Promise<void> => {
           await this.#mustHold(fence, own)
@@ -164,7 +177,7 @@ export class Projector {
           state.archived += batch.length
           batch = []
         }
-        for await (const event of archive.read()) {
+        for await (const event of archived) {
           if (later.has(event.id)) continue
           batch.push(incrementOf(event))
           if (batch.length >= BATCH) await count()
@@ -258,15 +271,27 @@ export class Projector {
 
   /** What the store removed before it was counted an archive may have. */
   async #lookForGaps(): Promise<void> {
-    const { outbox, clock, archive, tell } = this.#parts
+    const { outbox, clock, tell } = this.#parts
     const missed = outbox.gaps?.().find(({ consumer }) => consumer === ROLLUPS)?.events ?? 0
     if (missed <= this.#told) return
     const events = missed - this.#told
     this.#told = missed
     this.#missed += events
-    const mayMake = archive() !== null && clock.monotonicMs() - this.#rebuiltMs > REBUILD_AGAIN_MS
+    const mayMake = clock.monotonicMs() - this.#rebuiltMs > REBUILD_AGAIN_MS && await this.#archiveHasAll()
     tell('missed', { events, made_again: mayMake })
     if (mayMake) await this.rebuild()
+  }
+
+  /** Nothing that is rolled up is older than what the archive still has: it would be gone. */
+  async #archiveHasAll(): Promise<boolean> {
+    const { clock, kept, archive } = this.#parts
+    const archived = archive()
+    if (archived === null) return false
+    const nowMs = clock.nowMs()
+    const days = { unit: 'day', fromMs: bucketOf('day', nowMs - kept().day), untilMs: nextBucket('day', bucketOf('day', nowMs)), by: [], series: true, only: {}, latencies: false, top: null } as const
+    const [oldest] = await (await this.#parts.rollups()).usage(days)
+    for await (const event of await archived.snapshot()) return oldest === undefined || oldest.fromMs === null || bucketOf('day', Date.parse(event.time)) <= oldest.fromMs
+    return false
   }
 
   async #prune(): Promise<void> {
@@ -274,7 +299,7 @@ export class Projector {
       // Of several gateways only the one that counts.
       if (this.#fence === null || this.#rebuilding !== null) return
       await (await this.#parts.rollups()).prune(this.#parts.clock.nowMs(), this.#parts.kept())
-      if (this.#missed > 0 && this.#parts.archive() !== null) await this.rebuild()
+      if (this.#missed > 0 && await this.#archiveHasAll()) await this.rebuild()
     } catch (error) {
       this.#parts.failed(error)
     }

@@ -11,7 +11,7 @@ import { histogramText } from './counts.ts'
 import type { Adding } from './counts.ts'
 import { COMBINED, gathered, MODELS_MAX, OTHER, SEPARATOR, sourceOf, tableRows } from './gathering.ts'
 import type { Table, TableRow } from './gathering.ts'
-import { bucketOf, DIMENSIONS, nextBucket, REFUSAL_DIMENSIONS, REFUSAL_UNITS, UNITS } from './rollups.ts'
+import { bucketOf, DIMENSIONS, nextBucket, REFUSAL_DIMENSIONS, REFUSAL_UNITS } from './rollups.ts'
 import type { Counted, Dimension, Increment, Kept, RefusalCount, RefusalQuestion, RefusalRow, Rollups, Unit, UsageQuestion, UsageRow } from './rollups.ts'
 
 export interface RedisRollupsParts {

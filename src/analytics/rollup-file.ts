@@ -3,10 +3,10 @@ import type { SQLInputValue, StatementSync } from 'node:sqlite'
 import { inOrder, RefusalAnswering } from './answering.ts'
 import { addHistogram, addHistogramText, histogramOf, histogramText, noHistogram, SUMS } from './counts.ts'
 import type { Counts, Sum } from './counts.ts'
-import { COMBINED, MODELS_MAX, MODELS_OF_ALL, OTHER, SEPARATOR, sourceOf, tableRows, TABLES } from './gathering.ts'
+import { COMBINED, KEPT_IN, MODELS_MAX, MODELS_OF_ALL, OTHER, SEPARATOR, sourceOf, tableRows, TABLES } from './gathering.ts'
 import type { Gathered, Table, TableRow } from './gathering.ts'
-import { bucketOf, bucketsBetween, DIMENSIONS, REFUSAL_DIMENSIONS, REFUSAL_UNITS, ROWS_MAX, UNITS } from './rollups.ts'
-import type { Dimension, Kept, RefusalCount, RefusalQuestion, RefusalRow, Unit, UsageQuestion, UsageRow } from './rollups.ts'
+import { bucketOf, bucketsBetween, DIMENSIONS, REFUSAL_DIMENSIONS, REFUSAL_UNITS, ROWS_MAX, segmentsOf, UNITS } from './rollups.ts'
+import type { Kept, RefusalCount, RefusalQuestion, RefusalRow, Unit, UsageQuestion, UsageRow } from './rollups.ts'
 
 /**
  * Roll-ups in a SQLite file, used in a thread of its own. It holds nothing that cannot be made again from the events, so it is not synced at every step:
@@ -34,8 +34,8 @@ const MODEL_DAYS_KEPT = 20_000
 const REFUSED_KEPT = 20_000
 
 /** Of minutes, that are not added up into longer units yet: an answer has to look at them one by one. */
-const UNFOLDED_MAX = 10_000
-const UNFOLDED_MS = 10 * 60_000
+const UNFOLDED_MAX = 25_000
+const UNFOLDED_MS = 15 * 60_000
 
 export class RollupFile {
   readonly #db: DatabaseSync
@@ -121,8 +121,8 @@ export class RollupFile {
   #usage(question: UsageQuestion): UsageRow[] {
     const { by, series, latencies, top } = question
     // Of a reader it is another thread's.
-    const { from, given: givenThere } = sourceFor(question, this.#statements === null ? this.#folded() : this.#foldedMs)
-    const given = [...givenThere]
+    const foldedMs = this.#statements === null ? this.#folded() : this.#foldedMs
+    let { from, given } = sourceFor(question, foldedMs, null)
     const columns = by.map((dimension) => `"${dimension}"`)
     let where = ''
     if (top !== null && by.length > 0) {
@@ -131,7 +131,9 @@ export class RollupFile {
         GROUP BY ${columns.join(', ')} ORDER BY sum(${top.of}) DESC LIMIT ?`).all(...given, top.count)
       if (best.length === 0) return []
       where = `WHERE (${columns.join(', ')}) IN (VALUES ${best.map(() => `(${columns.map(() => '?').join(', ')})`).join(', ')})`
-      given.push(...best.flatMap((row) => columns.map((_column, index) => String(row[`g${index}`]))))
+      const at = by.indexOf('account')
+      if (at >= 0) ({ from, given } = sourceFor(question, foldedMs, [...new Set(best.map((row) => String(row[`g${at}`])))]))
+      given = [...given, ...best.flatMap((row) => columns.map((_column, index) => String(row[`g${index}`])))]
     }
     const groups = [...(series ? ['bucket'] : []), ...columns, 'currency']
     const added = [...numbers.map((name) => `sum(${name}) AS ${name}`), ...(latencies ? ['histogram(latency) AS latency', 'histogram(first_token) AS first_token'] : [])]
@@ -329,12 +331,13 @@ interface Statements {
 
 function prepareAll(db: DatabaseSync): Statements {
   const adding = [...numbers.map((name) => `${name} = ${name} + excluded.${name}`), ...['latency', 'first_token'].map((name) => `${name} = ${mergedSql(name)}`)].join(', ')
-  const sums = [...numbers.map((name) => `sum(${name})`), 'histogram(latency)', 'histogram(first_token)'].join(', ')
+  const sums = [...numbers.map((name) => `sum(${name}) AS ${name}`), ...['latency', 'first_token'].map((name) => `coalesce(group_concat(nullif(${name}, '')), '') AS ${name}`)].join(', ')
+  const shortened = [...numbers, ...['latency', 'first_token'].map((name) => `CASE WHEN length(${name}) < ${HISTOGRAM_SHORT} THEN ${name} ELSE merged(${name}, '') END`)].join(', ')
   const fold = (table: 'usage' | 'accounts', unit: Unit): StatementSync => {
     const keys = table === 'usage' ? ['account', 'combination', 'currency'] : ['account', 'currency']
     const bucket = unit === 'month' ? `unixepoch(bucket / 1000, 'unixepoch', 'start of month') * 1000` : `bucket - bucket % ${unit === 'hour' ? 3_600_000 : 86_400_000}`
-    return db.prepare(`INSERT INTO ${table} (unit, bucket, ${keys.join(', ')}, ${measures.join(', ')}) SELECT ${UNITS.indexOf(unit)}, ${bucket}, ${keys.join(', ')}, ${sums} FROM usage
-      WHERE unit = 0 AND bucket >= ? AND bucket < ? GROUP BY 2, ${keys.join(', ')} ON CONFLICT DO UPDATE SET ${adding}`)
+    return db.prepare(`INSERT INTO ${table} (unit, bucket, ${keys.join(', ')}, ${measures.join(', ')}) SELECT ${UNITS.indexOf(unit)}, longer, ${keys.join(', ')}, ${shortened}
+      FROM (SELECT ${bucket} AS longer, ${keys.join(', ')}, ${sums} FROM usage WHERE unit = 0 AND bucket >= ? AND bucket < ? GROUP BY longer, ${keys.join(', ')}) WHERE true ON CONFLICT DO UPDATE SET ${adding}`)
   }
   const insert = (table: Table, keys: readonly string[]): StatementSync =>
     db.prepare(`INSERT INTO ${table} (${[...keys, ...measures].join(', ')}) VALUES (${[...keys, ...measures].map(() => '?').join(', ')}) ON CONFLICT DO UPDATE SET ${adding}`)
@@ -371,25 +374,29 @@ interface Source {
   readonly given: readonly (string | number)[]
 }
 
-/** Where the rows are that a question is about; those of minutes that are not added up into longer units yet stand behind the others. */
-function sourceFor({ unit: asked, fromMs, untilMs, by, only }: UsageQuestion, foldedMs: number): Source {
+/**
+ * Where the rows are that a question is about: in the longest units that lie within its time, unless it wants a row for each bucket; and those of minutes that are not added
+ * up into longer units yet. `accounts`: only of these.
+ */
+function sourceFor({ unit: asked, fromMs, untilMs, by, only, series }: UsageQuestion, foldedMs: number, accounts: readonly string[] | null): Source {
   const named = [...new Set([...by, ...DIMENSIONS.filter((dimension) => only[dimension] !== undefined)])]
-  const { table, unit } = sourceOf(asked, named)
+  const { table, unit: finest } = sourceOf(asked, named)
   const account = table === 'accounts' && named.length === 0 ? '' : only.account
+  const of = account === undefined ? accounts : [account]
   const others = DIMENSIONS.filter((dimension) => dimension !== 'account' && only[dimension] !== undefined)
   const joined = named.some((dimension) => dimension !== 'account')
   const columns = [...(table === 'mix' ? [] : ['account']), ...(joined ? COMBINED.filter((name) => named.includes(name)).map((name) => `"${name}"`) : []), 'currency', ...measures]
   const given: (string | number)[] = []
-  const part = (from: Table, unit: Unit, sinceMs: number): string => {
+  const part = (from: Table, unit: Unit, sinceMs: number, beforeMs: number): string => {
     const where = ['unit = ?']
     given.push(UNITS.indexOf(unit))
-    if (account !== undefined && table !== 'mix') {
-      // Bucket by bucket, of each only what is the account's.
-      where.push('bucket IN (SELECT value FROM json_each(?))', 'account = ?')
-      given.push(JSON.stringify(bucketsBetween(unit, sinceMs, untilMs)), account)
+    if (of !== null && table !== 'mix') {
+      // Bucket by bucket, of each only what is theirs.
+      where.push('bucket IN (SELECT value FROM json_each(?))', 'account IN (SELECT value FROM json_each(?))')
+      given.push(JSON.stringify(bucketsBetween(unit, sinceMs, beforeMs)), JSON.stringify(of))
     } else {
       where.push('bucket >= ?', 'bucket < ?')
-      given.push(sinceMs, untilMs)
+      given.push(sinceMs, beforeMs)
       if (table === 'accounts') where.push('account <> \'\'')
     }
     for (const dimension of others) {
@@ -399,8 +406,10 @@ function sourceFor({ unit: asked, fromMs, untilMs, by, only }: UsageQuestion, fo
     // The rows' own order is the way in; the other way round would look at every combination in every bucket.
     return `SELECT bucket, ${columns.join(', ')} FROM ${from}${joined ? ' CROSS JOIN combinations ON combinations.id = combination' : ''} WHERE ${where.join(' AND ')}`
   }
-  const isFolded = (table === 'usage' && unit !== 'minute') || (table === 'accounts' && account !== '')
-  const parts = [part(table, unit, fromMs), ...(isFolded && foldedMs < untilMs ? [part('usage', 'minute', Math.max(fromMs, foldedMs))] : [])]
+  const units = series ? [finest] : UNITS.slice(UNITS.indexOf(finest)).filter((unit) => KEPT_IN[table].includes(unit))
+  const parts = segmentsOf(units, fromMs, untilMs).map((segment) => part(table, segment.unit, segment.fromMs, segment.untilMs))
+  const isFolded = (table === 'usage' && finest !== 'minute') || (table === 'accounts' && account !== '')
+  if (isFolded && foldedMs < untilMs) parts.push(part('usage', 'minute', Math.max(fromMs, foldedMs), untilMs))
   return { from: `(${parts.join(' UNION ALL ')})`, given }
 }
 

@@ -156,3 +156,23 @@ export function bucketsBetween(unit: Unit, fromMs: number, untilMs: number): num
 
 /** More than a month of minutes. */
 const BUCKETS_MAX = 50_000
+
+export interface Segment {
+  readonly unit: Unit
+  readonly fromMs: number
+  readonly untilMs: number
+}
+
+/** A time in parts, each in whole buckets of the longest of these units (the shortest first) that fits. Both ends must lie on the shortest one's boundaries. */
+export function segmentsOf(units: readonly Unit[], fromMs: number, untilMs: number): readonly Segment[] {
+  const segments: { unit: Unit; fromMs: number; untilMs: number }[] = []
+  for (let atMs = fromMs; atMs < untilMs;) {
+    const unit = units.findLast((each) => bucketOf(each, atMs) === atMs && nextBucket(each, atMs) <= untilMs) ?? units[0]!
+    const endMs = nextBucket(unit, bucketOf(unit, atMs))
+    const last = segments.at(-1)
+    if (last?.unit === unit) last.untilMs = endMs
+    else segments.push({ unit, fromMs: atMs, untilMs: endMs })
+    atMs = endMs
+  }
+  return segments
+}

@@ -98,6 +98,8 @@ export interface Outbox {
   onAppend(listener: () => void): () => void
   /** Which consumers are configured: only they hold back trimming. */
   setConsumers(names: readonly string[]): Promise<void>
+  /** A consumer holds back trimming no more, from now on and until it is configured again. Absent: `setConsumers` says enough. */
+  letGo?(consumer: string): Promise<void>
   /** `scan` still has everything that was written at or after this instant, ms; 0: everything ever; Infinity: nothing. Absent: 0. */
   completeSince?(): Promise<number>
   /** Consumers whose events were removed before they had them, with how many, as this process has found since it began: it only grows. */

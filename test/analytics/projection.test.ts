@@ -23,6 +23,7 @@ t.test('a record adds the same as its event does, whatever it is', async (t) => 
     const record: OutboxRecord = { kind, id: newId(startMs + i), correction: kind === 'late' ? pick([1, 2]) : 0, atMs: startMs + i, body, usage: quantities(), booked: kind === 'late' ? quantities() : null, drawn: [], overruns: [] }
     const wanted = incrementOf(toUsageEvent(record))
     t.strictSame(incrementOfRecord(record), wanted)
+    // oxlint-disable-next-line no-control-regex
     for (const name of Object.values(wanted.dimensions)) if (name.length > 128 || /[\0-\x1f]/.test(name)) t.fail(`not a name: ${JSON.stringify(name)}`)
     if (!t.passing()) return
   }

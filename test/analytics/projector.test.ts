@@ -9,10 +9,12 @@ import type { ProjectorParts } from '../../src/analytics/projector.ts'
 import { bucketOf } from '../../src/analytics/rollups.ts'
 import type { Rollups } from '../../src/analytics/rollups.ts'
 import { Archive } from '../../src/archive/archive.ts'
+import type { ArchivedEvent } from '../../src/archive/archive.ts'
 import { ARCHIVE } from '../../src/archive/history.ts'
 import { systemClock } from '../../src/clock.ts'
 import { silentLog } from '../../src/log.ts'
 import { toUsageEvent } from '../../src/metering/event.ts'
+import type { UsageEvent } from '../../src/metering/event.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
 import type { Outbox, Store } from '../../src/stores/store.ts'
 import { StoreUnavailable } from '../../src/stores/store.ts'
@@ -39,6 +41,10 @@ async function counted(rollups: Rollups, model?: string): Promise<number> {
   return row?.counts.events ?? 0
 }
 
+async function* eventsOf(archived: AsyncIterable<ArchivedEvent>): AsyncGenerator<UsageEvent> {
+  for await (const { event } of archived) yield event
+}
+
 interface Told { readonly what: string; readonly fields: object }
 
 function project(t: Test, outbox: Outbox, rollups: () => Promise<Rollups>, more: Partial<ProjectorParts> = {}): Projector & { readonly told: Told[]; readonly held: boolean[]; readonly failures: unknown[] } {
@@ -46,7 +52,7 @@ function project(t: Test, outbox: Outbox, rollups: () => Promise<Rollups>, more:
   const held: boolean[] = []
   const failures: unknown[] = []
   const projector = new Projector({
-    outbox, rollups, clock: systemClock, holder: 'me', kept: () => kept, archive: () => null, holds: (holding) => held.push(holding), tell: (what, fields) => told.push({ what, fields }),
+    outbox, rollups, clock: systemClock, holder: 'me', kept: () => kept, archive: () => null, holdEvents: () => 200_000, holds: (holding) => held.push(holding), tell: (what, fields) => told.push({ what, fields }),
     failed: (error) => failures.push(error), ...more,
   })
   t.teardown(() => projector.stop())
@@ -78,8 +84,10 @@ function archiveIn(dir: string): { readonly path: string; write(store: Store, co
     },
     parts: {
       consumer: ARCHIVE,
-      async* read() {
-        for await (const { event } of new Archive(path, silentLog).read({ sinceMs: 0 })) yield event
+      async snapshot() {
+        const archive = new Archive(path, silentLog)
+        const until = await archive.end()
+        return eventsOf(archive.read({ sinceMs: 0, ...(until === null ? {} : { until }) }))
       },
     },
   }

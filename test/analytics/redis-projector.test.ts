@@ -36,7 +36,7 @@ async function counted(rollups: Rollups): Promise<number> {
 function project(t: Test, store: RedisStore, holder: string, rollups: Rollups = new RedisRollups({ ...store.shared, kept: () => kept })): Projector {
   const projector = new Projector({
     outbox: store.outbox, rollups: async () => rollups, clock: withTime(systemClock, () => store.nowMs()), holder, kept: () => kept, archive: () => null,
-    holds: () => undefined, tell: () => undefined, failed: () => undefined,
+    holdEvents: () => 200_000, holds: () => undefined, tell: () => undefined, failed: () => undefined,
   })
   t.teardown(() => projector.stop())
   projector.start()

@@ -280,6 +280,12 @@ export class RedisOutbox implements Outbox {
     }
   }
 
+  /** Other replicas say within a minute that they have it, if they do. */
+  async letGo(consumer: string): Promise<void> {
+    const key = this.#keys.consumers()
+    await this.#link.command(key, 'HDEL', [key, consumer])
+  }
+
   async completeSince(): Promise<number> {
     const written = (await this.#look([])).flatMap((last, partition) => {
       if (last instanceof StoreUnavailable) throw last
