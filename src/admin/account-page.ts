@@ -1,6 +1,6 @@
 import { listAccounts } from '../accounts/account-overview.ts'
 import type { AccountOverview } from '../accounts/account-overview.ts'
-import { ROWS_MAX, bucketOf, nextBucket } from '../analytics/rollups.ts'
+import { bucketOf, nextBucket } from '../analytics/rollups.ts'
 import type { UsageRow } from '../analytics/rollups.ts'
 import { toWholeSecond } from '../metering/event.ts'
 import { decimalOfNanos } from '../metering/price.ts'
@@ -26,14 +26,14 @@ export async function accountPage(query: Asked['query'], parts: AdminParts): Pro
   const isPage = typeof limit === 'number'
   // When all are told, or come in that order, it is asked of all.
   const ahead = !isPage || sort === 'forecast' ? await forecasts(all.map(({ id }) => id)) : null
-  const sizes = isSize(sort) ? await sizesOf(sort, parts, nowMs) : null
+  const sizes = isSize(sort) ? await sizesOf(parts, nowMs) : null
   const valueOf = (account: AccountOverview): string | number => {
     switch (sort) {
       case 'id': return account.id
       case 'plan': return account.plan ?? ''
       case 'keys': return account.keys
       case 'forecast': return ahead?.get(account.id) ?? Infinity
-      default: return sizes?.get(account.id) ?? 0
+      default: return sizes === null ? 0 : sizeOf(sizes, sort, account.id)
     }
   }
   const sorted = sort === 'id' && !falling ? all : inOrder(all, valueOf, falling)
@@ -41,11 +41,10 @@ export async function accountPage(query: Asked['query'], parts: AdminParts): Pro
   const aheadOfPage = ahead ?? await forecasts(page.map(({ id }) => id))
   const accounts = page.map((account) => ({ ...account, forecast_at: timeText(aheadOfPage.get(account.id)) }))
   if (!isPage) return { accounts, total: all.length, offset, limit: null }
-  const usage = isSize(sort) ? await usageOf(page, parts, nowMs) : null
   return {
     total: all.length, offset, limit,
     accounts: await Promise.all(accounts.map(async (account) => ({
-      ...account, limits_now: (await standing(account.id).catch(nullWhileAway))?.limits ?? [], ...(usage === null ? {} : { usage_30d: usage.get(account.id) ?? null }),
+      ...account, limits_now: (await standing(account.id).catch(nullWhileAway))?.limits ?? [], ...(sizes === null ? {} : { usage_30d: toUsage(sizes.usage.get(account.id), sizes.refused.get(account.id) ?? 0) }),
     }))),
   }
 }
@@ -74,28 +73,25 @@ function spanOf(nowMs: number): { readonly unit: 'day'; readonly fromMs: number;
   return { unit: 'day', fromMs: bucketOf('day', nowMs - sizeOverMs), untilMs: nextBucket('day', bucketOf('day', nowMs)) }
 }
 
-/** Of accounts that have any. */
-async function sizesOf(sort: Size, { analytics }: AdminParts, nowMs: number): Promise<ReadonlyMap<string, number>> {
-  if (analytics.kept === null) return new Map()
-  if (sort === 'refused') {
-    const rows = await analytics.refusals({ ...spanOf(nowMs), by: ['account'], series: false, only: {} })
-    return new Map(rows.map(({ by, refused }) => [by.account ?? '', refused]))
-  }
-  const of = sort === 'cost' ? 'cost_nanos' as const : sort
-  const rows = await analytics.usage({ ...spanOf(nowMs), by: ['account'], series: false, only: {}, latencies: false, top: { of, count: ROWS_MAX } })
-  return new Map(rows.map(({ by, counts }) => [by.account ?? '', Number(counts[of])]))
+interface Sizes {
+  readonly usage: ReadonlyMap<string, UsageRow>
+  readonly refused: ReadonlyMap<string, number>
 }
 
-async function usageOf(page: readonly AccountOverview[], { analytics }: AdminParts, nowMs: number): Promise<ReadonlyMap<string, unknown>> {
-  if (analytics.kept === null) return new Map()
-  const found = await Promise.all(page.map(async ({ id }) => {
-    const [rows, refusals] = await Promise.all([
-      analytics.usage({ ...spanOf(nowMs), by: [], series: false, only: { account: id }, latencies: false, top: null }),
-      analytics.refusals({ ...spanOf(nowMs), by: [], series: false, only: { account: id } }),
-    ])
-    return [id, toUsage(rows[0], refusals[0]?.refused ?? 0)] as const
-  }))
-  return new Map(found)
+/** Of all accounts that have any. */
+async function sizesOf({ analytics }: AdminParts, nowMs: number): Promise<Sizes> {
+  if (analytics.kept === null) return { usage: new Map(), refused: new Map() }
+  const question = { ...spanOf(nowMs), by: ['account'], series: false, only: {} } as const
+  const [rows, refusals] = await Promise.all([
+    analytics.usage({ ...question, latencies: false, top: null }), analytics.refusals(question),
+  ])
+  return { usage: new Map(rows.map((row) => [row.by.account ?? '', row])), refused: new Map(refusals.map(({ by, refused }) => [by.account ?? '', refused])) }
+}
+
+function sizeOf({ usage, refused }: Sizes, sort: Size, account: string): number {
+  if (sort === 'refused') return refused.get(account) ?? 0
+  const counts = usage.get(account)?.counts
+  return counts === undefined ? 0 : Number(counts[sort === 'cost' ? 'cost_nanos' : sort])
 }
 
 function toUsage(row: UsageRow | undefined, refused: number): unknown {

@@ -8,7 +8,7 @@ import { startMs } from './rollups.ts'
 
 const call: RefusedCall = { id: 'x', atMs: startMs, account: 'acme', key: 'k', limit: 'rpm', reason: 'rate_limited', model: 'small', ceiling: 5, used: 5, remaining: 0, resetsAt: null }
 
-t.test('W5: a flood of refusals is a row of the tally, however many there are, and none is lost', async (t) => {
+t.test('a flood of refusals is a row of the tally, however many there are, and none is lost', async (t) => {
   const tally = new RefusalTally()
   for (let i = 0; i < 100_000; i++) tally.note({ ...call, id: String(i), atMs: startMs + Math.floor(i / 100) })
   const { counts } = tally.take()
@@ -17,7 +17,7 @@ t.test('W5: a flood of refusals is a row of the tally, however many there are, a
   t.same(tally.take().counts, [], 'each once')
 })
 
-t.test('W8: names that callers make up become no more rows than are bounded, and whose they are stays told apart', async (t) => {
+t.test('W5: names that callers make up become no more rows than are bounded, and whose they are stays told apart', async (t) => {
   const tally = new RefusalTally()
   for (let i = 0; i < 50_000; i++) tally.note({ ...call, account: i % 2 === 0 ? 'acme' : 'other-one', model: `made-up-${i}` })
   const { counts } = tally.take()

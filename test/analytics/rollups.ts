@@ -130,7 +130,7 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, 
     await rollups.close()
   })
 
-  t.test(`${name}: names that callers make up do not make the roll-ups grow`, async (t) => {
+  t.test(`W5: ${name}: names that callers make up do not make the roll-ups grow`, async (t) => {
     const rollups = await open()
     await rollups.reset()
     const next = chance(3)
