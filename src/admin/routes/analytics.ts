@@ -6,6 +6,7 @@ import { bucketOf, DIMENSIONS, nextBucket, REFUSAL_DIMENSIONS, ROWS_MAX, UNITS }
 import type { Dimension, Dimensions, Kept, RefusalDimension, RefusalRow, Unit, UsageRow } from '../../analytics/rollups.ts'
 import { toInstant, toWholeSecond } from '../../metering/event.ts'
 import { decimalOfNanos } from '../../metering/price.ts'
+import { StoreUnavailable } from '../../stores/store.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Field, Fields, Route } from '../route.ts'
 import { toPastMs } from '../when.ts'
@@ -123,15 +124,23 @@ async function usageOf({ query }: Asked, parts: AdminParts): Promise<unknown> {
   const top = numberOf(query, 'top')
   const latencies = query['percentiles'] !== false
   // Before: what is counted in between is in the answer, and is not claimed to be.
-  const { completeUntilMs } = await analytics.status()
-  const rows = await analytics.usage({ ...span, by, series, only, latencies, top: top === null && order === 'requests' ? null : { of: order === 'cost' ? 'cost_nanos' : order, count: top ?? ROWS_MAX } })
+  const completeUntilMs = await analytics.status().then((status) => status.completeUntilMs, nullWhileAway)
+  const of = order === 'cost' ? 'cost_nanos' : order
+  const found = await analytics.usage({ ...span, by, series, only, latencies, top: top === null ? null : { of, count: top } })
+  const rows = top !== null || order === 'requests' ? found : found.toSorted((a, b) => (a.fromMs ?? 0) - (b.fromMs ?? 0) || Number(b.counts[of]) - Number(a.counts[of]))
   const refused = await refusedBy(analytics, span, by, series, only)
   const documents = rows.map((row) => ({ ...toUsageDocument(row, latencies), refused: refused === null ? null : refused.take(row.fromMs, row.by) }))
   const refusedOnly = refused === null || top !== null ? [] : refused.rest().map((row) => ({ ...toUsageDocument({ fromMs: row.fromMs, by: row.by, counts: null, costs: new Map() }, latencies), refused: row.refused }))
   return {
-    ...spanText(span), complete_until: toInstant(completeUntilMs), by, series, truncated: rows.length >= ROWS_MAX,
+    ...spanText(span), complete_until: completeUntilMs === null ? null : toInstant(completeUntilMs), by, series, truncated: rows.length >= ROWS_MAX,
     rows: series ? [...documents, ...refusedOnly].sort((a, b) => (String(a.from) < String(b.from) ? -1 : String(a.from) > String(b.from) ? 1 : 0)) : [...documents, ...refusedOnly],
   }
+}
+
+/** What was counted is told while the store is away, too. */
+function nullWhileAway(error: unknown): null {
+  if (error instanceof StoreUnavailable) return null
+  throw error
 }
 
 interface RefusedBy {
