@@ -212,7 +212,7 @@ export class UseWatch implements Sink {
     const facts = grant === null ? this.#factsOf(look, balance) : this.#factsOfGrant(look, grant, balance)
     if (facts === undefined) return
     const what = grant === null ? `'${look.applied.limit.name}'` : `the grant '${grant.id}' of '${grant.limit}'`
-    const text = `${facts.account} has used ${percent}% of ${what}${facts.data['per'] === 'key' ? ` with the key '${look.principal.keyId}'` : ''}: ${numbers(facts.data['used'])} of ${numbers(facts.data['ceiling'])} ${facts.unit}`
+    const text = `${facts.account} has reached ${threshold}% of ${what}${facts.data['per'] === 'key' ? ` with the key '${look.principal.keyId}'` : ''}: ${numbers(facts.data['used'])} of ${numbers(facts.data['ceiling'])} ${facts.unit} are used`
     const forgetMs = grant === null ? forgottenFrom(look.period) : later(grantEndsMs(grant), keptMs)
     await this.#write({ id, type: 'threshold', account: facts.account, atMs: nowMs, source: this.#source, text, data: { threshold, percent, ...facts.data }, forgetMs })
   }
