@@ -482,11 +482,19 @@ class Parser {
       hashes.set(digest, raw)
       keys.push({
         id: raw.id, hash: digest, account: raw.account, plan: raw.plan,
-        limits: raw.limits.length === 0 ? nothing : limitsOf(raw.limits, this.#meters, this.#report),
+        limits: raw.limits.length === 0 ? nothing : this.#keyLimits(raw),
         entitlements: entitlementsOf(raw.entitlements), labels: labelsOf(raw.labels), expiresMs: raw.expires, endUserFrom: raw.end_user_from, where: where(raw),
       })
     }
     return keys
+  }
+
+  #keyLimits(raw: RawKey): readonly Limit[] {
+    const limits = limitsOf(raw.limits, this.#meters, this.#report)
+    for (const { name, bySubscription } of limits) {
+      if (bySubscription === true) this.#report.problem(this.#at(raw, 'limits'), pathOf(raw.trail, 'limits'), `${name}: a key has no subscription; write limit: subscription with its account or plan`)
+    }
+    return limits
   }
 
   #checkOwner(raw: RawKey, plans: ReadonlyMap<string, Plan>): void {

@@ -328,7 +328,7 @@ const thresholds: Shape<readonly number[]> = {
 const limit = object({
   name: required(named('a name for a limit (printable ASCII without " and \\, no space at its ends, 64 characters at most)', limitGrammar), 'Appears in headers and refusals. The same name in an account or key replaces the plan\'s.'),
   meter: required(raw('meter', 'the name of a meter', [{ type: 'string' }]), `What is counted: ${Object.keys(METERS).join(', ')}, or one of meters.`),
-  limit: required(raw('ceiling', 'a number such as 20, 100k or 2.5M, or unlimited', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { const: 'unlimited' }]), 'How much; 0 refuses everything. Or unlimited.'),
+  limit: required(raw('ceiling', 'a number such as 20, 100k or 2.5M, or unlimited', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { enum: ['unlimited', 'subscription'] }]), 'How much; 0 refuses everything. Or unlimited. Of seats also: subscription, as many as that has.'),
   window: optional(raw('window', 'a duration such as 1m, or one of minute, hour, day, week, month, billing_period, term, lifetime', [{ type: 'string', pattern: durationPattern }, { enum: ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'term', 'lifetime'] }]), null, 'In which time. Concurrency has none.'),
   kind: optional(oneOf(['sliding', 'fixed']), null, 'For a duration: sliding holds in every interval of that length; fixed is aligned to the clock. Default sliding.'),
   per: optional(oneOf(['account', 'key', 'end_user'], { user: '"user" is not one of account, key, end_user; did you mean "end_user"?' }), 'account', 'Whose counter. Default account.'),
@@ -337,6 +337,8 @@ const limit = object({
     endpoints: optional(list(endpoint, { empty: 'has to name an endpoint; leave it out to mean every endpoint' }), null, 'Only these endpoints.'),
   }, { hints: { model: 'did you mean "models"?', endpoint: 'did you mean "endpoints"?' } }), null, 'Which calls it counts. Default: all.'),
   each: optional(oneOf(['model']), null, 'model: every model has its own counter.'),
+  holder: optional(oneOf(['key', 'end_user'], { user: '"user" is not one of key, end_user; did you mean "end_user"?' }), null, 'Of seats: who holds one. Default key.'),
+  linger: optional(duration('linger', 0, 7 * 86_400_000), null, 'Of seats: for how long one is kept after the last call, at least. Default 10m.'),
   mode: optional(oneOf(['enforce', 'shadow'], { enforced: '"enforced" is not one of enforce, shadow; did you mean "enforce"?' }), 'enforce', 'shadow counts and reports, and never refuses. Default enforce.'),
   visible: optional(bool, null, 'In headers and /-/usage. Default true, for cost false.'),
   prepaid: optional(bool, false, 'What is drawn here was paid before: used up, it is refused with 402. A limit of 0 with grants is prepaid credit. Default false.'),
@@ -533,7 +535,7 @@ const subscription = object({
   renewal: optional(oneOf(['auto', 'none']), null, 'auto: a term follows the other; none: it ends with the first. Default auto where there is a term and no end.'),
   grace: optional(duration('grace', 0, 366 * dayMs), 0, 'Still served so long after the end. Default 0.'),
   timezone: optional(timeZone, null, 'By whose clock terms are counted. Default: that of billing.'),
-  seats: optional(positive, null, 'The ceiling of the plan\'s concurrency limit named seats.'),
+  seats: optional(positive, null, 'The ceiling of seats limits that say limit: subscription, and of the plan\'s concurrency limit named seats.'),
   suspended: optional(object({ from: required(moment, 'Refused from then on.'), until: optional(moment, null, 'Served again.') }), null, 'Refused for a while.'),
   plan_changes: optional(list(object({
     plan: required(id, 'The new plan.'), from: required(moment, 'From when.'), proration: optional(proration, null, 'In place of the plan\'s.'),

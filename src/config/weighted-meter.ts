@@ -5,7 +5,7 @@ import { decimalOf } from './scalars.ts'
 import { listed, shown } from './problem.ts'
 
 /** What can be added up: cost has its own limits, and what is in flight is no quantity of a call. */
-const usable = Object.keys(METERS).filter((name): name is BuiltinMeter => name !== 'cost' && name !== 'concurrency')
+const usable = Object.keys(METERS).filter((name): name is BuiltinMeter => name !== 'cost' && name !== 'concurrency' && name !== 'seats')
 const scaleMax = 1_000_000_000n
 const coefficientMax = 1_000_000_000_000n
 

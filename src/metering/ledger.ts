@@ -146,6 +146,11 @@ export class Ledger {
     const open = this.#open.get(m.id)
     if (open === undefined) return unchanged({ outcome: 'unknown' })
     if (m.checkpoint !== null && (m.checkpoint !== open.checkpoint || open.deadline > m.nowMs)) return unchanged({ outcome: 'not_due' })
+    if (open.skeleton.seat === true) {
+      const freed: Effect = { t: 'void', id: m.id }
+      this.apply(freed)
+      return { answer: { outcome: 'freed' }, effect: freed, record: null }
+    }
     const amounts = open.counted?.amounts ?? open.booked?.amounts ?? open.lines.map(() => 0)
     const usage = open.counted?.usage ?? open.booked?.usage ?? {}
     const drawn: Draw[] = []

@@ -134,7 +134,8 @@ export interface Records {
    * when it was that already, so that it may be repeated blindly. False: it is something else, and was left alone.
    */
   swap(kind: string, id: string, expected: Readonly<Record<string, unknown>> | undefined, value: Readonly<Record<string, unknown>>): Promise<boolean>
-  delete(kind: string, id: string): Promise<void>
+  /** With `expected`: only while the document is still that. */
+  delete(kind: string, id: string, expected?: Readonly<Record<string, unknown>>): Promise<void>
   /** All of them, by id. */
   list(kind: string): Promise<readonly { readonly id: string; readonly value: Readonly<Record<string, unknown>> }[]>
   watch(kind: string, listener: (id: string, value: Readonly<Record<string, unknown>> | undefined) => void): () => void

@@ -54,6 +54,7 @@ const beyondShapes = new Set([
   'store-deadline-short', 'events-keep-alone', 'events-archive-name', 'events-keep-short', 'server-workers-embedded', 'server-workers-memory', 'plan-name-proto', 'merge-proto',
   'cost-plus-currency', 'cost-plus-hidden', 'cost-plus-provider', 'plan-fee-twice', 'plan-fee-without-prices', 'plan-included', 'plan-unpriced-model',
   'price-long-input-order', 'price-long-input-tiers', 'price-no-models', 'price-package-of-nothing', 'price-tiers-end', 'price-tiers-middle',
+  'key-seats-by-subscription', 'limit-subscription-elsewhere', 'meter-of-seats', 'seats-linger-elsewhere', 'seats-linger-too-long', 'seats-per-end-user', 'seats-with-overdraft', 'seats-with-window',
   'limit-notify-concurrency', 'limit-notify-minute', 'limit-notify-unlimited', 'notifications-threshold-zero', 'webhook-header', 'webhook-no-secret', 'webhook-secret-and-secrets', 'webhook-secret-plain',
   'webhook-secret-short', 'webhook-secret-twice', 'webhook-url-password', 'webhook-url-twice',
   'price-tiers-order', 'price-two-forms', 'price-two-scales', 'price-version-order', 'price-version-twice', 'price-versions-in-two-currencies',

@@ -387,6 +387,12 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     c.t.same(await records.get('key', 'a'), { plan: 'max' })
     await records.delete('key', 'a')
     c.t.equal(await records.swap('key', 'a', { plan: 'max' }, { plan: 'free' }), false, 'deleted')
+    await records.put('note', 'a', { plan: 'pro', 2: 'x' })
+    await records.delete('note', 'a', { plan: 'pro' })
+    c.t.same(await records.get('note', 'a'), { plan: 'pro', 2: 'x' }, 'it is something else')
+    await records.delete('note', 'a', { 2: 'x', plan: 'pro' })
+    c.t.equal(await records.get('note', 'a'), undefined)
+    await records.delete('note', 'a', { plan: 'pro' })
     c.t.same(seen, [['a', { plan: 'pro', 2: 'x' }], ['a', { plan: 'max' }], ['a', undefined]], 'and watchers are told of what was done')
   })
 
