@@ -28,6 +28,8 @@ const skewMs = 5_000
 const keptMs = 400 * 86_400_000
 const forgetEveryMs = 86_400_000
 const perTurn = 200
+/** So many open ones make no call noticeably slower. */
+const manyGrants = 16
 /** Periods that passed while nobody looked are gone through one by one, up to here. */
 const periodsMax = 64
 
@@ -139,6 +141,7 @@ export class PeriodEnds {
     const home = acting.chain.at(-1)?.id ?? account
     const left = await this.#end(account, home, this.#seen(account, acting, known, nowMs), nowMs)
     await this.#breakStored(account, home, nowMs)
+    await this.#leaveOut(account, home, nowMs)
     await this.#keep(account, found, left)
   }
 
@@ -198,7 +201,7 @@ export class PeriodEnds {
     // Once made it only goes down: what came back to a period that is over is nobody's any more.
     if (document === undefined ? amount === 0 : known === undefined || known.amount <= amount) return
     const grant: StoredGrant = known === undefined ? {
-      id, account, limit, meter, amount, priority: DEFAULT_PRIORITY, effectiveMs: endMs, expiresMs, createdMs: endMs, createdBy: 'rollover', source: 'rollover', voidedMs: null, note: null,
+      id, account, limit, meter, amount, priority: DEFAULT_PRIORITY, effectiveMs: endMs, expiresMs, createdMs: endMs, createdBy: 'rollover', source: 'rollover', voidedMs: null, note: null, spentMs: null,
     } : { ...known, amount }
     // Whoever comes second has seen the same, or less, and finds that at the next look.
     await records.swap(recordKinds.grant, recordId, document, toGrantDocument(grant))
@@ -219,6 +222,19 @@ export class PeriodEnds {
     const balances = await store.balances(home, due.map(grantLook))
     for (const [index, { id, limit, meter, amount, expiresMs }] of due.entries()) {
       await this.#break(account, { grant: id, limit, meter, amount, expiresMs: expiresMs ?? 0 }, balances[index]?.used ?? 0, nowMs)
+    }
+  }
+
+  /** Where there are many grants, those that are used up: every call would be made of them too. What comes back to them goes to others. */
+  async #leaveOut(account: string, home: string, nowMs: number): Promise<void> {
+    const { store, directory } = this.#parts
+    const book = directory.grantBooks.of(account)
+    const open = book === undefined || book.stored.size <= manyGrants ? [] : [...book.stored.values()].filter((grant) => grant.spentMs === null && grant.effectiveMs <= nowMs && (grantEndsMs(grant) ?? Infinity) > nowMs && !book.voids.has(grant.id))
+    if (open.length <= manyGrants) return
+    const balances = await store.balances(home, open.map(grantLook))
+    for (const [index, grant] of open.entries()) {
+      if ((balances[index]?.used ?? 0) < grant.amount) continue
+      await store.records.swap(recordKinds.grant, grantRecordId(account, grant.id), toGrantDocument(grant), toGrantDocument({ ...grant, spentMs: nowMs }))
     }
   }
 

@@ -232,3 +232,14 @@ t.test('what an expired grant had left is recorded once, with what was left when
   t.same((await w.grants.breakage('acme')).map(({ grant, left }) => [grant, left]), [['bought', 250], ['included@2026-11-02T00:00:00Z', 1_000]])
   t.same(await w.grants.breakage('other'), [])
 })
+
+t.test('where there are many grants, those that are used up are left out, which changes nothing that is left', async (t) => {
+  const w = await open(t, '2026-11-01T10:00:00Z', [{ ...plan('free'), limits: [limitOf('credit total_tokens 0 lifetime')] }])
+  for (let nth = 0; nth < 20; nth++) await w.grants.add({ account: 'acme', id: `top-up-${nth}`, limit: 'credit', amount: 10, priority: nth + 1, effectiveMs: undefined, expiresMs: null, source: 'purchase', note: null }, 'ops')
+  await w.call(35)
+  await w.look()
+  t.same(listGrants(w.directory, 'acme', w.now()).filter(({ state }) => state === 'spent').map(({ id }) => id).sort(), ['top-up-0', 'top-up-1', 'top-up-2'])
+  t.same(await Promise.all([170, 165, 0].map(async (tokens) => (await w.call(tokens, { open: true })).outcome)), ['denied', 'admitted', 'admitted'], '165 are left, to the token')
+  const again = await w.grants.add({ account: 'acme', id: 'top-up-0', limit: 'credit', amount: 10, priority: 1, effectiveMs: undefined, expiresMs: null, source: 'purchase', note: null }, 'ops')
+  t.match(again, { state: 'spent', used: 10 }, 'given again, it is the one that was used')
+})
