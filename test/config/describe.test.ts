@@ -48,10 +48,11 @@ plans: { p: { limits: [{ name: l, meter: requests, limit: 1, window: 1m }] } }
 keys: [{ id: k, plan: p, secret: hunter2-hunter2-hunter2 }, { id: k2, plan: p, hash: "sha256:${'ab'.repeat(32)}" }]
 admin: { tokens: [{ name: t, secret: hunter2-hunter2-token }] }
 models: { __proto__: { context_tokens: 5 } }
+notifications: { webhooks: [{ url: "https://hooks.example.com/hunter2?token=hunter2", secret: whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg==, headers: { authorization: hunter2 } }] }
 `, { TALLYGATE_ADMIN_TOKEN: 'hunter2-hunter2-admin' }))
-  t.notMatch(text, /hunter2|abab/)
+  t.notMatch(text, /hunter2|abab|whsec_|aHVudGVy/)
   t.notMatch(text, /[0-9a-f]{64}/, 'nor a hash')
-  for (const part of ['redis://(hidden)@h:6379', 'credential: (hidden)', 'id: k2', 'name: env', 'ceiling: 1', 'bodyMaxBytes', '__proto__']) t.ok(text.includes(part), part)
+  for (const part of ['redis://(hidden)@h:6379', 'credential: (hidden)', 'id: k2', 'name: env', 'ceiling: 1', 'bodyMaxBytes', '__proto__', 'https://hooks.example.com/(hidden)', 'authorization: (hidden)']) t.ok(text.includes(part), part)
 })
 
 t.test('no form of a store\'s address shows its password, printed or refused', async (t) => {
