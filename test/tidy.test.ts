@@ -29,7 +29,7 @@ const mayImport: Record<string, readonly string[]> = {
   analytics: ['metering/', 'stores/store.ts', 'clock', 'errors', 'assert'],
   invoices: ['metering/', 'config/config.ts', 'assert'],
   // A gateway's memory of refusals decides which of several limits it names.
-  simulation: ['metering/', 'invoices/', 'accounts/', 'config/config.ts', 'gateway/refusal-memory.ts', 'errors', 'assert'],
+  simulation: ['metering/', 'invoices/', 'accounts/', 'config/', 'gateway/refusal-memory.ts', 'errors', 'assert'],
   admin: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
   notices: ['metering/', 'stores/store.ts', 'sinks/', 'accounts/', 'config/config.ts', 'clock', 'random', 'log', 'metrics'],
   cli: ['metering/', 'invoices/', 'simulation/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
