@@ -12,7 +12,10 @@ export interface SinkKind {
   readonly contract: SinkContract
   /** What it takes: whole usage events, or records of single meters. */
   readonly takes: 'events' | 'records'
-  /** Its settings beside `name`, `type`, `filter` and, where it takes records, `meters`, `customers` and `rollup`. */
+  /**
+   * Its settings beside `name`, `type`, `filter` and, where it takes records, `meters`, `customers`, `unmapped` and `rollup`. Where one of them is a `url`, there is
+   * also the boolean `private`: loopback and private addresses are meant.
+   */
   readonly settings: Readonly<Record<string, SettingField>>
   /** Of a sink that takes records: what is told when the configuration does not say. Codes and properties as the receiver's own templates have them. */
   readonly meters?: readonly MeterMapping[]
@@ -22,7 +25,7 @@ export interface SinkKind {
 
 export interface SettingField {
   /** `secret` is never shown; `duration` and `size` are read as ms and bytes. */
-  readonly is: 'text' | 'url' | 'secret' | 'secrets' | 'duration' | 'size' | 'integer' | 'boolean' | 'choice' | 'texts' | 'map'
+  readonly is: 'text' | 'path' | 'url' | 'secret' | 'secrets' | 'duration' | 'size' | 'integer' | 'boolean' | 'choice' | 'texts' | 'map'
   /** Absent: it has to be there. */
   readonly otherwise?: unknown
   /** Of a choice. */
@@ -68,6 +71,8 @@ export interface SinkContract {
   readonly corrections: 'negative' | 'none'
   /** Records with the same key are never on the way at the same time. */
   readonly serialBy: 'none' | 'customer_and_meter'
+  /** Requests on the way at the same time at most; absent: 4. 1 keeps all records in order. */
+  readonly inFlightMax?: number
 }
 
 /** What a sink is handed. Frozen when first made: every attempt carries the same id, time and value. */
