@@ -8,8 +8,8 @@ import { toUsageEvent, type UsageEvent } from './metering/event.ts'
 import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
 import { Delivery } from './sinks/deliver.ts'
-import { openSink } from './sinks/index.ts'
-import type { Sink } from './sinks/sink.ts'
+import { openSink, sinkKind } from './sinks/index.ts'
+import { eventRecord, type Sink, type SinkSurroundings } from './sinks/sink.ts'
 import { StoreUnavailable, type Fence, type Outbox, type Records } from './stores/store.ts'
 
 export interface DeliveriesParts {
@@ -175,15 +175,16 @@ export class Deliveries {
     let sink: Sink | null = null
     let delivered = 0
     try {
-      sink = await openSink(config, this.#surroundings())
+      sink = await openSink(config, this.#surroundings(this.#config?.instance ?? 'tallygate'))
       let batch: UsageEvent[] = []
+      const { batchMax } = sinkKind(config.type).contract
       for await (const event of events) {
         batch.push(event)
-        if (batch.length < sink.batchMax) continue
-        delivered += await this.#insist(sink, batch, signal)
+        if (batch.length < batchMax) continue
+        delivered += await this.#insist(config.name, sink, batch, signal)
         batch = []
       }
-      if (batch.length > 0) delivered += await this.#insist(sink, batch, signal)
+      if (batch.length > 0) delivered += await this.#insist(config.name, sink, batch, signal)
       log.info({ sink: config.name, events: delivered }, 'the archive has been delivered again')
     } catch (error) {
       log.warn({ sink: config.name, delivered, error: error instanceof Error ? error.message : String(error) }, 'delivering the archive again was cut short; ask for it once more')
@@ -195,7 +196,7 @@ export class Deliveries {
   }
 
   /** Until the sink has spoken about every event. */
-  async #insist(sink: Sink, batch: readonly UsageEvent[], signal: AbortSignal): Promise<number> {
+  async #insist(name: string, sink: Sink, batch: readonly UsageEvent[], signal: AbortSignal): Promise<number> {
     const { clock, log } = this.#parts
     let left = batch
     let accepted = 0
@@ -204,14 +205,14 @@ export class Deliveries {
       try {
         const attempt = new AbortController()
         const cancel = clock.after(attemptMs, () => attempt.abort())
-        const report = await sink.deliver(left, AbortSignal.any([signal, attempt.signal])).finally(cancel)
-        for (const { id, reason } of report.refused) log.error({ sink: sink.name, event: id, reason }, 'an event of the archive was refused for good')
+        const report = await sink.deliver(left.map(eventRecord), AbortSignal.any([signal, attempt.signal])).finally(cancel)
+        for (const { id, reason } of report.refused) log.error({ sink: name, event: id, reason }, 'an event of the archive was refused for good')
         const spoken = new Set([...report.accepted, ...report.refused.map(({ id }) => id)])
         accepted += report.accepted.length
         left = left.filter(({ id }) => !spoken.has(id))
       } catch (error) {
         signal.throwIfAborted()
-        log.warn({ sink: sink.name, error: error instanceof Error ? error.name : 'unknown', retry_in_ms: waitMs }, 'events of the archive were not taken; they are tried again')
+        log.warn({ sink: name, error: error instanceof Error ? error.name : 'unknown', retry_in_ms: waitMs }, 'events of the archive were not taken; they are tried again')
       }
       if (left.length === 0) return accepted
       await new Promise<void>((resolve) => {
@@ -256,15 +257,16 @@ export class Deliveries {
     const { outbox, clock, log } = this.#parts
     const dead = await outbox.dead(config.name)
     if (dead.length === 0) return { delivered: 0, failed: 0 }
-    const sink = await openSink(config, this.#surroundings())
+    const sink = await openSink(config, this.#surroundings(this.#config?.instance ?? 'tallygate'))
+    const { batchMax } = sinkKind(config.type).contract
     let delivered = 0
     try {
-      for (let at = 0; at < dead.length; at += sink.batchMax) {
-        const batch = dead.slice(at, at + sink.batchMax)
+      for (let at = 0; at < dead.length; at += batchMax) {
+        const batch = dead.slice(at, at + batchMax)
         const events = batch.map((entry) => toUsageEvent(entry.record))
         const abort = new AbortController()
         const cancel = clock.after(attemptMs, () => abort.abort())
-        const report = await sink.deliver(events, abort.signal).finally(cancel)
+        const report = await sink.deliver(events.map(eventRecord), abort.signal).finally(cancel)
         const accepted = new Set(report.accepted)
         const alive = batch.filter((_entry, index) => accepted.has(events[index]?.id ?? ''))
         await outbox.exhume(alive.map(({ position }) => ({ consumer: config.name, position })))
@@ -282,8 +284,8 @@ export class Deliveries {
   async #start(config: SinkConfig, holder: string): Promise<void> {
     const { outbox, clock, random, log, metrics } = this.#parts
     try {
-      const sink = await openSink(config, this.#surroundings())
-      const delivery = new Delivery({ sink, outbox, clock, random, log, metrics, holder })
+      const sink = await openSink(config, this.#surroundings(this.#config?.instance ?? 'tallygate'))
+      const delivery = new Delivery({ name: config.name, kind: sinkKind(config.type), sink, outbox, clock, random, log, metrics, holder })
       delivery.start()
       this.#running.set(config.name, { config, delivery })
     } catch (error) {
@@ -315,8 +317,8 @@ export class Deliveries {
     await running?.delivery.stop()
   }
 
-  #surroundings(): { clock: Clock; stdout: Writable } {
-    return { clock: this.#parts.clock, stdout: this.#parts.stdout }
+  #surroundings(instance: string): SinkSurroundings {
+    return { clock: this.#parts.clock, random: this.#parts.random, stdout: this.#parts.stdout, instance }
   }
 
   #inTurn<T>(task: () => Promise<T>): Promise<T> {

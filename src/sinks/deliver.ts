@@ -4,9 +4,11 @@ import { toUsageEvent } from '../metering/event.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Random } from '../random.ts'
 import { StaleFence, StoreUnavailable, type Fence, type Outbox, type OutboxEntry } from '../stores/store.ts'
-import type { Sink } from './sink.ts'
+import { eventRecord, type Sink, type SinkKind } from './sink.ts'
 
 export interface DeliveryParts {
+  readonly name: string
+  readonly kind: Pick<SinkKind, 'type' | 'takes' | 'contract' | 'customerDefault'>
   readonly sink: Sink
   readonly outbox: Outbox
   readonly clock: Clock
@@ -73,9 +75,9 @@ export class Delivery {
 
   /** Delivers until the outbox is empty or `untilMs`; for the last moments of a drain. True: nothing is left for this process to deliver. */
   async flush(untilMs: number): Promise<boolean> {
-    const { outbox, clock, sink } = this.#parts
+    const { outbox, clock, name } = this.#parts
     while (clock.nowMs() < untilMs) {
-      if (this.#elsewhere || (await outbox.lag(sink.name)).count === 0) return true
+      if (this.#elsewhere || (await outbox.lag(name)).count === 0) return true
       this.#wake()
       await clock.sleep(20)
     }
@@ -83,15 +85,15 @@ export class Delivery {
   }
 
   async measure(): Promise<void> {
-    const { outbox, sink, metrics, clock } = this.#parts
-    const lag = await outbox.lag(sink.name)
-    metrics.outboxLag.set({ sink: sink.name }, lag.count)
-    metrics.outboxAge.set({ sink: sink.name }, lag.oldestMs === null ? 0 : Math.max(0, clock.nowMs() - lag.oldestMs) / 1000)
-    metrics.dead.set({ sink: sink.name }, await outbox.deadCount(sink.name))
+    const { outbox, name, metrics, clock } = this.#parts
+    const lag = await outbox.lag(name)
+    metrics.outboxLag.set({ sink: name }, lag.count)
+    metrics.outboxAge.set({ sink: name }, lag.oldestMs === null ? 0 : Math.max(0, clock.nowMs() - lag.oldestMs) / 1000)
+    metrics.dead.set({ sink: name }, await outbox.deadCount(name))
   }
 
   async #run(): Promise<void> {
-    const { sink, log, metrics, random } = this.#parts
+    const { name, kind, log, metrics, random } = this.#parts
     let failures = 0
     while (!this.#stop.signal.aborted) {
       let pauseMs: number
@@ -102,14 +104,14 @@ export class Delivery {
         failures = 0
         // What is appended concerns whoever delivers; asking again at every event would only load the store.
         wakes = delivered === 0
-        pauseMs = delivered === null ? ELSEWHERE_MS : delivered === 0 ? LEASE_MS / 3 : delivered < sink.batchMax ? GATHER_MS : 0
+        pauseMs = delivered === null ? ELSEWHERE_MS : delivered === 0 ? LEASE_MS / 3 : delivered < kind.contract.batchMax ? GATHER_MS : 0
       } catch (error) {
         failures++
-        metrics.deliveryRetries.inc({ sink: sink.name })
+        metrics.deliveryRetries.inc({ sink: name })
         const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.min(failures, 20))
         // Half of it is chance, so that many gateways do not knock at the same moment.
         pauseMs = longest / 2 + (longest / 2) * random.fraction()
-        if (failures === 1 || failures % 10 === 0) log.warn({ sink: sink.name, failures, error: reasonOf(error), retry_in_ms: Math.round(pauseMs) }, 'delivery failed; the events wait in the outbox')
+        if (failures === 1 || failures % 10 === 0) log.warn({ sink: name, failures, error: reasonOf(error), retry_in_ms: Math.round(pauseMs) }, 'delivery failed; the events wait in the outbox')
       }
       if (pauseMs > 0) await this.#pause(pauseMs, wakes)
     }
@@ -117,23 +119,23 @@ export class Delivery {
 
   /** One batch. How many events it had; null: another delivers. */
   async #step(): Promise<number | null> {
-    const { sink, outbox, clock, holder } = this.#parts
+    const { name, kind, outbox, clock, holder } = this.#parts
     const nowMs = clock.nowMs()
-    const fence = await outbox.lease(sink.name, holder, nowMs, nowMs + LEASE_MS)
+    const fence = await outbox.lease(name, holder, nowMs, nowMs + LEASE_MS)
     this.#fence = fence ?? null
     this.#elsewhere = fence === undefined
     if (fence === undefined) return null
-    const entries = await outbox.read(fence, sink.batchMax)
+    const entries = await outbox.read(fence, kind.contract.batchMax)
     if (entries.length > 0) await this.#deliver(fence, entries)
     return entries.length
   }
 
   async #deliver(fence: Fence, entries: readonly OutboxEntry[]): Promise<void> {
-    const { sink, outbox, clock, log, metrics } = this.#parts
+    const { name, sink, outbox, clock, log, metrics } = this.#parts
     const attempt = new AbortController()
     const cancel = clock.after(ATTEMPT_MS, () => attempt.abort(new Error('the sink took too long')), { unref: true })
     const events = entries.map((entry) => toUsageEvent(entry.record))
-    const report = await sink.deliver(events, AbortSignal.any([this.#stop.signal, attempt.signal])).finally(cancel)
+    const report = await sink.deliver(events.map(eventRecord), AbortSignal.any([this.#stop.signal, attempt.signal])).finally(cancel)
     const reasons = new Map(report.refused.map(({ id, reason }) => [id, reason]))
     const accepted = new Set(report.accepted)
     let done = 0
@@ -144,13 +146,13 @@ export class Delivery {
       const reason = reasons.get(id)
       if (reason !== undefined) {
         await outbox.bury(fence, entry, reason, clock.nowMs())
-        log.error({ sink: sink.name, event: id, reason }, 'event refused for good and kept among the dead')
+        log.error({ sink: name, event: id, reason }, 'event refused for good and kept among the dead')
       } else if (accepted.has(id)) delivered++
       else break
       done = i + 1
     }
     if (done > 0) await outbox.advance(fence, entries.slice(0, done))
-    metrics.delivered.inc({ sink: sink.name }, delivered)
+    metrics.delivered.inc({ sink: name }, delivered)
     if (done < entries.length) throw new Error('the sink left a part of the batch unanswered')
   }
 

@@ -1,27 +1,24 @@
-import type { Writable } from 'node:stream'
-import type { Clock } from '../clock.ts'
 import type { SinkConfig } from '../config/config.ts'
-import { openFileSink, type FileSettings } from './file.ts'
-import type { Sink } from './sink.ts'
-import { openStdoutSink } from './stdout.ts'
-
-export interface SinkSurroundings {
-  readonly clock: Clock
-  readonly stdout: Writable
-}
-
-type Open = (config: SinkConfig, around: SinkSurroundings) => Promise<Sink>
+import { file } from './file.ts'
+import { openmeter } from './openmeter.ts'
+import type { Sink, SinkKind, SinkSurroundings } from './sink.ts'
+import { stdout } from './stdout.ts'
 
 /** The sinks there are. A new one is one file and one line here. */
-const SINKS: Readonly<Record<string, Open>> = {
-  file: (config, { clock }) => openFileSink(config.name, config.settings as unknown as FileSettings, clock),
-  stdout: async (config, { stdout }) => openStdoutSink(config.name, stdout),
+export const sinkKinds: readonly SinkKind[] = [
+  file,
+  openmeter,
+  stdout,
+]
+
+const kinds = new Map(sinkKinds.map((kind) => [kind.type, kind]))
+
+export function sinkKind(type: string): SinkKind {
+  const kind = kinds.get(type)
+  if (kind === undefined) throw new Error(`no sink of type ${type}`)
+  return kind
 }
 
-export const sinkTypes: readonly string[] = Object.keys(SINKS)
-
 export function openSink(config: SinkConfig, around: SinkSurroundings): Promise<Sink> {
-  const open = SINKS[config.type]
-  if (open === undefined) throw new Error(`no sink of type ${config.type}`)
-  return open(config, around)
+  return sinkKind(config.type).open(config.name, config.settings, around)
 }

@@ -1,6 +1,7 @@
 import type { Clock } from '../clock.ts'
 import type { Random } from '../random.ts'
 import type { UsageEvent } from '../metering/event.ts'
+import type { BuiltinMeter } from '../metering/meter.ts'
 
 /**
  * A kind of receiver. Batching, backing off, bisecting, burying, quarantining and measuring are in `deliver.ts`; what to count is in `mapping.ts`;
@@ -10,6 +11,8 @@ export interface SinkKind {
   /** As `type:` in the configuration. */
   readonly type: string
   readonly contract: SinkContract
+  /** Where settings decide what the receiver does: its contract under these, with every default filled in. Absent: `contract`, whatever they are. */
+  contractOf?(settings: Readonly<Record<string, unknown>>): SinkContract
   /** What it takes: whole usage events, or records of single meters. */
   readonly takes: 'events' | 'records'
   /**
@@ -17,6 +20,8 @@ export interface SinkKind {
    * also the boolean `private`: loopback and private addresses are meant.
    */
   readonly settings: Readonly<Record<string, SettingField>>
+  /** Who pays, where neither the sink's `customers` nor a label says it: the account's own id, or, with `none`, nobody. Absent: the account. */
+  readonly customerDefault?: 'account' | 'none'
   /** Of a sink that takes records: what is told when the configuration does not say. Codes and properties as the receiver's own templates have them. */
   readonly meters?: readonly MeterMapping[]
   /** Clients of receivers are imported here and not before. `settings` are checked, with every default filled in. */
@@ -28,6 +33,9 @@ export interface SettingField {
   readonly is: 'text' | 'path' | 'url' | 'secret' | 'secrets' | 'duration' | 'size' | 'integer' | 'boolean' | 'choice' | 'texts' | 'map'
   /** Absent: it has to be there. */
   readonly otherwise?: unknown
+  /** Of an integer. */
+  readonly min?: number
+  readonly max?: number
   /** Of a choice. */
   readonly among?: readonly string[]
   readonly about: string
@@ -107,6 +115,7 @@ export interface MeterRecord {
 
 /** Which quantity of events becomes which meter of the receiver. */
 export interface MeterMapping {
+  /** Several with one code have to differ in what is fixed. */
   readonly code: string
   /** A meter or a sum of meters, as limits have them: `input_tokens - cached_input_tokens`, `cost`. */
   readonly quantity: string
@@ -115,6 +124,18 @@ export interface MeterMapping {
   readonly copied?: Readonly<Record<string, string>>
   /** The same on every record: `{ type: input }`. */
   readonly fixed?: Readonly<Record<string, string>>
+}
+
+/** A mapping that has been read: the quantity is Σ coefficient × small units of the meter, divided by `scale`. */
+export interface MeterRule {
+  /** What ids of its records end with: the code, and where several rules have that, their fixed properties too. */
+  readonly name: string
+  readonly code: string
+  readonly terms: readonly { readonly meter: BuiltinMeter; readonly coefficient: number }[]
+  readonly scale: number
+  readonly valueProperty: string
+  readonly copied: Readonly<Record<string, string>>
+  readonly fixed: Readonly<Record<string, string>>
 }
 
 export interface Sink {
@@ -140,6 +161,11 @@ export interface ReadBack {
   total?(asked: { readonly code: string; readonly customer: string; readonly fromMs: number; readonly untilMs: number }, signal: AbortSignal): Promise<string | null>
   /** Which of the ids it knows, how often, and why it has refused one after it had been accepted. Ids that are absent are unknown to it. */
   find?(ids: readonly string[], asked: { readonly code: string; readonly customer: string; readonly fromMs: number; readonly untilMs: number }, signal: AbortSignal): Promise<ReadonlyMap<string, { readonly copies: number; readonly value: string | null; readonly refused: string | null }>>
+}
+
+/** A whole event as a record. */
+export function eventRecord(event: UsageEvent): EventRecord {
+  return { is: 'event', id: event.id, timeMs: Date.parse(event.time), event }
 }
 
 /** The receiver took nothing of the batch, and how that is to be understood. Messages hold no words of the receiver beyond codes. */

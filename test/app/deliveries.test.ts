@@ -16,7 +16,7 @@ import { tmpDir } from '../fixtures/tmp-dir.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
 
 const withSinks = (...sinks: readonly SinkConfig[]): Config => ({ sinks, instance: 'test' }) as unknown as Config
-const file = (name: string, path: string): SinkConfig => ({ name, type: 'file', settings: { path, maxBytes: 1_000_000, daily: false } })
+const file = (name: string, path: string): SinkConfig => ({ name, type: 'file', settings: { path, max_bytes: 1_000_000, daily: false, keep: null }, mapping: null })
 const ids = (path: string): string[] => readFileSync(path, 'utf8').trim().split('\n').filter((line) => line !== '').map((line) => (JSON.parse(line) as { id: string }).id)
 
 async function open(t: Teardown) {
