@@ -1,14 +1,23 @@
 import type { SinkConfig } from '../config/config.ts'
+import { safeMs } from './attempts.ts'
 import { file } from './file.ts'
+import { lago } from './lago.ts'
 import { openmeter } from './openmeter.ts'
+import { orb } from './orb.ts'
 import type { Sink, SinkKind, SinkSurroundings } from './sink.ts'
 import { stdout } from './stdout.ts'
+import { stripe } from './stripe.ts'
+import { webhook } from './webhook.ts'
 
 /** The sinks there are. A new one is one file and one line here. */
 export const sinkKinds: readonly SinkKind[] = [
   file,
+  lago,
   openmeter,
+  orb,
   stdout,
+  stripe,
+  webhook,
 ]
 
 const kinds = new Map(sinkKinds.map((kind) => [kind.type, kind]))
@@ -21,4 +30,13 @@ export function sinkKind(type: string): SinkKind {
 
 export function openSink(config: SinkConfig, around: SinkSurroundings): Promise<Sink> {
   return sinkKind(config.type).open(config.name, config.settings, around)
+}
+
+/** Why events that were settled after `sinceMs` cannot be delivered again without being booked twice; null: they can. */
+export function whyNoReplay({ type, mapping }: SinkConfig, sinceMs: number, nowMs: number): string | null {
+  if ((mapping?.rollup ?? null) !== null) return 'it is told sums, and a sum that is made again would have another id: it would be booked twice'
+  const { contract } = sinkKind(type)
+  if (contract.dedupWindowMs === 0) return 'its receiver does not know an id again: everything would be booked twice'
+  const fromMs = nowMs - safeMs(contract)
+  return sinceMs >= fromMs ? null : `its receiver knows ids again for a time only, so what is older than ${new Date(fromMs).toISOString()} would be booked twice`
 }

@@ -11,7 +11,7 @@ interface Settings {
   /** ms */
   readonly deduplication: number
   /** Code → slug. */
-  readonly meter_slugs: ReadonlyMap<string, string>
+  readonly meter_slugs: Readonly<Record<string, string>>
 }
 
 /** The v1 API compares the header with `===`: a charset behind it is refused. */
@@ -39,7 +39,7 @@ export const openmeter: SinkKind = {
     token: { is: 'secret', otherwise: null, about: 'API key; a server of one\'s own may have none.' },
     source: { is: 'text', otherwise: 'tallygate', about: 'The events\' source. It is part of what makes an event one: the same in every gateway, and never changed. Default tallygate.' },
     deduplication: { is: 'duration', otherwise: contract.dedupWindowMs, about: 'How long this OpenMeter knows an id again (dedupe.* of its configuration); 0s where it does not. Default 24h.' },
-    meter_slugs: { is: 'map', otherwise: new Map(), about: 'For reconcile: the slug of the meter that adds a code up, { prompt: tokens_total }.' },
+    meter_slugs: { is: 'map', otherwise: {}, about: 'For reconcile: the slug of the meter that adds a code up, { prompt: tokens_total }.' },
   },
   meters: [
     tokens('input', 'input_tokens - cached_input_tokens - cache_write_tokens'), tokens('cached_input', 'cached_input_tokens'),
@@ -64,7 +64,7 @@ class OpenMeter implements Sink {
     this.#settings = settings
     this.#http = http
     const url = settings.url.replace(/\/+$/, '')
-    this.#version = /\/v3$/.test(url) ? 3 : 1
+    this.#version = url.endsWith('/v3') ? 3 : 1
     this.#events = this.#version === 3 ? `${url}/openmeter/events` : `${url.replace(/\/api\/v1$/, '')}/api/v1/events`
     this.readBack = {
       find: (ids, asked, signal) => this.#find(ids, asked, signal),
@@ -131,7 +131,7 @@ class OpenMeter implements Sink {
   }
 
   async #total(asked: { readonly code: string; readonly customer: string; readonly fromMs: number; readonly untilMs: number }, signal: AbortSignal): Promise<string | null> {
-    const slug = this.#settings.meter_slugs.get(asked.code)
+    const slug = this.#settings.meter_slugs[asked.code]
     // OpenMeter adds up whole minutes.
     if (slug === undefined || asked.fromMs % minuteMs !== 0 || asked.untilMs % minuteMs !== 0) return null
     const url = new URL(`${this.#events.replace(/\/events$/, '')}/meters/${encodeURIComponent(slug)}/query`)

@@ -125,15 +125,14 @@ class HttpFake implements Fake {
     const busyWith = serialBy === 'none' ? [] : [...new Set(received.map(({ customer, code }) => `${customer} ${code}`))]
     if (busyWith.some((key) => this.#underway.has(key))) return dialect.refusal('concurrent', call)
     for (const key of busyWith) this.#underway.add(key)
-    try {
-      if (busyWith.length > 0) await sleep(serialMs)
-      return await this.#book(call, received, fault)
-    } finally {
-      for (const key of busyWith) this.#underway.delete(key)
-    }
+    if (busyWith.length > 0) await sleep(serialMs)
+    const answer = this.#book(call, received, fault)
+    for (const key of busyWith) this.#underway.delete(key)
+    if (fault === 'slow') await sleep(this.slowMs, undefined, { ref: false })
+    return answer
   }
 
-  async #book(call: Call, received: readonly Received[], fault: Fault | null): Promise<Answer | 'reset'> {
+  #book(call: Call, received: readonly Received[], fault: Fault | null): Answer | 'reset' {
     const dialect = this.#dialect
     if (fault === 'half') {
       this.#fates(received.slice(0, Math.ceil(received.length / 2)), call.nowMs)
@@ -143,7 +142,6 @@ class HttpFake implements Fake {
     if (fault === 'broken_after') return dialect.refusal('broken', call)
     if (fault === 'reset_after') return 'reset'
     if (fault === 'empty') return { status: 200, body: '' }
-    if (fault === 'slow') await sleep(this.slowMs)
     return dialect.answer(fates, call)
   }
 

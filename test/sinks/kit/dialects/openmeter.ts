@@ -24,7 +24,7 @@ function dialect(name: string, version: 1 | 3, base: string): Dialect {
     kind: openmeter,
     duplicates: 'silent',
     settings: (url, right) => ({
-      url: `${url}${base}`, private: true, token: right ? key : 'om_wrong-key', source: 'tallygate', deduplication: 86_400_000, meter_slugs: new Map([['prompt', 'tokens_total']]),
+      url: `${url}${base}`, private: true, token: right ? key : 'om_wrong-key', source: 'tallygate', deduplication: 86_400_000, meter_slugs: { prompt: 'tokens_total' },
     }),
     authorized: ({ headers }) => headers.authorization === `Bearer ${key}`,
     read(call) {

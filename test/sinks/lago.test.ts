@@ -1,0 +1,7 @@
+import t from 'tap'
+import { conformance } from './conformance.ts'
+import { lagoPostgres, lagoClickhouse } from './kit/dialects/lago.ts'
+import { httpSubject } from './kit/http-fake.ts'
+
+conformance(t, httpSubject(lagoPostgres))
+conformance(t, httpSubject(lagoClickhouse))
