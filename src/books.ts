@@ -15,7 +15,6 @@ import { measureSpool } from './spool/measure.ts'
 import { StoreUnavailable } from './stores/store.ts'
 import type { Opening } from './stores/index.ts'
 import type { Store } from './stores/store.ts'
-import type { Writable } from 'node:stream'
 
 /** The store with everything that reads and changes it, apart from calls: what a gateway and a command without a gateway have in common. */
 export interface Books {
@@ -35,7 +34,7 @@ export interface BooksParts {
   readonly random: Random
   readonly log: Log
   readonly metrics: Metrics
-  readonly stdout: Writable
+  readonly stdout: NodeJS.WritableStream
   /** Told to whoever finds the store taken. */
   readonly adminAddress?: string
   /** The operator has said that acknowledged moves may be missing (a restored backup). */
@@ -69,6 +68,10 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
           inspectStore: () => inspect(store, current()),
           quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
           retryDead: (consumer) => deliveries.retryDead(consumer, current()),
+          deliveryStatus: () => deliveries.status(),
+          withheld: (sink) => deliveries.quarantined(sink),
+          releaseWithheld: (sink, ids, how) => deliveries.release(current(), sink, ids, how),
+          credit: (sink, event) => deliveries.credit(current(), sink, event),
           replay: (sink, sinceMs) => deliveries.replay(sink, current().instance, sinceMs, history),
         }
       },

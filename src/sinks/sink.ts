@@ -154,6 +154,8 @@ export interface DeliveryReport {
   readonly refused: readonly { readonly id: string; readonly reason: string }[]
   /** Known not to have been booked; to be sent again. */
   readonly later?: readonly string[]
+  /** How many of those accepted it has said that it knew already; absent: it does not say. */
+  readonly duplicates?: number
 }
 
 export interface ReadBack {

@@ -21,7 +21,7 @@ const ids = (path: string): string[] => readFileSync(path, 'utf8').trim().split(
 
 async function open(t: Teardown) {
   const store = await openMemory({ clock: systemClock, forgetAfterMs: 60_000, hotMs: 3_600_000 })
-  const deliveries = new Deliveries({ outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), stdout: new PassThrough() })
+  const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), stdout: new PassThrough() })
   t.teardown(async () => {
     await deliveries.stop()
     await store.close()

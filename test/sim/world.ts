@@ -231,7 +231,7 @@ export class World {
     })
     process.deliveries = [...this.receivers.values()].map((receiver) => {
       const sink = new SimulatedSink(this, process, receiver, own.fork(receiver.name))
-      return new Delivery({ name: receiver.name, kind: sink.kind, sink, outbox: link.outbox, clock, random: own.fork('delivery'), log, metrics, holder: `${name} ${generation}` })
+      return new Delivery({ name: receiver.name, kind: sink.kind, mapping: null, sink, outbox: link.outbox, clock, random: own.fork('delivery'), log, metrics, holder: `${name} ${generation}` })
     })
     for (const delivery of process.deliveries) delivery.start()
     this.processes.push(process)

@@ -19,7 +19,7 @@ async function world(t: Teardown, sinks: Record<string, Deliver>): Promise<{ sto
   await store.outbox.setConsumers(Object.keys(sinks))
   const metrics = new Metrics()
   const deliveries = Object.entries(sinks).map(([name, deliver]) => {
-    return new Delivery({ name, kind: someKind(), sink: { deliver, close: async () => undefined }, outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics, holder: 'test' })
+    return new Delivery({ name, kind: someKind(), mapping: null, sink: { deliver, close: async () => undefined }, outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics, holder: 'test' })
   })
   t.teardown(async () => {
     await Promise.all(deliveries.map((delivery) => delivery.stop()))
@@ -109,7 +109,7 @@ t.test('stopping in the middle loses nothing: another one goes on from the curso
   await waitFor('the first batch', () => got.length === 10)
   await deliveries[0]!.stop()
   slow = false
-  const next = new Delivery({ name: 'one', kind: someKind(), sink: { deliver, close: async () => undefined }, outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics, holder: 'test' })
+  const next = new Delivery({ name: 'one', kind: someKind(), mapping: null, sink: { deliver, close: async () => undefined }, outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics, holder: 'test' })
   next.start()
   t.teardown(() => next.stop())
   t.ok(await next.flush(systemClock.nowMs() + 5_000), 'flush tells when nothing is left')
@@ -127,7 +127,7 @@ t.test('while another delivers the lease is asked for once a second, however muc
     return lease(consumer, holder, ...rest)
   }
   const deliveryOf = (holder: string, deliver: Deliver): Delivery => new Delivery({
-    name: 'one', kind: someKind(), sink: { deliver, close: async () => undefined },
+    name: 'one', kind: someKind(), mapping: null, sink: { deliver, close: async () => undefined },
     outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), holder,
   })
   const take = (holder: string): Deliver => async (batch) => {
