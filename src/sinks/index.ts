@@ -28,14 +28,20 @@ export function sinkKind(type: string): SinkKind {
   return kind
 }
 
+/** The kind under a sink's settings: they may decide what its receiver does. */
+export function kindOf({ type, settings }: SinkConfig): SinkKind {
+  const kind = sinkKind(type)
+  return kind.contractOf === undefined ? kind : { ...kind, contract: kind.contractOf(settings) }
+}
+
 export function openSink(config: SinkConfig, around: SinkSurroundings): Promise<Sink> {
   return sinkKind(config.type).open(config.name, config.settings, around)
 }
 
 /** Why events that were settled after `sinceMs` cannot be delivered again without being booked twice; null: they can. */
-export function whyNoReplay({ type, mapping }: SinkConfig, sinceMs: number, nowMs: number): string | null {
-  if ((mapping?.rollup ?? null) !== null) return 'it is told sums, and a sum that is made again would have another id: it would be booked twice'
-  const { contract } = sinkKind(type)
+export function whyNoReplay(config: SinkConfig, sinceMs: number, nowMs: number): string | null {
+  if ((config.mapping?.rollup ?? null) !== null) return 'it is told sums, and a sum that is made again would have another id: it would be booked twice'
+  const { contract } = kindOf(config)
   if (contract.dedupWindowMs === 0) return 'its receiver does not know an id again: everything would be booked twice'
   const fromMs = nowMs - safeMs(contract)
   return sinceMs >= fromMs ? null : `its receiver knows ids again for a time only, so what is older than ${new Date(fromMs).toISOString()} would be booked twice`

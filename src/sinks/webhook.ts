@@ -73,7 +73,8 @@ class Webhook implements Sink {
         'content-type': single ? 'application/cloudevents+json' : 'application/cloudevents-batch+json',
         ...(this.#settings.gzip ? { 'content-encoding': 'gzip' } : {}),
         ...(token === null || token === '' ? {} : { authorization: `Bearer ${token}` }),
-        ...(secrets.length === 0 ? {} : signatureHeaders(secrets, id, Math.floor(this.#clock.nowMs() / 1_000), body)),
+        // Of what is compressed the content is signed: receivers get to see it decompressed.
+        ...(secrets.length === 0 ? {} : signatureHeaders(secrets, id, Math.floor(this.#clock.nowMs() / 1_000), text)),
       },
     }, signal)
     return this.#read(batch, answer)
