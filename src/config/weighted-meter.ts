@@ -7,6 +7,8 @@ import { listed, shown } from './problem.ts'
 /** What can be added up: cost has its own limits, and what is in flight is no quantity of a call. */
 const usable = Object.keys(METERS).filter((name): name is BuiltinMeter => name !== 'cost' && name !== 'concurrency')
 const scaleMax = 1_000_000_000n
+/** A part of a cost is finer than any limit has to be. */
+const toldScaleMax = 1_000_000_000_000_000n
 const coefficientMax = 1_000_000_000_000n
 
 /** A quantity that is told elsewhere may be money as well. */
@@ -18,17 +20,17 @@ const tellable = Object.keys(METERS).filter((name): name is BuiltinMeter => name
  */
 export function weightedMeter(name: string, expression: string): Answer<WeightedMeter> {
   if (/[-/()]/.test(expression)) return { problem: `${shown(expression)} is more than a sum; write terms such as 0.25 * input_tokens, joined by +` }
-  const sum = sumOf(expression, usable)
+  const sum = sumOf(expression, usable, scaleMax)
   return 'problem' in sum ? sum : { value: { name, ...sum.value } }
 }
 
 /** `input_tokens - cached_input_tokens`, as exactly: what a sink is told may also be a difference, or a cost. */
 export function toldQuantity(expression: string): Answer<Pick<WeightedMeter, 'terms' | 'scale'>> {
   if (/[/()]/.test(expression)) return { problem: `${shown(expression)} is more than a sum; write terms such as 0.25 * input_tokens, joined by + or -` }
-  return sumOf(expression, tellable)
+  return sumOf(expression, tellable, toldScaleMax)
 }
 
-function sumOf(expression: string, meters: readonly BuiltinMeter[]): Answer<Pick<WeightedMeter, 'terms' | 'scale'>> {
+function sumOf(expression: string, meters: readonly BuiltinMeter[], finest: bigint): Answer<Pick<WeightedMeter, 'terms' | 'scale'>> {
   const parts = new Map<BuiltinMeter, { units: bigint; per: bigint }>()
   // Term, sign, term, sign …
   const pieces = expression.split(/([+-])/)
@@ -48,7 +50,7 @@ function sumOf(expression: string, meters: readonly BuiltinMeter[]): Answer<Pick
   const terms: { meter: BuiltinMeter; coefficient: number }[] = []
   for (const [meter, { units, per }] of parts) {
     const coefficient = scale * units / per
-    if (scale > scaleMax || coefficient > coefficientMax || coefficient < -coefficientMax) return { problem: `${shown(expression)} has weights that are too large or too fine to be counted exactly` }
+    if (scale > finest || coefficient > coefficientMax || coefficient < -coefficientMax) return { problem: `${shown(expression)} has weights that are too large or too fine to be counted exactly` }
     if (coefficient !== 0n) terms.push({ meter, coefficient: Number(coefficient) })
   }
   return terms.length === 0 ? { problem: `${shown(expression)} counts nothing` } : { value: { terms, scale: Number(scale) } }

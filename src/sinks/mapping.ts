@@ -111,7 +111,6 @@ export function decimalText(units: bigint, scale: number): string {
   if (scale === 1) return String(units)
   let digits = 0
   let power = 1n
-  // Twelve digits of weights and nine of money are the most that a scale can ask for.
   while (power % BigInt(scale) !== 0n && digits < 40) {
     power *= 10n
     digits += 1

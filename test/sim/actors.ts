@@ -538,7 +538,10 @@ export class SimulatedSink implements Sink {
     const random = this.#random
     if (signal.aborted) return Promise.reject(new Error('aborted'))
     // The bytes leave now; what comes back may be lost.
-    const sent = batch.map((record) => ({ id: record.id, json: JSON.stringify(world.bug === 'change_event' && random.chance(0.3) ? { ...record, timeMs: record.timeMs + 1 } : record) }))
+    const sent = batch.map((record) => {
+      const event = record.is === 'event' ? record.event : null
+      return { id: record.id, json: JSON.stringify(event !== null && world.bug === 'change_event' && random.chance(0.3) ? { ...event, time: `${event.time} ` } : event) }
+    })
     return new Promise((resolve, reject) => {
       const answer = (afterMs: number, settle: () => void): void => {
         world.timeline.at(afterMs, () => { if (this.#process.alive) settle() })
