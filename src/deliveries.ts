@@ -10,7 +10,7 @@ import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
 import { Attempts, markReplay, type Item } from './sinks/attempts.ts'
 import { Delivery, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
-import { openSink, sinkKind } from './sinks/index.ts'
+import { kindOf, openSink } from './sinks/index.ts'
 import { creditOf, recordsOf, ruleOf } from './sinks/mapping.ts'
 import { quarantine, quarantined, quarantineKind, type Quarantined } from './sinks/quarantine.ts'
 import { pause, Sender } from './sinks/sender.ts'
@@ -166,7 +166,7 @@ export class Deliveries {
       return await this.#aside(sink, config.instance, async () => {
         let released = 0
         await this.#withSink(sink, config.instance, async (open) => {
-          const sender = new Sender({ ...this.#parts, name, contract: sinkKind(sink.type).contract, sink: open })
+          const sender = new Sender({ ...this.#parts, name, contract: kindOf(sink).contract, sink: open })
           const { verdicts } = await sender.send(chosen.flatMap((one) => one.records), noEnd)
           for (const one of chosen) {
             const left = one.records.filter(({ id }) => verdicts.get(id)?.is !== 'accepted')
@@ -194,7 +194,7 @@ export class Deliveries {
       const before = await records.get(creditKind, id)
       if (before?.['done'] === true) return 'credited'
       const nowMs = clock.nowMs()
-      const kind = sinkKind(sink.type)
+      const kind = kindOf(sink)
       const note = creditOf(event)
       const { records: told, refused } = recordsOf(note, kind, sink.mapping)
       if (refused[0] !== undefined) return { failed: refused[0].reason }
@@ -221,7 +221,7 @@ export class Deliveries {
   async replay(config: SinkConfig, holder: string, sinceMs: number, history: EventHistory): Promise<Replayed> {
     const { outbox, records, clock, log } = this.#parts
     // Whatever comes again is sent only where its receiver still knows its id.
-    if (sinkKind(config.type).contract.dedupWindowMs !== 'forever') await markReplay(records, config.name, clock.nowMs())
+    if (kindOf(config).contract.dedupWindowMs !== 'forever') await markReplay(records, config.name, clock.nowMs())
     const untilMs = config.name === ARCHIVE ? null : await history.archivedUntil(sinceMs)
     if (untilMs === null) {
       await outbox.rewind(config.name, await outbox.positionAt(sinceMs))
@@ -289,7 +289,7 @@ export class Deliveries {
   /** Until the sink has spoken about every event. Gives how many it took. */
   async #insist(config: SinkConfig, attempts: Attempts, batch: readonly UsageEvent[], signal: AbortSignal): Promise<number> {
     const { clock, random, log } = this.#parts
-    const kind = sinkKind(config.type)
+    const kind = kindOf(config)
     const told = batch.map((event) => {
       const { records, refused } = recordsOf(event, kind, config.mapping)
       if (refused[0] !== undefined) log.error({ sink: config.name, event: event.id, reason: refused[0].reason }, 'an event of the archive cannot be told')
@@ -380,14 +380,14 @@ export class Deliveries {
   #itemsOfDead(config: SinkConfig, attempts: Attempts, entry: DeadEntry): { readonly items: readonly Item[]; readonly tellable: boolean } {
     const event = toUsageEvent(entry.record)
     const rules = rulesIn(entry.reason)
-    const { records, refused } = recordsOf(event, sinkKind(config.type), config.mapping)
+    const { records, refused } = recordsOf(event, kindOf(config), config.mapping)
     const items = records.map((record) => attempts.item(record, ruleOf(record, event.id, config.mapping), event.id, Infinity)).filter(({ rule }) => rules === null || rules.includes(rule))
     return { items, tellable: refused.length === 0 }
   }
 
   #attempts(config: SinkConfig, sink: Sink, markedAs: string): Attempts {
     const { records, clock, metrics } = this.#parts
-    return new Attempts({ name: config.name, contract: sinkKind(config.type).contract, sink, records, clock, metrics, markedAs })
+    return new Attempts({ name: config.name, contract: kindOf(config).contract, sink, records, clock, metrics, markedAs })
   }
 
   async #withSink<T>(config: SinkConfig, instance: string, task: (sink: Sink) => Promise<T>): Promise<T> {
@@ -415,7 +415,7 @@ export class Deliveries {
     try {
       const sink = await openSink(config, this.#surroundings(holder))
       const delivery = new Delivery({
-        name: config.name, kind: sinkKind(config.type), mapping: config.mapping, sink, outbox, records, clock, random, log, metrics, holder,
+        name: config.name, kind: kindOf(config), mapping: config.mapping, sink, outbox, records, clock, random, log, metrics, holder,
         periodOf: (account, atMs) => String(periodAt('billing_period', this.#config?.accounts.get(account)?.calendar ?? DEFAULT_CALENDAR, atMs).startMs),
       })
       delivery.start()
