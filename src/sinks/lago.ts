@@ -153,7 +153,7 @@ function byPlace(batch: readonly SinkRecord[], details: unknown): DeliveryReport
     // A copy that is bad beside it: it would be refused without being one, too.
     else refused.push({ id, reason: codes.join(', ').slice(0, 200) || 'refused' })
   }
-  return accepted.length + refused.length === 0 ? null : { accepted, refused, later }
+  return accepted.length + refused.length === 0 ? null : { accepted, refused, later, duplicates: accepted.length }
 }
 
 /** `{ transaction_id: ['value_already_exist'] }` as words: fields and codes are of closed sets. */

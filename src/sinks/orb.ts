@@ -77,9 +77,9 @@ class Orb implements Sink {
     if (failed === null) throw new DeliveryFailed('unknown', 'not an answer of Orb')
     const bad = new Set(failed.map(({ id }) => id))
     const debug = fieldOf(jsonOf(answer), 'debug')
-    const named = [fieldOf(debug, 'ingested'), fieldOf(debug, 'duplicate')].flatMap((list) => Array.isArray(list) ? list as unknown[] : [])
-    const taken = this.#settings.debug && debug !== undefined ? new Set(named) : null
-    return { accepted: batch.flatMap(({ id }) => !bad.has(id) && (taken === null || taken.has(id)) ? [id] : []), refused: failed }
+    const known = listOf(fieldOf(debug, 'duplicate'))
+    const taken = this.#settings.debug && debug !== undefined ? new Set([...listOf(fieldOf(debug, 'ingested')), ...known]) : null
+    return { accepted: batch.flatMap(({ id }) => !bad.has(id) && (taken === null || taken.has(id)) ? [id] : []), refused: failed, duplicates: known.length }
   }
 
   async close(): Promise<void> {
@@ -106,6 +106,10 @@ class Orb implements Sink {
     }
     return found
   }
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value as unknown[] : []
 }
 
 /** Null: the answer has no such list, so it is not Orb's. */

@@ -90,9 +90,10 @@ class Stripe implements Sink {
     const bad = new Set(refused.map(({ id }) => id))
     const good = records.filter(({ id }) => !bad.has(id))
     if (good.length === 0) return { accepted: [], refused }
+    let duplicates = 0
     if (this.#settings.mode === 'stream') await this.#stream(good, signal)
-    else for (const record of good) await this.#single(record, signal)
-    return { accepted: good.map(({ id }) => id), refused }
+    else for (const record of good) if (await this.#single(record, signal) === 'known') duplicates += 1
+    return { accepted: good.map(({ id }) => id), refused, duplicates }
   }
 
   async close(): Promise<void> {
@@ -100,7 +101,7 @@ class Stripe implements Sink {
   }
 
   /** The contract has one record a batch here. */
-  async #single(record: MeterRecord, signal: AbortSignal): Promise<void> {
+  async #single(record: MeterRecord, signal: AbortSignal): Promise<'taken' | 'known'> {
     const first = this.#settings.mode === 'v1'
     const answer = await this.#http.send({
       url: `${this.#url}/${first ? 'v1' : 'v2'}/billing/meter_events`, headers: this.#headers(first ? 'application/x-www-form-urlencoded' : 'application/json'),
@@ -108,7 +109,10 @@ class Stripe implements Sink {
     }, signal)
     if (answer.status >= 200 && answer.status < 300) {
       if (fieldOf(jsonOf(answer), 'identifier') !== record.id) throw new DeliveryFailed('unknown', 'not an answer of Stripe')
-    } else if (!isCopy(answer)) throw this.#failureOf(answer)
+      return 'taken'
+    }
+    if (!isCopy(answer)) throw this.#failureOf(answer)
+    return 'known'
   }
 
   async #stream(records: readonly MeterRecord[], signal: AbortSignal): Promise<void> {
