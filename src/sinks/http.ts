@@ -215,7 +215,7 @@ class AddressRefused extends Error {
 }
 
 /** Resolves names as everybody does, and gives on only the addresses that a sink may connect to. */
-function lookupOf(permitPrivate: boolean): LookupFunction {
+export function lookupOf(permitPrivate: boolean): LookupFunction {
   return (name, options, answer) => {
     resolveName(name, { ...options, all: true }, (error, addresses) => {
       if (error !== null) return answer(error, '')

@@ -1,9 +1,16 @@
 import type { SinkConfig } from '../config/config.ts'
 import { safeMs } from './attempts.ts'
+import { amberflo } from './amberflo.ts'
+import { clickhouse } from './clickhouse.ts'
 import { file } from './file.ts'
+import { flexprice } from './flexprice.ts'
+import { kafka } from './kafka.ts'
 import { lago } from './lago.ts'
+import { m3ter } from './m3ter.ts'
+import { metronome } from './metronome.ts'
 import { openmeter } from './openmeter.ts'
 import { orb } from './orb.ts'
+import { polar } from './polar.ts'
 import type { Sink, SinkKind, SinkSurroundings } from './sink.ts'
 import { stdout } from './stdout.ts'
 import { stripe } from './stripe.ts'
@@ -11,10 +18,17 @@ import { webhook } from './webhook.ts'
 
 /** The sinks there are. A new one is one file and one line here. */
 export const sinkKinds: readonly SinkKind[] = [
+  amberflo,
+  clickhouse,
   file,
+  flexprice,
+  kafka,
   lago,
+  m3ter,
+  metronome,
   openmeter,
   orb,
+  polar,
   stdout,
   stripe,
   webhook,

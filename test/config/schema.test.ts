@@ -75,14 +75,15 @@ t.test('the JSON Schema refuses mistakes of shape', async (t) => {
 })
 
 t.test('every YAML block in our documents that looks like a configuration passes check', async (t) => {
-  const documents = ['README.md', ...readdirSync(new URL('docs/', checkout)).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
+  const documents = ['README.md', ...readdirSync(new URL('docs/', checkout), { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
   let blocks = 0
   let hashes = 0
   for (const document of documents) {
     for (const [, block = ''] of read(document).matchAll(/^```yaml\n([\s\S]*?)^```/gm)) {
       if (!/^(server|admin|store|events|upstreams|models|meters|prices|plans|accounts|keys|sinks|include):/m.test(block) || /^apiVersion:|^services:/m.test(block)) continue
       blocks++
-      const env = { UPSTREAM_API_KEY: 'sk-x', ACME_KEY: 'a-secret-of-twenty-characters', OPS_TOKEN: 'a-token-of-twenty-characters' }
+      const named = [...block.matchAll(/\$\{([A-Z][A-Z0-9_]*)\}/g)].map(([, name = '']) => [name, 'a-secret-of-twenty-characters'])
+      const env = { ...Object.fromEntries(named) as Record<string, string>, UPSTREAM_API_KEY: 'sk-x', OPS_TOKEN: 'a-token-of-twenty-characters' }
       const text = block.replaceAll(/sha256:(…|<[^>]*>)/g, () => `sha256:${String(blocks).padStart(32, '0')}${String(hashes++).padStart(32, '0')}`)
       const { config, problems } = loadConfig({ file: `${document} (block ${blocks})`, text, env, hostName: 'h' })
       t.ok(config !== null, problems.map(toText).join('\n'))
