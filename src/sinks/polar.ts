@@ -77,7 +77,7 @@ export const polar: SinkKind = {
         const inserted = fieldOf(counts, 'inserted')
         const duplicates = fieldOf(counts, 'duplicates') ?? 0
         if (typeof inserted !== 'number' || typeof duplicates !== 'number' || inserted + duplicates !== sent.length) throw new DeliveryFailed('unknown', 'it did not count all of them')
-        return { accepted: sent.map(({ id }) => id), refused: [], later }
+        return { accepted: sent.map(({ id }) => id), refused: [], later, duplicates }
       },
       readBack: readBackOf(http, url, headers, id_prefix),
       close: () => http.close(),

@@ -29,7 +29,7 @@ t.test('an event is a CloudEvent on the wire, under its account and at the time 
     await sink.deliver([record], attempt())
     const { event } = record
     const { data, ...attributes } = event
-    t.same(fake.log.map(({ partition: _, ...entry }) => entry), [{
+    t.match(fake.log, [{
       key: event.subject, timestampMs: record.timeMs,
       ...(mode === 'structured'
         ? { value: JSON.stringify(event), headers: { 'content-type': 'application/cloudevents+json' } }
