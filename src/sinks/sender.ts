@@ -185,7 +185,13 @@ export class Sender {
 
   /** The first that has nothing in common with what is on the way, nor with one that waits before it. */
   #next(waiting: (readonly SinkRecord[])[], busy: ReadonlySet<string>): readonly SinkRecord[] | undefined {
-    if (this.#parts.contract.serialBy === 'none') return waiting.shift()
+    if (this.#parts.contract.serialBy === 'none') {
+      const batch = waiting.shift()
+      // It was made before it was known that so many are too many.
+      if (batch === undefined || batch.length <= this.#batchMax) return batch
+      waiting.unshift(batch.slice(this.#batchMax))
+      return batch.slice(0, this.#batchMax)
+    }
     const before = new Set(busy)
     for (const [index, batch] of waiting.entries()) {
       const keys = this.#keysOf(batch)

@@ -7,7 +7,7 @@ export const easyContract: SinkContract = {
 }
 
 /** A kind of sink that is nowhere registered: a test is its receiver. */
-export function someKind(more: { readonly takes?: SinkKind['takes']; readonly contract?: Partial<SinkContract>; readonly deliver?: Sink['deliver'] } = {}): SinkKind {
-  const { takes = 'events', contract, deliver = async (batch) => ({ accepted: batch.map(({ id }) => id), refused: [] }) } = more
-  return { type: 'some', takes, contract: { ...easyContract, ...contract }, settings: {}, open: async () => ({ deliver, close: async () => undefined }) }
+export function someKind(more: { readonly takes?: SinkKind['takes']; readonly contract?: Partial<SinkContract>; readonly customerDefault?: 'none'; readonly deliver?: Sink['deliver'] } = {}): SinkKind {
+  const { takes = 'events', contract, customerDefault = 'account', deliver = async (batch) => ({ accepted: batch.map(({ id }) => id), refused: [] }) } = more
+  return { type: 'some', takes, customerDefault, contract: { ...easyContract, ...contract }, settings: {}, open: async () => ({ deliver, close: async () => undefined }) }
 }
