@@ -221,6 +221,7 @@ export function conformance(t: Test, subject: Subject): void {
     const asked = (record: typeof first): { code: string; customer: string; fromMs: number; untilMs: number } => ({ code: record.code, customer: record.customer, fromMs, untilMs })
     const alike = records.filter(({ code, customer }) => code === first.code && customer === first.customer)
     const signal = AbortSignal.timeout(attemptMs)
+    await ship(sink, [{ ...first, id: `${first.id}:edge`, timeMs: untilMs }], contract)
     if (readBack.total !== undefined) {
       t.equal(await readBack.total(asked(first), signal), sum(alike.map(({ value }) => value)), 'the total of a customer and meter')
       t.equal(await readBack.total({ ...asked(first), fromMs: fromMs - 3_600_000, untilMs: fromMs }, signal), '0', 'nothing before')
@@ -228,6 +229,7 @@ export function conformance(t: Test, subject: Subject): void {
     }
     if (readBack.find === undefined) return
     t.match([...await readBack.find([first.id, 'never-sent'], asked(first), signal)], [[first.id, { copies: 1, refused: null }]], 'which ids it knows')
+    t.equal((await readBack.find([first.id.slice(0, -1)], asked(first), signal)).size, 0, 'a part of an id is another')
     fake.books.plantLoss(first.id)
     t.equal((await readBack.find([first.id], asked(first), signal)).size, 0, 'one that was lost')
   })
