@@ -58,6 +58,8 @@ const COUNT_EVERY = 15
 const GATHER_MS = 50
 /** What is under way at the end has this long to be answered. */
 const LAST_ANSWERS_MS = 2_000
+/** What is read at once is sent in so many turns: moving the cursor waits for the disk. */
+const ROUNDS = 4
 const READ_MAX = 1_000
 const READ_LEAST = 200
 /** Entries that are done although one before them is not; more are not remembered. */
@@ -314,7 +316,7 @@ export class Delivery {
   async #deliver(fence: Fence): Promise<Step> {
     const { kind, outbox, metrics, name } = this.#parts
     const { batchMax, inFlightMax = 4 } = kind.contract
-    const count = this.#told.size > KEPT_MAX ? READ_LEAST : Math.min(READ_MAX, Math.max(READ_LEAST, batchMax * inFlightMax))
+    const count = this.#told.size > KEPT_MAX ? READ_LEAST : Math.min(READ_MAX, Math.max(READ_LEAST, batchMax * inFlightMax * ROUNDS))
     const entries = await outbox.read(fence, count)
     if (entries.length === 0) return { done: 0, full: false, failure: null }
     const told = entries.map((entry) => this.#toldOf(entry))
