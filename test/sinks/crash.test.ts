@@ -1,7 +1,7 @@
 // S13: the gateway is gone at any point between the outbox and the receiver's books, and another goes on: each event is booked once. The point is each call of
 // the store in turn: before it, and after it without its answer. With every kind of store, for single records, for sums, and for receivers that forget.
 
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { systemClock, withTime, type Clock } from '../../src/clock.ts'
 import type { SinkMapping } from '../../src/config/config.ts'
 import { silentLog } from '../../src/log.ts'
@@ -13,7 +13,6 @@ import type { SinkContract, SinkRecord } from '../../src/sinks/sink.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
 import type { Store } from '../../src/stores/store.ts'
 import { startRedis } from '../fixtures/redis.ts'
-import type { Teardown } from '../fixtures/tmp-dir.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
 import { embeddedIn, newDir } from '../stores/embedded-fixture.ts'
 import { openTestStore } from '../stores/redis-fixture.ts'
@@ -105,7 +104,7 @@ function sumsOf(records: readonly SinkRecord[]): Record<string, number> {
   return sums
 }
 
-async function crashEverywhere(t: Teardown & { ok: typeof import('tap').t.ok; same: typeof import('tap').t.same; comment: typeof import('tap').t.comment }, store: Store, one: Case): Promise<void> {
+async function crashEverywhere(t: Pick<Test, 'ok' | 'same' | 'comment'>, store: Store, one: Case): Promise<void> {
   const takes = one.mapping === null ? 'events' : 'records'
   const kind = someKind({ takes, contract: one.contract })
   const events = 4
