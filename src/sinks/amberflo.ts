@@ -1,3 +1,4 @@
+import { baseUrl } from './base-url.ts'
 import { SinkHttp } from './http.ts'
 import { DeliveryFailed, type Sink, type SinkContract, type SinkKind } from './sink.ts'
 import { tokenMeters } from './token-meters.ts'
@@ -41,7 +42,7 @@ export const amberflo: SinkKind = {
   meters: tokenMeters(),
   async open(_name, settings, around): Promise<Sink> {
     const { url, failover_url, private: permitPrivate, api_key } = settings as unknown as Settings
-    const endpointOf = (address: string): string => `${address.replace(/\/+$/, '')}/ingest`
+    const endpointOf = (address: string): string => `${baseUrl(address)}/ingest`
     const http = new SinkHttp({ permitPrivate }, around)
     const headers = { 'x-api-key': api_key, 'content-type': 'application/json' }
     return {
@@ -55,7 +56,7 @@ export const amberflo: SinkKind = {
           return http.send({ url: endpointOf(failover_url), headers, body }, signal)
         })
         if (answer.status < 200 || answer.status > 299) throw http.failureOf(answer)
-        const ingested = /(\d+) records? (?:was|were) ingested/i.exec(answer.text)?.[1]
+        const ingested = /^\W?(\d{1,6}) records? (?:was|were) ingested/i.exec(answer.text.trim())?.[1]
         if (Number(ingested) !== batch.length) throw new DeliveryFailed('unknown', 'it did not say that it has all of them')
         return { accepted: batch.map(({ id }) => id), refused: [] }
       },

@@ -3,7 +3,7 @@ export function decimalOf(value: unknown): string | null {
   if (typeof value === 'string') return /^-?\d+(\.\d+)?$/.test(value) ? value : null
   if (typeof value !== 'number' || !Number.isFinite(value)) return null
   if (Number.isInteger(value)) return BigInt(value).toString()
-  return value.toFixed(9).replace(/\.?0+$/, '')
+  return trimmed(value.toFixed(9))
 }
 
 /** Σ of decimal texts. */
@@ -21,8 +21,15 @@ export function shifted(value: string, places: number): string {
   const point = whole.length + places
   const padded = point <= 0 ? digits.padStart(digits.length - point + 1, '0') : digits.padEnd(point, '0')
   const at = point <= 0 ? 1 : point
-  const text = `${padded.slice(0, at).replace(/^0+(?=\d)/, '')}.${padded.slice(at)}`.replace(/\.?0*$/, '')
-  return /^0*$/.test(text) ? '0' : `${sign}${text}`
+  const text = trimmed(`${padded.slice(0, at).replace(/^0+(?=\d)/, '')}.${padded.slice(at)}`)
+  return text === '0' ? '0' : `${sign}${text}`
+}
+
+/** Without zeros at the end of its fraction. */
+function trimmed(decimal: string): string {
+  let end = decimal.length
+  while (decimal[end - 1] === '0') end -= 1
+  return decimal.slice(0, decimal[end - 1] === '.' ? end - 1 : end)
 }
 
 function unscaled(value: string, digits: number): string {

@@ -1,4 +1,5 @@
 import { toInstant } from '../metering/event.ts'
+import { baseUrl } from './base-url.ts'
 import { decimalOf } from './decimal.ts'
 import { fieldOf, jsonOf, SinkHttp } from './http.ts'
 import { DeliveryFailed, type ReadBack, type Sink, type SinkContract, type SinkKind } from './sink.ts'
@@ -44,7 +45,7 @@ export const flexprice: SinkKind = {
   meters: tokenMeters(),
   async open(_name, settings, around): Promise<Sink> {
     const { url: address, private: permitPrivate, api_key } = settings as unknown as Settings
-    const url = address.replace(/\/+$/, '')
+    const url = baseUrl(address)
     const http = new SinkHttp({ permitPrivate }, around)
     const headers = { 'x-api-key': api_key, 'content-type': 'application/json' }
     return {

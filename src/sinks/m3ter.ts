@@ -1,4 +1,5 @@
 import { toInstant } from '../metering/event.ts'
+import { baseUrl } from './base-url.ts'
 import { fieldOf, jsonOf, SinkHttp, type HttpAnswer, type HttpRequest } from './http.ts'
 import { DeliveryFailed, type DeliveryReport, type MeterRecord, type Sink, type SinkContract, type SinkKind, type SinkRecord, type SinkSurroundings } from './sink.ts'
 import { tokenMeters } from './token-meters.ts'
@@ -72,7 +73,7 @@ class M3terSink implements Sink {
   readonly #known = new Set<string>()
 
   constructor(settings: Settings, around: SinkSurroundings) {
-    this.#settings = { ...settings, url: settings.url.replace(/\/+$/, ''), api_url: settings.api_url.replace(/\/+$/, '') }
+    this.#settings = { ...settings, url: baseUrl(settings.url), api_url: baseUrl(settings.api_url) }
     this.#clock = around.clock
     this.#http = new SinkHttp({ permitPrivate: settings.private }, around)
   }

@@ -1,4 +1,5 @@
 import { toInstant } from '../metering/event.ts'
+import { baseUrl } from './base-url.ts'
 import { fieldOf, jsonOf, SinkHttp } from './http.ts'
 import { DeliveryFailed, type ReadBack, type Sink, type SinkContract, type SinkKind } from './sink.ts'
 import { tokenMeters } from './token-meters.ts'
@@ -47,7 +48,7 @@ export const metronome: SinkKind = {
   meters: tokenMeters(),
   async open(_name, settings, around): Promise<Sink> {
     const { url: address, private: permitPrivate, api_key } = settings as unknown as Settings
-    const url = address.replace(/\/+$/, '')
+    const url = baseUrl(address)
     const http = new SinkHttp({ permitPrivate }, around)
     const headers = { authorization: `Bearer ${api_key}`, 'content-type': 'application/json' }
     return {

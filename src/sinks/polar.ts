@@ -1,4 +1,5 @@
 import { toInstant } from '../metering/event.ts'
+import { baseUrl } from './base-url.ts'
 import { decimalOf, shifted, sumOf } from './decimal.ts'
 import { fieldOf, jsonOf, SinkHttp, type HttpAnswer } from './http.ts'
 import { DeliveryFailed, type DeliveryReport, type MeterRecord, type ReadBack, type Sink, type SinkContract, type SinkKind, type SinkSurroundings } from './sink.ts'
@@ -59,7 +60,7 @@ export const polar: SinkKind = {
   meters,
   async open(_name, settings, around): Promise<Sink> {
     const { url: address, private: permitPrivate, access_token, id_prefix } = settings as unknown as Settings
-    const url = address.replace(/\/+$/, '')
+    const url = baseUrl(address)
     const http = new SinkHttp({ permitPrivate }, around)
     const headers = { authorization: `Bearer ${access_token}`, 'content-type': 'application/json' }
     return {
