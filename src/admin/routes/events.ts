@@ -1,5 +1,7 @@
 import { ARCHIVE, type EventHistory, type Page } from '../../archive/history.ts'
-import type { SinkConfig } from '../../config/config.ts'
+import { DEFAULT_CALENDAR, type SinkConfig } from '../../config/config.ts'
+import { FocusSheet, focusColumns } from '../../invoices/focus.ts'
+import { periodAt } from '../../metering/calendar.ts'
 import { toUsageEvent } from '../../metering/event.ts'
 import type { UsageEvent } from '../../metering/event.ts'
 import { sinkKind, whyNoReplay } from '../../sinks/index.ts'
@@ -11,6 +13,8 @@ import type { BucketSize, Grouping } from '../usage-report.ts'
 import { toPastMs } from '../when.ts'
 
 const waitMaxS = 30
+const focusRowsMax = 100_000
+const hourMs = 3_600_000
 
 export const eventRoutes: readonly Route[] = [
   {
@@ -24,15 +28,39 @@ export const eventRoutes: readonly Route[] = [
       account: { type: 'string', about: 'of this account only' },
     },
     async handle({ query }, { history, clock }) {
-      const nowMs = clock.nowMs()
-      const fromMs = toPastMs(textOf(query, 'from') ?? '24h', 'from', nowMs)
-      const to = textOf(query, 'to')
-      // A call admitted in this very millisecond counts.
-      const toMs = to === null ? nowMs + 1 : toPastMs(to, 'to', nowMs)
-      if (toMs <= fromMs) throw new Problem(422, 'from must lie before to')
+      const { fromMs, toMs } = spanOf(query, clock.nowMs())
       const bucket = textOf(query, 'bucket') as BucketSize | null
       const report = await reportUsage(history, { fromMs, toMs, by: groupingsOf(textOf(query, 'by')), bucket, account: textOf(query, 'account') })
       return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), ...report }
+    },
+  },
+  {
+    method: 'GET', path: '/api/v1/usage/focus', role: 'viewer', summary: 'Rated usage as rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification',
+    answer: 'from, to, columns, rows: an array of texts and nulls for each, in the order of columns; events: that have a price; unpriced: those that have none, and no row',
+    query: {
+      from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
+      to: { type: 'string', about: 'admitted before: an instant, or how long ago; now unless given' },
+      bucket: { type: 'string', about: 'the charge period; day unless given', values: ['hour', 'day'] },
+      account: { type: 'string', about: 'of this account only' },
+      provider: { type: 'string', about: 'who provides, publishes and invoices; the gateway\'s instance unless given' },
+    },
+    async handle({ query }, { history, clock, config }) {
+      const nowMs = clock.nowMs()
+      const { fromMs, toMs } = spanOf(query, nowMs)
+      const { plans, accounts, instance } = config()
+      const account = textOf(query, 'account')
+      const sheet = new FocusSheet({
+        provider: textOf(query, 'provider') ?? instance, periodMs: textOf(query, 'bucket') === 'hour' ? hourMs : 24 * hourMs, plans,
+        billingPeriod: (name, atMs) => periodAt('billing_period', accounts.get(name)?.calendar ?? DEFAULT_CALENDAR, atMs),
+      })
+      for await (const event of history.read(fromMs)) {
+        const admittedMs = Date.parse(event.time)
+        if (admittedMs < fromMs || admittedMs >= toMs || (account !== null && event.data['account'] !== account)) continue
+        sheet.add(event.data, admittedMs)
+        if (sheet.size > focusRowsMax) throw new Problem(422, `the answer would have more than ${focusRowsMax} rows; ask for a shorter time, or for days`)
+      }
+      const rows = sheet.rows().map((row) => focusColumns.map((column) => row[column]))
+      return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), columns: focusColumns, rows, events: sheet.events, unpriced: sheet.unpriced }
     },
   },
   {
@@ -192,6 +220,15 @@ export const eventRoutes: readonly Route[] = [
 
 function instantOrNull(ms: number | null): string | null {
   return ms === null ? null : new Date(ms).toISOString()
+}
+
+function spanOf(query: Asked['query'], nowMs: number): { readonly fromMs: number; readonly toMs: number } {
+  const fromMs = toPastMs(textOf(query, 'from') ?? '24h', 'from', nowMs)
+  const to = textOf(query, 'to')
+  // A call admitted in this very millisecond counts.
+  const toMs = to === null ? nowMs + 1 : toPastMs(to, 'to', nowMs)
+  if (toMs <= fromMs) throw new Problem(422, 'from must lie before to')
+  return { fromMs, toMs }
 }
 
 function mustBeSink({ config }: AdminParts, name: string): SinkConfig {
