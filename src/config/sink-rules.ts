@@ -26,6 +26,7 @@ export function sinksOf(raws: readonly RawSink[], report: Report): readonly Sink
     if (other !== undefined) wrong('path', `is the file of the sink ${other} too; every sink needs its own`)
     if (path !== null) paths.set(path, raw.name)
     const kind = sinkKind(raw.type)
+    if (!kind.contract.verified) report.warn(raw.node.entries.get('type')?.value ?? raw.node, pathOf(raw.trail, 'type'), `is experimental: the rules of ${kind.type} could not be confirmed; compare its totals with yours`)
     const settings: Record<string, unknown> = {}
     for (const name of [...Object.keys(kind.settings), 'private']) {
       const value = raw[name]
