@@ -205,6 +205,8 @@ class RunningApp implements App {
     // Sinks are opened and closed as they change.
     const waiting = restart.filter((name) => name !== 'sinks')
     if (waiting.length > 0) log.warn({ settings: waiting }, 'these settings have changed and act after a restart')
+    // Whoever reads it again may have mended what a sink waits for, though no setting has changed.
+    this.#books?.deliveries.nudge()
     log.info({ version, outcome }, 'the configuration was read again')
   }
 

@@ -20,7 +20,6 @@ import { measureSpool } from './spool/measure.ts'
 import { StoreUnavailable } from './stores/store.ts'
 import type { Opening } from './stores/index.ts'
 import type { Store } from './stores/store.ts'
-import type { Writable } from 'node:stream'
 
 /** The store with everything that reads and changes it, apart from calls: what a gateway and a command without a gateway have in common. */
 export interface Books {
@@ -45,7 +44,7 @@ export interface BooksParts {
   readonly random: Random
   readonly log: Log
   readonly metrics: Metrics
-  readonly stdout: Writable
+  readonly stdout: NodeJS.WritableStream
   /** Told to whoever finds the store taken. */
   readonly adminAddress?: string
   /** The operator has said that acknowledged moves may be missing (a restored backup). */
@@ -71,7 +70,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
     const accounts = new MadeAccounts(store, directory, changes, clock)
     const grants = new GrantChanges(store, directory, changes, clock, random)
     const paces = await StoredPaces.open(store.records)
-    const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout, further: noticeConsumers })
+    const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout, further: noticeConsumers, calendarOf: (id) => directory.accountOf(id)?.calendar })
     return {
       store, clock, directory, changes, accounts, deliveries, paces, forgetAfterMs: openingOf(config, parts).forgetAfterMs,
       adminParts(current, gateway) {
@@ -88,6 +87,10 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
           inspectStore: () => inspect(store, current()),
           quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
           retryDead: (consumer) => deliveries.retryDead(consumer, current()),
+          deliveryStatus: () => deliveries.status(),
+          withheld: (sink) => deliveries.quarantined(sink),
+          releaseWithheld: (sink, ids, how) => deliveries.release(current(), sink, ids, how),
+          credit: (sink, event) => deliveries.credit(current(), sink, event),
           replay: (sink, sinceMs) => deliveries.replay(sink, current().instance, sinceMs, history),
         }
       },

@@ -22,7 +22,8 @@ const mayImport: Record<string, readonly string[]> = {
   spool: ['metering/', 'stores/', 'clock', 'assert', 'log'],
   sinks: ['metering/', 'stores/store.ts', 'clock', 'random', 'log', 'metrics', 'errors', 'assert'],
   archive: ['metering/', 'stores/store.ts', 'clock', 'log'],
-  config: ['metering/', 'errors', 'assert', 'clock'],
+  // What a sink can be told is said by its kind, and where it may be by the one who connects.
+  config: ['metering/', 'sinks/index.ts', 'sinks/address.ts', 'errors', 'assert', 'clock'],
   gateway: ['metering/', 'providers/provider.ts', 'stores/store.ts', 'clock', 'log', 'metrics', 'errors', 'assert', 'random'],
   // Accounts made at run time are judged by the grammar of the file.
   accounts: ['metering/', 'stores/store.ts', 'config/config.ts', 'config/account-terms.ts', 'clock', 'random', 'errors', 'assert'],
@@ -44,7 +45,7 @@ const contracts = /^src\/((providers\/provider|stores\/store|spool\/spool|sinks\
 const gatewayFile = /^src\/gateway\//
 
 const doors: Record<string, RegExp> = {
-  'undici': /^src\/(gateway\/forward|sinks\/webhook-request)\.ts$/,
+  'undici': /^src\/(gateway\/forward|sinks\/http)\.ts$/,
   'http-proxy-3': /^src\/gateway\/tunnel\.ts$/,
   'rate-limiter-flexible': /^src\/gateway\/guard\.ts$/,
   'ioredis': /^src\/stores\/redis\/wire\.ts$/,
@@ -59,6 +60,8 @@ const doors: Record<string, RegExp> = {
   '@pydantic/genai-prices': /^src\/config\/public-prices\.ts$/,
   'temporal-polyfill': /^src\/metering\/calendar\.ts$/,
   'commander': /^src\/cli(\.ts|\/.*)$/,
+  '@platformatic/kafka': /^src\/sinks\/kafka\.ts$/,
+  '@clickhouse/client': /^src\/sinks\/clickhouse\.ts$/,
   'package.json': /^src\/cli\/version\.ts$/,
 }
 

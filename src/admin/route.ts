@@ -6,7 +6,10 @@ import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
 import type { Clock } from '../clock.ts'
 import type { Config, SinkConfig } from '../config/config.ts'
 import type { EventHistory } from '../archive/history.ts'
+import type { UsageEvent } from '../metering/event.ts'
 import type { PendingReservation } from '../metering/moves.ts'
+import type { DeliveryStatus } from '../sinks/deliver.ts'
+import type { Quarantined } from '../sinks/quarantine.ts'
 import type { Outbox, Records, StoreDetails, StoreStatus } from '../stores/store.ts'
 import { Problem } from './problem.ts'
 
@@ -38,6 +41,14 @@ export interface AdminParts {
   readonly gateway: RunningGateway | null
   /** Delivers the dead records of a consumer (null: of all) again. Gives how many arrived and how many were refused once more. */
   retryDead(consumer: string | null): Promise<{ readonly delivered: number; readonly failed: number }>
+  /** Of the sinks that are delivered to here, by name; nothing while no gateway runs. */
+  deliveryStatus(): ReadonlyMap<string, DeliveryStatus | 'replaying'>
+  /** Records that are not sent any more until an operator decides, of one sink or all. */
+  withheld(sink?: string): Promise<readonly Quarantined[]>
+  /** Sends or drops those of these events or sums (null: all of the sink). */
+  releaseWithheld(sink: string, ids: readonly string[] | null, how: 'send' | 'drop'): Promise<{ readonly released: number; readonly failed: number }>
+  /** Takes an event back at a sink. */
+  credit(sink: string, event: UsageEvent): Promise<'sent' | 'credited' | 'nothing' | { readonly failed: string }>
   /** Delivers to a sink again what was settled since an instant: `events` of the store, by the sink's own loop, after `archived` of the archive, which are delivered when `done`. */
   replay(sink: SinkConfig, sinceMs: number): Promise<{ readonly events: number; readonly archived: number; readonly done: Promise<void> }>
 }

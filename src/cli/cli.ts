@@ -19,7 +19,7 @@ import { subscriptionCommands } from './subscriptions.ts'
 export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, invoiceCommand, explainCommand, simulateCommand, planDiffCommand, noticesCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
-  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', plan: 'what might be sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', store: 'where the books are kept',
+  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', plan: 'what might be sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', sinks: 'where usage events go', store: 'where the books are kept',
 }
 
 /** Runs one command line (without the program's name). Gives the exit code: 0 fine, 1 the operation failed, 2 wrong usage or a bad config. */

@@ -2,7 +2,8 @@ import type { Limit, Rollover, Window } from '../metering/limits/limit.ts'
 import { METERS, meterName, meterScale } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
 import type { GrantTerms } from '../metering/recurring-grant.ts'
-import type { Config, Plan, PlanCharges, RateCard } from './config.ts'
+import { sinkKind } from '../sinks/index.ts'
+import type { Config, Plan, PlanCharges, RateCard, SinkConfig } from './config.ts'
 import { withoutPassword } from './redis-url.ts'
 import { words } from './schema.ts'
 import { toYaml } from './yaml.ts'
@@ -144,10 +145,21 @@ export function printConfig(config: Config): string {
         ...webhook, url: `${new URL(webhook.url).origin}/${hidden}`, secrets: webhook.secrets.map(() => hidden), headers: Object.fromEntries(Object.keys(webhook.headers).map((name) => [name, hidden])),
       })),
     },
+    sinks: config.sinks.map((sink) => ({ ...sink, settings: withoutSecrets(sink) })),
   }))
 }
 
 const hidden = '(hidden)'
+
+/** An address may carry a token in its path or query. */
+function withoutSecrets({ type, settings }: SinkConfig): Readonly<Record<string, unknown>> {
+  const { settings: fields } = sinkKind(type)
+  return Object.fromEntries(Object.entries(settings).map(([name, value]) => {
+    const is = Object.hasOwn(fields, name) ? fields[name]?.is : undefined
+    if (value === null || value === undefined) return [name, value]
+    return [name, is === 'secret' || is === 'secrets' || is === 'map' ? hidden : is === 'url' ? URL.parse(String(value))?.origin ?? hidden : value]
+  }))
+}
 
 function plain(value: unknown): unknown {
   if (value instanceof Map) return Object.fromEntries([...value].map(([name, each]) => [String(name), plain(each)]))

@@ -16,9 +16,10 @@ import { notificationsOf } from './notification-rules.ts'
 import { warnOfOutages, warnOfPlan } from './plan-warnings.ts'
 import { chargesOf, defaultMoneyScale, rateCardOf } from './price-cards.ts'
 import { addressOf, isLoopback } from './scalars.ts'
-import type { RawAccount, RawConfig, RawEntitlements, RawFileSink, RawKey, RawModel, RawPlan, RawPolicy, RawPriceCard, RawRates, RawTimeouts, RawUpstream } from './schema.ts'
+import type { RawAccount, RawConfig, RawEntitlements, RawKey, RawModel, RawPlan, RawPolicy, RawPriceCard, RawRates, RawTimeouts, RawUpstream } from './schema.ts'
 import { REDIS_ONLY, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
 import { quote } from './shape.ts'
+import { filePathOf, sinksOf } from './sink-rules.ts'
 import { subscriptionFrom } from './subscription-rules.ts'
 import { weightedMeter } from './weighted-meter.ts'
 import type { MapNode, Node } from './yaml.ts'
@@ -99,7 +100,7 @@ class Parser {
     const content = {
       server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, meters: this.#meters.weighted, moneyScale: this.#meters.moneyScale ?? defaultMoneyScale,
       accounts: this.#accounts, keys,
-      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      sinks: [...sinksOf(raw.sinks, this.#report), ...this.#archive()], events: this.#events(), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
     return freeze({ ...content, version, files: this.#files })
@@ -580,37 +581,15 @@ class Parser {
     const path = join(archive, 'events.ndjson')
     for (const sink of this.#raw.sinks) {
       if (sink.name === name) this.#report.problem(this.#at(sink, 'name'), pathOf(sink.trail, 'name'), 'is the name of the archive that events.archive asks for; choose another')
-      if (isFileSink(sink) && join(sink.path) === path) this.#report.problem(this.#at(sink, 'path'), pathOf(sink.trail, 'path'), 'is the file of the archive that events.archive asks for; every sink needs its own')
+      const own = filePathOf(sink)
+      if (own !== null && join(own) === path) this.#report.problem(this.#at(sink, 'path'), pathOf(sink.trail, 'path'), 'is the file of the archive that events.archive asks for; every sink needs its own')
     }
-    return [{ name, type: 'file', settings: { path, maxBytes: archiveFileBytes, daily: true, keepMs } }]
-  }
-
-  #sinks(): readonly SinkConfig[] {
-    const sinks: SinkConfig[] = []
-    const names = new Set<string>()
-    const paths = new Map<string, string>()
-    for (const raw of this.#raw.sinks) {
-      if (names.has(raw.name)) this.#report.problem(this.#at(raw, 'name'), pathOf(raw.trail, 'name'), `there are two sinks named ${raw.name}`)
-      names.add(raw.name)
-      if (!isFileSink(raw)) {
-        sinks.push({ name: raw.name, type: raw.type, settings: {} })
-        continue
-      }
-      const other = paths.get(raw.path)
-      if (other !== undefined) this.#report.problem(this.#at(raw, 'path'), pathOf(raw.trail, 'path'), `is the file of the sink ${other} too; every sink needs its own`)
-      paths.set(raw.path, raw.name)
-      sinks.push({ name: raw.name, type: raw.type, settings: { path: raw.path, maxBytes: raw.max_bytes, daily: raw.daily } })
-    }
-    return sinks
+    return [{ name, type: 'file', settings: { path, max_bytes: archiveFileBytes, daily: true, keep: keepMs }, mapping: null }]
   }
 }
 
 function isCost(limit: Limit): boolean {
   return meterName(limit.meter) === 'cost'
-}
-
-function isFileSink(raw: RawConfig['sinks'][number]): raw is RawFileSink & { readonly type: 'file' } {
-  return raw.type === 'file'
 }
 
 function timeoutsOf(raw: RawTimeouts | null, otherwise: ServerConfig['timeouts']): ServerConfig['timeouts'] {

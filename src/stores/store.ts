@@ -76,7 +76,7 @@ export interface Outbox {
    * `done` were delivered, and with each everything that `read` gives before it for the same root account. In what order they are told does not matter.
    * Idempotent; refused with StaleFence when another holds the lease.
    */
-  advance(fence: Fence, done: readonly OutboxEntry[]): Promise<void>
+  advance(fence: Fence, done: readonly Pick<OutboxEntry, 'position'>[]): Promise<void>
   /** Keeps the record with its reason in the list of the dead; the cursor is moved by `advance`. */
   bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void>
   dead(consumer?: string): Promise<readonly DeadEntry[]>

@@ -42,7 +42,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
   const config = {
     ...configOf([key('dev', hashOfSecret(callerSecret))], [account('acme')]),
     admin: { listen: { host: '127.0.0.1', port: 0 }, tokens: more.tokens ?? [], metrics: more.metrics ?? 'token' },
-    upstreams, sinks: [{ name: 'file', type: 'file', settings: {} }], store: { kind: 'memory' }, version: 'abc', files: [], instance: 'test',
+    upstreams, sinks: [{ name: 'file', type: 'file', settings: {}, mapping: null }], store: { kind: 'memory' }, version: 'abc', files: [], instance: 'test',
   } as unknown as Config
   const directory = await StoredKeyDirectory.open(records, config, systemClock)
   let reloads: ReloadState = { atMs: 0, ok: true, problems: [] }
@@ -59,6 +59,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     pendingCall: async () => undefined, forecasts: async () => new Map(),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 1, archived: 0, done: Promise.resolve() }),
+    deliveryStatus: () => new Map(), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const server = await startAdminServer({

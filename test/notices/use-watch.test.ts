@@ -1,8 +1,7 @@
 import t from 'tap'
-import { toUsageEvent } from '../../src/metering/event.ts'
 import type { Notice } from '../../src/notices/notice.ts'
 import { StoreUnavailable } from '../../src/stores/store.ts'
-import { openUseWorld } from './use-world.ts'
+import { delivered, openUseWorld } from './use-world.ts'
 
 const at = (text: string): number => Date.parse(text)
 const hour = 3_600_000
@@ -218,7 +217,7 @@ accounts: { acme: { plan: pro } }
   w.set(at('2026-12-01') + 90 * day + 1)
   t.same(await left(), ['ever'])
   // The same old event once more, seen by a gateway that remembers nothing.
-  const events = (await w.store.outbox.scan(null, 10)).map(({ record }) => toUsageEvent(record))
+  const events = (await w.store.outbox.scan(null, 10)).map(({ record }) => delivered(record))
   await w.watch().deliver(events, new AbortController().signal)
   t.same(told(await w.all()), ['threshold acme ever 50'], 'what is forgotten is not told again')
 })

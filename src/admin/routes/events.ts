@@ -1,7 +1,10 @@
 import { ARCHIVE, type EventHistory, type Page } from '../../archive/history.ts'
-import type { SinkConfig } from '../../config/config.ts'
+import { DEFAULT_CALENDAR, type SinkConfig } from '../../config/config.ts'
+import { FocusSheet, focusColumns } from '../../invoices/focus.ts'
+import { periodAt } from '../../metering/calendar.ts'
 import { toUsageEvent } from '../../metering/event.ts'
 import type { UsageEvent } from '../../metering/event.ts'
+import { sinkKind, whyNoReplay } from '../../sinks/index.ts'
 import type { Outbox } from '../../stores/store.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Route } from '../route.ts'
@@ -10,6 +13,8 @@ import type { BucketSize, Grouping } from '../usage-report.ts'
 import { toPastMs } from '../when.ts'
 
 const waitMaxS = 30
+const focusRowsMax = 100_000
+const hourMs = 3_600_000
 
 export const eventRoutes: readonly Route[] = [
   {
@@ -23,15 +28,39 @@ export const eventRoutes: readonly Route[] = [
       account: { type: 'string', about: 'of this account only' },
     },
     async handle({ query }, { history, clock }) {
-      const nowMs = clock.nowMs()
-      const fromMs = toPastMs(textOf(query, 'from') ?? '24h', 'from', nowMs)
-      const to = textOf(query, 'to')
-      // A call admitted in this very millisecond counts.
-      const toMs = to === null ? nowMs + 1 : toPastMs(to, 'to', nowMs)
-      if (toMs <= fromMs) throw new Problem(422, 'from must lie before to')
+      const { fromMs, toMs } = spanOf(query, clock.nowMs())
       const bucket = textOf(query, 'bucket') as BucketSize | null
       const report = await reportUsage(history, { fromMs, toMs, by: groupingsOf(textOf(query, 'by')), bucket, account: textOf(query, 'account') })
       return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), ...report }
+    },
+  },
+  {
+    method: 'GET', path: '/api/v1/usage/focus', role: 'viewer', summary: 'Rated usage as rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification',
+    answer: 'from, to, columns, rows: an array of texts and nulls for each, in the order of columns; events: that have a price; unpriced: those that have none, and no row',
+    query: {
+      from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
+      to: { type: 'string', about: 'admitted before: an instant, or how long ago; now unless given' },
+      bucket: { type: 'string', about: 'the charge period; day unless given', values: ['hour', 'day'] },
+      account: { type: 'string', about: 'of this account only' },
+      provider: { type: 'string', about: 'who provides, publishes and invoices; the gateway\'s instance unless given' },
+    },
+    async handle({ query }, { history, clock, config }) {
+      const nowMs = clock.nowMs()
+      const { fromMs, toMs } = spanOf(query, nowMs)
+      const { plans, accounts, instance } = config()
+      const account = textOf(query, 'account')
+      const sheet = new FocusSheet({
+        provider: textOf(query, 'provider') ?? instance, periodMs: textOf(query, 'bucket') === 'hour' ? hourMs : 24 * hourMs, plans,
+        billingPeriod: (name, atMs) => periodAt('billing_period', accounts.get(name)?.calendar ?? DEFAULT_CALENDAR, atMs),
+      })
+      for await (const event of history.read(fromMs)) {
+        const admittedMs = Date.parse(event.time)
+        if (admittedMs < fromMs || admittedMs >= toMs || (account !== null && event.data['account'] !== account)) continue
+        sheet.add(event.data, admittedMs)
+        if (sheet.size > focusRowsMax) throw new Problem(422, `the answer would have more than ${focusRowsMax} rows; ask for a shorter time, or for days`)
+      }
+      const rows = sheet.rows().map((row) => focusColumns.map((column) => row[column]))
+      return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), columns: focusColumns, rows, events: sheet.events, unpriced: sheet.unpriced }
     },
   },
   {
@@ -100,11 +129,61 @@ export const eventRoutes: readonly Route[] = [
       if (sink === ARCHIVE) throw new Problem(422, 'the archive is what older events are replayed from; it has them already')
       const sinceMs = toPastMs(textOf(body, 'since') ?? '', 'since', parts.clock.nowMs())
       const since = new Date(sinceMs).toISOString()
+      const why = whyNoReplay(config, sinceMs, parts.clock.nowMs())
+      if (why !== null) throw new Problem(422, `nothing is delivered to ${sink} again: ${why}`)
       await parts.changes.note(who, 'events.replay', sink, { since })
       const { events, archived, done } = await parts.replay(config, sinceMs)
       // A command that is alone with the store ends with its answer.
       if (parts.gateway === null) await done
       return { sink, since, events, archived }
+    },
+  },
+  {
+    method: 'GET', path: '/api/v1/events/quarantined', role: 'viewer', summary: 'Records that are not sent to a sink any more until somebody decides: whether they were booked is not known',
+    answer: 'quarantined: sink, of (event or sum), why, reason, sent_at, quarantined_at, records',
+    query: { sink: { type: 'string', about: 'of this sink only' } },
+    async handle({ query }, { withheld }) {
+      const all = await withheld(textOf(query, 'sink') ?? undefined)
+      return {
+        quarantined: all.map(({ sink, of, why, reason, sinceMs, atMs, records }) => ({
+          sink, of, why, reason, sent_at: sinceMs === null ? null : new Date(sinceMs).toISOString(), quarantined_at: new Date(atMs).toISOString(), records,
+        })),
+      }
+    },
+  },
+  {
+    method: 'POST', path: '/api/v1/events/quarantined/release', role: 'admin', summary: 'End the quarantine of records: send them although they may have been booked, or drop them although they may not',
+    answer: 'released, failed',
+    body: {
+      sink: { type: 'string', required: true, about: 'which sink' },
+      how: { type: 'string', required: true, about: 'send or drop', values: ['send', 'drop'] },
+      of: { type: 'string', about: 'which events or sums, comma-separated; all of the sink unless given' },
+    },
+    async handle({ body, who }, parts) {
+      const sink = textOf(body, 'sink') ?? ''
+      const how = textOf(body, 'how') === 'drop' ? 'drop' : 'send'
+      // What is left of a sink that is gone can still be dropped.
+      if (how === 'send') mustBeSink(parts, sink)
+      const ids = textOf(body, 'of')?.split(',').map((id) => id.trim()).filter((id) => id !== '') ?? null
+      await parts.changes.note(who, `events.${how}`, sink, { of: ids?.join(',') ?? 'all' })
+      return await parts.releaseWithheld(sink, ids, how)
+    },
+  },
+  {
+    method: 'POST', path: '/api/v1/events/{id}/credit', role: 'admin', summary: 'Take an event back at a sink: the same records once more, with negative values',
+    answer: 'sink, id, result: sent, or nothing (the sink was told nothing of this event)',
+    body: { sink: { type: 'string', required: true, about: 'which sink' } },
+    async handle({ params, body, who }, parts) {
+      const sink = textOf(body, 'sink') ?? ''
+      mustBeSink(parts, sink)
+      const id = params['id'] ?? ''
+      const event = (await eventsById(parts.history, id)).find((each) => each.id === id)
+      if (event === undefined) throw new Problem(404, `there is no event "${id}" among those that are kept`)
+      await parts.changes.note(who, 'events.credit', sink, { event: id })
+      const result = await parts.credit(sink, event)
+      if (result === 'credited') throw new Problem(409, `"${id}" has been taken back at ${sink} already`)
+      if (typeof result === 'object') throw new Problem(422, `"${id}" was not taken back: ${result.failed}`)
+      return { sink, id, result }
     },
   },
   {
@@ -116,18 +195,41 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/sinks', role: 'viewer', summary: 'How far each sink is behind', answer: 'sinks: name, type, waiting, oldest_at, dead',
-    async handle(_asked, { config, outbox }) {
+    method: 'GET', path: '/api/v1/sinks', role: 'viewer', summary: 'What each sink is doing, and how far it is behind',
+    answer: 'sinks: name, type, contract, state, reason, next_try_at, last_delivery_at, waiting, oldest_at, dead, quarantined',
+    async handle(_asked, { config, outbox, deliveryStatus, withheld, gateway }) {
       const sinks = []
-      for (const { name, type } of config().sinks) {
+      const running = deliveryStatus()
+      const kept = await withheld()
+      for (const { name, type, mapping } of config().sinks) {
         const lag = await outbox.lag(name)
         const dead = await outbox.deadCount(name)
-        sinks.push({ name, type, waiting: lag.count, oldest_at: lag.oldestMs === null ? null : new Date(lag.oldestMs).toISOString(), dead })
+        const status = running.get(name)
+        const known = typeof status === 'object' ? status : null
+        sinks.push({
+          name, type, contract: sinkKind(type).contract.verified ? 'verified' : 'experimental', rollup: mapping?.rollup ?? null,
+          state: known?.state ?? status ?? (gateway === null ? 'stopped' : 'not open'), reason: known?.reason ?? null,
+          next_try_at: instantOrNull(known?.nextTryMs ?? null), last_delivery_at: instantOrNull(known?.lastDeliveryMs ?? null),
+          waiting: lag.count, oldest_at: instantOrNull(lag.oldestMs), dead, quarantined: kept.filter(({ sink }) => sink === name).length,
+        })
       }
       return { sinks }
     },
   },
 ]
+
+function instantOrNull(ms: number | null): string | null {
+  return ms === null ? null : new Date(ms).toISOString()
+}
+
+function spanOf(query: Asked['query'], nowMs: number): { readonly fromMs: number; readonly toMs: number } {
+  const fromMs = toPastMs(textOf(query, 'from') ?? '24h', 'from', nowMs)
+  const to = textOf(query, 'to')
+  // A call admitted in this very millisecond counts.
+  const toMs = to === null ? nowMs + 1 : toPastMs(to, 'to', nowMs)
+  if (toMs <= fromMs) throw new Problem(422, 'from must lie before to')
+  return { fromMs, toMs }
+}
 
 function mustBeSink({ config }: AdminParts, name: string): SinkConfig {
   const { sinks } = config()
