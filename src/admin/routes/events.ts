@@ -3,6 +3,7 @@ import type { SinkConfig } from '../../config/config.ts'
 import { toUsageEvent } from '../../metering/event.ts'
 import type { UsageEvent } from '../../metering/event.ts'
 import type { Outbox } from '../../stores/store.ts'
+import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Route } from '../route.ts'
 import { bucketSizes, groupings, reportUsage } from '../usage-report.ts'
@@ -13,7 +14,7 @@ const waitMaxS = 30
 
 export const eventRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/usage', role: 'viewer', summary: 'Usage summed over events',
+    method: 'GET', path: '/api/v1/usage', shape: answers.usage, role: 'viewer', summary: 'Usage summed over events',
     answer: 'from, to, events, rows: grouping fields, sums of every quantity, cost by currency, shadow: refusals by shadow limits',
     query: {
       from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
@@ -35,7 +36,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/events', role: 'viewer', summary: 'Usage events in order, from a position on',
+    method: 'GET', path: '/api/v1/events', shape: answers.events, role: 'viewer', summary: 'Usage events in order, from a position on',
     answer: 'events: position, event; next: the position to ask from the next time',
     query: {
       after: { type: 'string', about: 'a position that an earlier answer gave as next' },
@@ -66,7 +67,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/events/dead', role: 'viewer', summary: 'Events that a sink refused for good', answer: 'dead: sink, position, reason, buried_at, event',
+    method: 'GET', path: '/api/v1/events/dead', shape: answers.deadEvents, role: 'viewer', summary: 'Events that a sink refused for good', answer: 'dead: sink, position, reason, buried_at, event',
     query: { sink: { type: 'string', about: 'of this sink only' } },
     async handle({ query }, { outbox }) {
       const dead = await outbox.dead(textOf(query, 'sink') ?? undefined)
@@ -78,7 +79,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/events/dead/retry', role: 'admin', summary: 'Deliver dead events once more', answer: 'delivered, failed',
+    method: 'POST', path: '/api/v1/events/dead/retry', shape: answers.retried, role: 'admin', summary: 'Deliver dead events once more', answer: 'delivered, failed',
     body: { sink: { type: 'string', about: 'of this sink only' } },
     async handle({ body, who }, parts) {
       const sink = textOf(body, 'sink')
@@ -88,7 +89,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/events/replay', role: 'admin', summary: 'Deliver again what was written since an instant; ids are the same, so books do not change twice',
+    method: 'POST', path: '/api/v1/events/replay', shape: answers.replayed, role: 'admin', summary: 'Deliver again what was written since an instant; ids are the same, so books do not change twice',
     answer: 'sink, since, events: how many of the store will be delivered, archived: how many of the archive before',
     body: {
       sink: { type: 'string', required: true, about: 'which sink' },
@@ -108,7 +109,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/events/{id}', role: 'viewer', summary: 'An event and its corrections, by the id that answers carry as x-request-id', answer: 'events',
+    method: 'GET', path: '/api/v1/events/{id}', shape: answers.eventsOfCall, role: 'viewer', summary: 'An event and its corrections, by the id that answers carry as x-request-id', answer: 'events',
     async handle({ params }, { history }) {
       const events = await eventsById(history, params['id'] ?? '')
       if (events.length === 0) throw new Problem(404, `there is no event "${params['id']}" among those that are kept`)
@@ -116,7 +117,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/sinks', role: 'viewer', summary: 'How far each sink is behind', answer: 'sinks: name, type, waiting, oldest_at, dead',
+    method: 'GET', path: '/api/v1/sinks', shape: answers.sinks, role: 'viewer', summary: 'How far each sink is behind', answer: 'sinks: name, type, waiting, oldest_at, dead',
     async handle(_asked, { config, outbox }) {
       const sinks = []
       for (const { name, type } of config().sinks) {
