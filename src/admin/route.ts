@@ -11,6 +11,7 @@ import type { PendingReservation } from '../metering/moves.ts'
 import type { DeliveryStatus } from '../sinks/deliver.ts'
 import type { Quarantined } from '../sinks/quarantine.ts'
 import type { Outbox, Records, StoreDetails, StoreStatus } from '../stores/store.ts'
+import type { AnswerShape } from './answer-shape.ts'
 import { Problem } from './problem.ts'
 
 export type Role = 'viewer' | 'admin'
@@ -116,6 +117,8 @@ export interface Route {
   readonly status?: number
   /** What the answer holds, in one line. */
   readonly answer: string
+  /** What it looks like. */
+  readonly shape: AnswerShape
   handle(asked: Asked, parts: AdminParts): Promise<unknown> | unknown
 }
 
@@ -133,7 +136,7 @@ export function matchRoute(routes: readonly Route[], method: string, path: strin
     if (route.method === method) return { route, params }
     allow.push(route.method)
   }
-  return allow.length === 0 ? undefined : { allow }
+  return allow.length === 0 ? undefined : { allow: [...new Set(allow)] }
 }
 
 function paramsOf(pattern: string, segments: readonly string[]): Record<string, string> | undefined {

@@ -1,3 +1,4 @@
+import { withoutZeros } from '../metering/price.ts'
 import type { AddOn, Entitlements, ModelRates, Plan, PlanCharges, PriceCard, RateCard } from '../config/config.ts'
 import { limitText } from '../config/describe.ts'
 import { moneyText, priceText } from '../invoices/money.ts'
@@ -253,7 +254,7 @@ function chargeChanges(before: Plan, after: Plan): readonly Change[] {
   const [one, other] = [before.charges ?? none, after.charges ?? none]
   const scale = after.prices?.scale ?? before.prices?.scale ?? 9
   const currency = after.prices?.currency ?? before.prices?.currency ?? ''
-  const money = (nanos: number | null): string => (nanos === null ? 'none' : `${moneyText(BigInt(nanos), scale).replace(/\.?0+$/, '')} ${currency}`)
+  const money = (nanos: number | null): string => (nanos === null ? 'none' : `${withoutZeros(moneyText(BigInt(nanos), scale))} ${currency}`)
   const changes: Change[] = []
   for (const name of new Set([...one.fees, ...other.fees].map((fee) => fee.name))) {
     const [was, is] = [one.fees.find((fee) => fee.name === name), other.fees.find((fee) => fee.name === name)]

@@ -49,7 +49,7 @@ const NAT64 = [0x64, 0xff9b, 0, 0, 0, 0].join(',')
 
 /** The eight groups of an IPv6 address. */
 function groupsOf(address: string): number[] {
-  const text = address.replace(/%.*$/, '').replace(/(\d+)\.(\d+)\.(\d+)\.(\d+)$/, (_, a: string, b: string, c: string, d: string) =>
+  const text = address.replace(/%.*$/, '').replace(/(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/, (_, a: string, b: string, c: string, d: string) =>
     `${(Number(a) * 256 + Number(b)).toString(16)}:${(Number(c) * 256 + Number(d)).toString(16)}`)
   const [head = '', tail] = text.split('::')
   const first = head === '' ? [] : head.split(':')

@@ -1,4 +1,6 @@
 /** An address that paths are put behind. */
 export function baseUrl(address: string): string {
-  return address.endsWith('/') ? address.slice(0, -1) : address
+  let end = address.length
+  while (address[end - 1] === '/') end -= 1
+  return address.slice(0, end)
 }

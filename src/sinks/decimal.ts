@@ -1,9 +1,11 @@
+import { withoutZeros } from '../metering/price.ts'
+
 /** What a receiver gives as a quantity, as exact decimal text; null: it is none. Of a number that is no whole one, what binary fractions add is left out. */
 export function decimalOf(value: unknown): string | null {
   if (typeof value === 'string') return /^-?\d+(\.\d+)?$/.test(value) ? value : null
   if (typeof value !== 'number' || !Number.isFinite(value)) return null
   if (Number.isInteger(value)) return BigInt(value).toString()
-  return trimmed(value.toFixed(9))
+  return withoutZeros(value.toFixed(9))
 }
 
 /** Σ of decimal texts. */
@@ -21,15 +23,8 @@ export function shifted(value: string, places: number): string {
   const point = whole.length + places
   const padded = point <= 0 ? digits.padStart(digits.length - point + 1, '0') : digits.padEnd(point, '0')
   const at = point <= 0 ? 1 : point
-  const text = trimmed(`${padded.slice(0, at).replace(/^0+(?=\d)/, '')}.${padded.slice(at)}`)
+  const text = withoutZeros(`${padded.slice(0, at).replace(/^0+(?=\d)/, '')}.${padded.slice(at)}`)
   return text === '0' ? '0' : `${sign}${text}`
-}
-
-/** Without zeros at the end of its fraction. */
-function trimmed(decimal: string): string {
-  let end = decimal.length
-  while (decimal[end - 1] === '0') end -= 1
-  return decimal.slice(0, decimal[end - 1] === '.' ? end - 1 : end)
 }
 
 function unscaled(value: string, digits: number): string {

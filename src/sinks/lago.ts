@@ -1,3 +1,4 @@
+import { baseUrl } from './base-url.ts'
 import { decimalOf, sumOf } from './decimal.ts'
 import { fieldOf, jsonOf, SinkHttp } from './http.ts'
 import { DeliveryFailed, type DeliveryReport, type MeterRecord, type ReadBack, type Sink, type SinkContract, type SinkKind, type SinkRecord } from './sink.ts'
@@ -55,7 +56,7 @@ class Lago implements Sink {
   readonly #headers: Readonly<Record<string, string>>
 
   constructor(settings: Settings, http: SinkHttp) {
-    this.#url = settings.url.replace(/\/+$/, '')
+    this.#url = baseUrl(settings.url)
     this.#http = http
     this.#headers = { authorization: `Bearer ${settings.api_key}` }
     this.readBack = {

@@ -1,3 +1,4 @@
+import { withoutZeros } from '../metering/price.ts'
 import { hash } from 'node:crypto'
 import type { SinkMapping } from '../config/config.ts'
 import type { UsageEvent } from '../metering/event.ts'
@@ -117,8 +118,7 @@ export function decimalText(units: bigint, scale: number): string {
   }
   const scaled = units * (power / BigInt(scale))
   const text = String(scaled < 0n ? -scaled : scaled).padStart(digits + 1, '0')
-  const decimals = text.slice(text.length - digits).replace(/0+$/, '')
-  return `${scaled < 0n ? '-' : ''}${text.slice(0, text.length - digits)}${decimals === '' ? '' : `.${decimals}`}`
+  return `${scaled < 0n ? '-' : ''}${withoutZeros(`${text.slice(0, text.length - digits)}.${text.slice(text.length - digits)}`)}`
 }
 
 function propertiesOf(event: UsageEvent, { copied, fixed }: MeterRule): Readonly<Record<string, string>> {

@@ -1,3 +1,4 @@
+import { baseUrl } from './base-url.ts'
 import { toInstant } from '../metering/event.ts'
 import { fieldOf, jsonOf, SinkHttp, type HttpAnswer } from './http.ts'
 import { jsonValue } from './json-value.ts'
@@ -63,7 +64,7 @@ class OpenMeter implements Sink {
   constructor(settings: Settings, http: SinkHttp) {
     this.#settings = settings
     this.#http = http
-    const url = settings.url.replace(/\/+$/, '')
+    const url = baseUrl(settings.url)
     this.#version = url.endsWith('/v3') ? 3 : 1
     this.#events = this.#version === 3 ? `${url}/openmeter/events` : `${url.replace(/\/api\/v1$/, '')}/api/v1/events`
     this.readBack = {

@@ -1,3 +1,4 @@
+import { baseUrl } from './base-url.ts'
 import { toInstant } from '../metering/event.ts'
 import { fieldOf, jsonOf, SinkHttp, type HttpAnswer } from './http.ts'
 import { jsonValue } from './json-value.ts'
@@ -58,7 +59,7 @@ class Orb implements Sink {
 
   constructor(settings: Settings, http: SinkHttp) {
     this.#settings = settings
-    this.#url = settings.url.replace(/\/+$/, '')
+    this.#url = baseUrl(settings.url)
     this.#http = http
     this.#headers = { authorization: `Bearer ${settings.api_key}`, 'content-type': 'application/json' }
     this.readBack = { find: (ids, asked, signal) => this.#find(ids, asked, signal) }

@@ -1,3 +1,4 @@
+import { baseUrl } from './base-url.ts'
 import type { Clock } from '../clock.ts'
 import { toInstant } from '../metering/event.ts'
 import { decimalOf, sumOf } from './decimal.ts'
@@ -78,7 +79,7 @@ class Stripe implements Sink {
 
   constructor(settings: Settings, http: SinkHttp, clock: Clock) {
     this.#settings = settings
-    this.#url = settings.url.replace(/\/+$/, '')
+    this.#url = baseUrl(settings.url)
     this.#http = http
     this.#clock = clock
     this.readBack = { total: (asked, signal) => this.#total(asked, signal) }
@@ -117,7 +118,7 @@ class Stripe implements Sink {
 
   async #stream(records: readonly MeterRecord[], signal: AbortSignal): Promise<void> {
     const body = JSON.stringify({ events: records.map((record) => this.#event(record)) })
-    const url = `${this.#settings.stream_url.replace(/\/+$/, '')}/v2/billing/meter_event_stream`
+    const url = `${baseUrl(this.#settings.stream_url)}/v2/billing/meter_event_stream`
     let session = await this.#open(signal)
     let answer = await this.#http.send({ url, headers: this.#headers('application/json', session.token), body }, signal)
     // Nothing of it was taken.

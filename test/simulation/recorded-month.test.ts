@@ -1,3 +1,4 @@
+// test: timeout 180 s
 // What a simulation says of a recorded month is what a live gateway does with the same calls under that plan: call by call, limit by limit.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -6,6 +6,7 @@ import { toUsageEvent } from '../../metering/event.ts'
 import type { UsageEvent } from '../../metering/event.ts'
 import { sinkKind, whyNoReplay } from '../../sinks/index.ts'
 import type { Outbox } from '../../stores/store.ts'
+import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Route } from '../route.ts'
 import { bucketSizes, groupings, reportUsage } from '../usage-report.ts'
@@ -18,7 +19,7 @@ const hourMs = 3_600_000
 
 export const eventRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/usage', role: 'viewer', summary: 'Usage summed over events',
+    method: 'GET', path: '/api/v1/usage', shape: answers.usage, role: 'viewer', summary: 'Usage summed over events',
     answer: 'from, to, events, rows: grouping fields, sums of every quantity, cost by currency, shadow: refusals by shadow limits',
     query: {
       from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
@@ -35,7 +36,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/usage/focus', role: 'viewer', summary: 'Rated usage as rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification',
+    method: 'GET', path: '/api/v1/usage/focus', shape: answers.focus, role: 'viewer', summary: 'Rated usage as rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification',
     answer: 'from, to, columns, rows: an array of texts and nulls for each, in the order of columns; events: that have a price; unpriced: those that have none, and no row',
     query: {
       from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
@@ -44,14 +45,14 @@ export const eventRoutes: readonly Route[] = [
       account: { type: 'string', about: 'of this account only' },
       provider: { type: 'string', about: 'who provides, publishes and invoices; the gateway\'s instance unless given' },
     },
-    async handle({ query }, { history, clock, config }) {
+    async handle({ query }, { history, clock, config, directory }) {
       const nowMs = clock.nowMs()
       const { fromMs, toMs } = spanOf(query, nowMs)
-      const { plans, accounts, instance } = config()
+      const { plans, instance } = config()
       const account = textOf(query, 'account')
       const sheet = new FocusSheet({
         provider: textOf(query, 'provider') ?? instance, periodMs: textOf(query, 'bucket') === 'hour' ? hourMs : 24 * hourMs, plans,
-        billingPeriod: (name, atMs) => periodAt('billing_period', accounts.get(name)?.calendar ?? DEFAULT_CALENDAR, atMs),
+        billingPeriod: (name, atMs) => periodAt('billing_period', directory.accountOf(name)?.calendar ?? DEFAULT_CALENDAR, atMs),
       })
       for await (const event of history.read(fromMs)) {
         const admittedMs = Date.parse(event.time)
@@ -64,7 +65,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/events', role: 'viewer', summary: 'Usage events in order, from a position on',
+    method: 'GET', path: '/api/v1/events', shape: answers.events, role: 'viewer', summary: 'Usage events in order, from a position on',
     answer: 'events: position, event; next: the position to ask from the next time',
     query: {
       after: { type: 'string', about: 'a position that an earlier answer gave as next' },
@@ -95,7 +96,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/events/dead', role: 'viewer', summary: 'Events that a sink refused for good', answer: 'dead: sink, position, reason, buried_at, event',
+    method: 'GET', path: '/api/v1/events/dead', shape: answers.deadEvents, role: 'viewer', summary: 'Events that a sink refused for good', answer: 'dead: sink, position, reason, buried_at, event',
     query: { sink: { type: 'string', about: 'of this sink only' } },
     async handle({ query }, { outbox }) {
       const dead = await outbox.dead(textOf(query, 'sink') ?? undefined)
@@ -107,7 +108,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/events/dead/retry', role: 'admin', summary: 'Deliver dead events once more', answer: 'delivered, failed',
+    method: 'POST', path: '/api/v1/events/dead/retry', shape: answers.retried, role: 'admin', summary: 'Deliver dead events once more', answer: 'delivered, failed',
     body: { sink: { type: 'string', about: 'of this sink only' } },
     async handle({ body, who }, parts) {
       const sink = textOf(body, 'sink')
@@ -117,7 +118,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/events/replay', role: 'admin', summary: 'Deliver again what was written since an instant; ids are the same, so books do not change twice',
+    method: 'POST', path: '/api/v1/events/replay', shape: answers.replayed, role: 'admin', summary: 'Deliver again what was written since an instant; ids are the same, so books do not change twice',
     answer: 'sink, since, events: how many of the store will be delivered, archived: how many of the archive before',
     body: {
       sink: { type: 'string', required: true, about: 'which sink' },
@@ -139,7 +140,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/events/quarantined', role: 'viewer', summary: 'Records that are not sent to a sink any more until somebody decides: whether they were booked is not known',
+    method: 'GET', path: '/api/v1/events/quarantined', shape: answers.withheld, role: 'viewer', summary: 'Records that are not sent to a sink any more until somebody decides: whether they were booked is not known',
     answer: 'quarantined: sink, of (event or sum), why, reason, sent_at, quarantined_at, records',
     query: { sink: { type: 'string', about: 'of this sink only' } },
     async handle({ query }, { withheld }) {
@@ -152,7 +153,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/events/quarantined/release', role: 'admin', summary: 'End the quarantine of records: send them although they may have been booked, or drop them although they may not',
+    method: 'POST', path: '/api/v1/events/quarantined/release', shape: answers.released, role: 'admin', summary: 'End the quarantine of records: send them although they may have been booked, or drop them although they may not',
     answer: 'released, failed',
     body: {
       sink: { type: 'string', required: true, about: 'which sink' },
@@ -170,7 +171,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/events/{id}/credit', role: 'admin', summary: 'Take an event back at a sink: the same records once more, with negative values',
+    method: 'POST', path: '/api/v1/events/{id}/credit', shape: answers.credited, role: 'admin', summary: 'Take an event back at a sink: the same records once more, with negative values',
     answer: 'sink, id, result: sent, or nothing (the sink was told nothing of this event)',
     body: { sink: { type: 'string', required: true, about: 'which sink' } },
     async handle({ params, body, who }, parts) {
@@ -187,7 +188,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/events/{id}', role: 'viewer', summary: 'An event and its corrections, by the id that answers carry as x-request-id', answer: 'events',
+    method: 'GET', path: '/api/v1/events/{id}', shape: answers.eventsOfCall, role: 'viewer', summary: 'An event and its corrections, by the id that answers carry as x-request-id', answer: 'events',
     async handle({ params }, { history }) {
       const events = await eventsById(history, params['id'] ?? '')
       if (events.length === 0) throw new Problem(404, `there is no event "${params['id']}" among those that are kept`)
@@ -195,7 +196,7 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/sinks', role: 'viewer', summary: 'What each sink is doing, and how far it is behind',
+    method: 'GET', path: '/api/v1/sinks', shape: answers.sinks, role: 'viewer', summary: 'What each sink is doing, and how far it is behind',
     answer: 'sinks: name, type, contract, state, reason, next_try_at, last_delivery_at, waiting, oldest_at, dead, quarantined',
     async handle(_asked, { config, outbox, deliveryStatus, withheld, gateway }) {
       const sinks = []
