@@ -12,7 +12,7 @@ const toldScaleMax = 1_000_000_000_000_000n
 const coefficientMax = 1_000_000_000_000n
 
 /** A quantity that is told elsewhere may be money as well. */
-const tellable = Object.keys(METERS).filter((name): name is BuiltinMeter => name !== 'concurrency')
+const tellable = Object.keys(METERS).filter((name): name is BuiltinMeter => name !== 'concurrency' && name !== 'seats')
 
 /**
  * `input_tokens + 4 * output_tokens`, exactly: the meter's small unit is made so fine that every coefficient is an integer,

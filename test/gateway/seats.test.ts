@@ -236,9 +236,10 @@ for (const [kind, storesOf] of [
     t.ok(admitted.size > 10, 'seats went from one to the other')
     t.same([...statuses.keys()].sort(), [200, 429])
     await waitFor('every seat to be freed', async () => (await used(ports[0] ?? 0)).used === 0, { deadlineMs: 8_000, everyMs: 100 })
-    const events = await eventsOf(stores[0] as Store)
-    t.same([...new Set(events)], ['usage'])
-    t.equal(events.length, model.calls, 'an event for each call and none for a seat')
+    // A machine that stands still for longer than a lease makes an early end and a correction of a call, and still no event of a seat.
+    const records = await (stores[0] as Store).outbox.scan(null, 100_000)
+    t.same(records.filter(({ record: { kind, id } }) => kind === 'expired' && !records.some(({ record }) => record.kind === 'late' && record.id === id)), [], 'nothing but calls has ended early')
+    t.equal(new Set(records.map(({ record }) => record.id)).size, model.calls, 'events of each call and none of a seat')
   })
 }
 
