@@ -1,7 +1,6 @@
 import { lookup as resolveName } from 'node:dns'
 import type { LookupFunction } from 'node:net'
-import { Agent, errors } from 'undici'
-import type { Dispatcher } from 'undici'
+import type { Agent, Dispatcher } from 'undici'
 import { whyNotAddress, whyNotHost } from './address.ts'
 import { DeliveryFailed, type SinkSurroundings } from './sink.ts'
 
@@ -46,23 +45,14 @@ const RETRY_AFTER_MAX_MS = 3_600_000
  * decided on what a name has resolved to, at the connection itself, so that a name cannot become another address in between.
  */
 export class SinkHttp {
-  readonly #agent: Agent
+  /** Opened by the first request: whoever only reads the configuration does without it. */
+  #agent: Promise<Agent> | null = null
   readonly #options: HttpOptions
   readonly #clock: SinkSurroundings['clock']
 
   constructor(options: HttpOptions, around: Pick<SinkSurroundings, 'clock'>) {
     this.#options = options
     this.#clock = around.clock
-    const silenceMs = options.silenceMs ?? SILENCE_MS
-    this.#agent = new Agent({
-      connections: options.connections ?? 8,
-      pipelining: 1,
-      allowH2: false,
-      maxHeaderSize: 32 * 1024,
-      headersTimeout: silenceMs,
-      bodyTimeout: silenceMs,
-      connect: { timeout: CONNECT_MS, lookup: lookupOf(options.permitPrivate), ...(options.ca === undefined ? {} : { ca: options.ca }) },
-    })
   }
 
   /**
@@ -74,13 +64,14 @@ export class SinkHttp {
     const why = whyNotHost(url.hostname, this.#options.permitPrivate)
     // Nothing but the configuration can change that; the events wait for it.
     if (why !== null) throw new DeliveryFailed('unauthorized', `the address of the receiver ${why}`)
+    const agent = await (this.#agent ??= openAgent(this.#options))
     if (signal.aborted) throw new DeliveryFailed('busy', 'stopped')
     return await new Promise((resolve, reject) => {
       const exchange = new Exchange(request, resolve, reject)
       const abort = (): void => exchange.abort()
       signal.addEventListener('abort', abort, { once: true })
       exchange.over = () => signal.removeEventListener('abort', abort)
-      this.#agent.dispatch({
+      agent.dispatch({
         origin: url.origin, path: `${url.pathname}${url.search}`, method: request.method ?? 'POST',
         headers: { 'user-agent': 'tallygate', accept: 'application/json', ...request.headers }, body: request.body ?? null,
       }, exchange)
@@ -110,7 +101,7 @@ export class SinkHttp {
   }
 
   async close(): Promise<void> {
-    await this.#agent.destroy()
+    await (await this.#agent)?.destroy()
   }
 
   /** Seconds or a date; an hour at most. */
@@ -119,6 +110,14 @@ export class SinkHttp {
     const ms = /^\s*\d{1,9}\s*$/.test(value) ? Number(value) * 1_000 : Date.parse(value) - this.#clock.nowMs()
     return Number.isNaN(ms) ? null : Math.min(Math.max(ms, 0), RETRY_AFTER_MAX_MS)
   }
+}
+
+async function openAgent({ permitPrivate, connections = 8, silenceMs = SILENCE_MS, ca }: HttpOptions): Promise<Agent> {
+  const { Agent } = await import('undici')
+  return new Agent({
+    connections, pipelining: 1, allowH2: false, maxHeaderSize: 32 * 1024, headersTimeout: silenceMs, bodyTimeout: silenceMs,
+    connect: { timeout: CONNECT_MS, lookup: lookupOf(permitPrivate), ...(ca === undefined ? {} : { ca }) },
+  })
 }
 
 /** The JSON of an answer; undefined where it is none. An empty or foreign body says nothing about what was booked. */
@@ -157,18 +156,18 @@ class Exchange implements Dispatcher.DispatchHandler {
 
   abort(): void {
     this.#fail('aborted')
-    this.#controller?.abort(new errors.RequestAbortedError())
+    this.#controller?.abort(new Error('aborted'))
   }
 
   /** From here on bytes are leaving. */
   onRequestStart(controller: Dispatcher.DispatchController): void {
-    if (this.#done) return controller.abort(new errors.RequestAbortedError())
+    if (this.#done) return controller.abort(new Error('aborted'))
     this.#controller = controller
   }
 
   onRequestUpgrade(controller: Dispatcher.DispatchController): void {
     this.#fail('upgrade')
-    controller.abort(new errors.RequestAbortedError())
+    controller.abort(new Error('aborted'))
   }
 
   onResponseStart(controller: Dispatcher.DispatchController, status: number): void {
@@ -184,7 +183,7 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#bytes += chunk.length
     if (this.#bytes > this.#answerMax) {
       this.#fail('the answer is too long')
-      controller.abort(new errors.RequestAbortedError())
+      controller.abort(new Error('aborted'))
     } else this.#chunks.push(chunk)
   }
 
