@@ -251,10 +251,9 @@ class RunningApp implements App {
 
   /** What is left of a period goes on, and what is left of a grant is recorded. */
   #lookAtPeriodEnds({ store, directory, clock, forgetAfterMs }: Books): void {
-    const { log, random } = this.#options
+    const { log } = this.#options
     this.#periodEnds = new PeriodEnds({
-      store, directory, clock, random, forgetAfterMs,
-      tell: ({ account, grant, limit, expiredMs }) => log.info({ account, grant, limit, expired: new Date(expiredMs).toISOString() }, 'a grant has expired with something left'),
+      store, directory, clock, forgetAfterMs,
       failed: (error) => log.warn({ why: error instanceof Error ? error.name : 'unknown' }, 'what periods and grants have left could not be looked at; it will be tried again'),
     })
     this.#periodEnds.start()

@@ -36,7 +36,7 @@ export interface NewGrant {
 
 export interface GrantOverview extends PlacedGrant {
   /** `unused`: the account has no limit now that it would extend. */
-  readonly state: 'pending' | 'active' | 'spent' | 'unused' | 'expired' | 'voided' | 'hidden'
+  readonly state: 'pending' | 'active' | 'spent' | 'unused' | 'expired' | 'revoked' | 'hidden'
   /** The limit that it extends; null: the account has none now. */
   readonly extends: Limit | null
 }
@@ -79,7 +79,7 @@ export function listGrants(directory: StoredKeyDirectory, account: string | null
 
 function overviewOf(grant: PlacedGrant, limit: Limit | null, nowMs: number): GrantOverview {
   const { voidedMs, expiresMs, effectiveMs, spentMs, hidden } = grant
-  const over = voidedMs !== null && (expiresMs === null || voidedMs < expiresMs) && voidedMs <= nowMs ? 'voided' : expiresMs !== null && expiresMs <= nowMs ? 'expired' : null
+  const over = voidedMs !== null && (expiresMs === null || voidedMs < expiresMs) && voidedMs <= nowMs ? 'revoked' : expiresMs !== null && expiresMs <= nowMs ? 'expired' : null
   return { ...grant, extends: limit, state: hidden ? 'hidden' : over ?? (spentMs !== null ? 'spent' : effectiveMs > nowMs ? 'pending' : limit === null ? 'unused' : 'active') }
 }
 
@@ -166,6 +166,7 @@ export class GrantChanges {
     const id = wish.id ?? `grant-${Buffer.from(this.#random.bytes(6)).toString('hex')}`
     if (!idGrammar.test(id)) throw new ChangeRefused('invalid', 'an id is 1 to 64 letters, digits and . _ + -, beginning with a letter or digit')
     if (id.startsWith('rollover-')) throw new ChangeRefused('invalid', 'ids that begin with rollover- are those of what periods leave; choose another')
+    if (id === wish.limit) throw new ChangeRefused('invalid', `the id is the name of its limit: events and explain could not tell the two apart; call it something else, such as ${id}-extra`)
     const limit = this.limitOf(account, wish.limit)
     const recordId = grantRecordId(account, id)
     const known = await this.#store.records.get(recordKinds.grant, recordId)

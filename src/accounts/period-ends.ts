@@ -7,13 +7,12 @@ import type { AppliedLimit, Limit, Rollover } from '../metering/limits/limit.ts'
 import { meterName } from '../metering/meter.ts'
 import { instantText } from '../metering/recurring-grant.ts'
 import { accountScopeId, selectorOf } from '../metering/entitlement.ts'
-import type { Random } from '../random.ts'
 import type { Store } from '../stores/store.ts'
 import { documentsOf, recordKinds } from './account-records.ts'
 import type { ActingChain } from './acting-account.ts'
 import { grantRecordId, placedGrants, toGrantDocument, toStoredGrant } from './grant-book.ts'
 import type { StoredGrant } from './grant-book.ts'
-import { limitsIn, toBreakage } from './grants.ts'
+import { limitsIn } from './grants.ts'
 import type { Breakage } from './grants.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
 
@@ -37,11 +36,8 @@ export interface PeriodEndsParts {
   readonly store: Pick<Store, 'records' | 'balances'>
   readonly directory: StoredKeyDirectory
   readonly clock: Clock
-  readonly random: Random
   /** So long after its admission a call may still be settled. */
   readonly forgetAfterMs: number
-  /** Something was left when a grant expired; told by one of all replicas. */
-  tell(breakage: Breakage): void
   /** A look that did not come to its end; there will be others. */
   failed(error: unknown): void
 }
@@ -239,13 +235,12 @@ export class PeriodEnds {
   }
 
   async #break(account: string, { grant, limit, meter, amount, expiresMs }: OpenGrant, used: number, nowMs: number): Promise<void> {
-    const { store: { records }, random, tell } = this.#parts
+    const { store: { records } } = this.#parts
     const recordId = grantRecordId(account, grant)
     const left = amount - used
     if (left > 0 && expiresMs + LOOKED_AT_LATE_MS > nowMs && await records.get(recordKinds.breakage, recordId) === undefined) {
-      // A swap for what is there already succeeds: only what differs between replicas tells who was first.
-      const document = { limit, meter, amount, left, expired_ms: expiresMs, at_ms: nowMs, by: Buffer.from(random.bytes(8)).toString('hex') }
-      if (await records.swap(recordKinds.breakage, recordId, undefined, document)) tell(toBreakage(recordId, document))
+      // Whoever is first has recorded it for all; its notice tells it.
+      await records.swap(recordKinds.breakage, recordId, undefined, { limit, meter, amount, left, expired_ms: expiresMs, at_ms: nowMs })
     }
     this.#done.add(recordId)
   }

@@ -45,15 +45,15 @@ export const keyRestored = either(key, object({ id: text }))
 const accountFields = {
   id: text, plan: word, parent: word, where: text, revision: orNull(whole), unused_because: word, keys: whole, suspended: flag, suspended_in: list(oneOf('config', 'store')), suspended_parent: word,
   suspended_at: moment, suspended_by: word, suspended_reason: word, timezone: text, billing_anchor: text, add_ons: texts,
-  subscription: orNull(oneOf('pending', 'trial', 'active', 'grace', 'ended', 'suspended')), forecast_at: moment,
+  subscription: orNull(oneOf('pending', 'trial', 'active', 'grace', 'ended', 'suspended')),
 }
 const limit = object({
   name: text, meter: text, limit: orNull(number), window: word, per: oneOf('account', 'key', 'end_user'), each: orNull(oneOf('model')), for: object({ models: orNull(texts), endpoints: orNull(texts) }),
   mode: oneOf('enforce', 'shadow'), visible: flag, overdraft: either(text, number),
 }, { seats: object({ holder: oneOf('key', 'end_user'), linger_ms: whole, by_subscription: flag }) })
-export const accounts = object({ accounts: list(object(accountFields)) })
+export const accounts = object({ accounts: list(object(accountFields, { forecast_at: moment })) })
 export const account = object({
-  ...accountFields, keys: list(key), labels: mapOf(text), limits: list(limit),
+  ...accountFields, forecast_at: moment, keys: list(key), labels: mapOf(text), limits: list(limit),
   terms: orNull(object({ plan: word, parent: word, timezone: word, anchor: word, labels: mapOf(text), add_ons: texts, limits: list(anything), entitlements: open })), created_at: moment, created_by: word,
 })
 export const accountRemoved = object({ id: text, removed: flag })

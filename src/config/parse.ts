@@ -358,7 +358,7 @@ class Parser {
     if (base === undefined) return undefined
     const given = entitlementsOf(raw.entitlements)
     const limits = replaced(base?.limits ?? nothing, own)
-    const ownGrants = grantsFrom(raw.grants, { limits, having: `the plan ${name}`, timeZone: DEFAULT_CALENDAR.timeZone, source: { recurring: 'plan', once: 'plan' } }, this.#report)
+    const ownGrants = grantsFrom(raw.grants, { limits, having: `the plan ${name}`, beside: base?.grants ?? nothing, timeZone: DEFAULT_CALENDAR.timeZone, idsAreBuckets: true, source: { recurring: 'plan', once: 'plan' } }, this.#report)
     const grants = [...(base?.grants ?? nothing).filter(({ id }) => !ownGrants.some((each) => each.id === id)), ...ownGrants]
     const entitlements: Entitlements = { models: ['*'], endpoints: null, maxOutputTokens: null, maxContextTokens: null, priority: null, features: [], ...base?.entitlements, ...given }
     return {
@@ -428,10 +428,12 @@ class Parser {
       if (raw.grants.length === 0 || account === undefined) continue
       const own = this.#planOf(id, plans)
       const later = (account.subscription?.plans ?? []).flatMap(({ plan }) => plans.get(plan) ?? nothing)
-      const bought = this.#chain(id).flatMap((each) => each.addOns).flatMap((name) => addOns.get(name)?.limits ?? nothing)
-      const limits = [...replaced(own?.limits ?? nothing, account.limits), ...later.flatMap((plan) => plan.limits), ...bought]
+      const bought = this.#chain(id).flatMap((each) => each.addOns).flatMap((name) => addOns.get(name) ?? nothing)
+      const limits = [...replaced(own?.limits ?? nothing, account.limits), ...later.flatMap((plan) => plan.limits), ...bought.flatMap((addOn) => addOn.limits)]
+      const beside = [...own?.grants ?? nothing, ...account.addOns.flatMap((name) => addOns.get(name)?.grants ?? nothing)]
       const grants = grantsFrom(raw.grants, {
-        limits, having: own === null || own === undefined ? `the account ${id}` : `the account ${id} or its plan ${own.name}`, timeZone: account.calendar.timeZone, source: { recurring: 'recurrence', once: 'operator' },
+        limits, having: own === null || own === undefined ? `the account ${id}` : `the account ${id} or its plan ${own.name}`, beside, timeZone: account.calendar.timeZone,
+        idsAreBuckets: true, source: { recurring: 'recurrence', once: 'operator' },
       }, this.#report)
       this.#accounts.set(id, { ...account, grants })
     }

@@ -48,7 +48,7 @@ const examples: Readonly<Record<string, readonly Example[]>> = {
     { path: { id: 'globex' }, body: { limits: '[{ name: rpm, meter: requests, limit: 30, window: 1m }]', revision: 1 } },
     { path: { id: 'gone' }, body: { plan: 'free' } },
   ],
-  'GET /api/v1/accounts': [{}],
+  'GET /api/v1/accounts': [{}, { query: { forecast: 'true' } }],
   'GET /api/v1/accounts/{id}': [{ path: { id: 'globex' } }, { path: { id: 'acme' } }, { path: { id: 'solo' } }],
   'DELETE /api/v1/accounts/{id}': [{ path: { id: 'gone' }, query: { revision: '1' } }, { path: { id: 'gone' } }],
   'POST /api/v1/accounts/{id}/suspend': [{ path: { id: 'globex' }, body: { reason: 'unpaid' } }],

@@ -12,9 +12,11 @@ import { intentFields, intentOf } from './intent.ts'
 export const accountRoutes: readonly Route[] = [
   {
     method: 'GET', path: '/api/v1/accounts', shape: answers.accounts, role: 'viewer', summary: 'All accounts, keys that are their own account among them',
-    answer: 'accounts: id, plan, parent, where, revision, unused_because, keys, suspension, calendar, add-ons, state of the subscription, forecast_at: when the first of its limits will be used up at its present rate, where that is before the limit begins anew',
-    async handle(_asked, { directory, clock, forecasts }) {
+    answer: 'accounts: id, plan, parent, where, revision, unused_because, keys, suspension, calendar, add-ons, state of the subscription; with forecast, forecast_at: when the first of its limits will be used up at its present rate, where that is before the limit begins anew',
+    query: { forecast: { type: 'boolean', about: 'forecast_at too; it looks at the limits of every account, which takes a while where there are many' } },
+    async handle({ query }, { directory, clock, forecasts }) {
       const accounts = listAccounts(directory, clock.nowMs())
+      if (query['forecast'] !== true) return { accounts }
       const ahead = await forecasts(accounts.map(({ id }) => id))
       return { accounts: accounts.map((account) => ({ ...account, forecast_at: forecastText(ahead.get(account.id)) })) }
     },

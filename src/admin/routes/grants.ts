@@ -67,7 +67,7 @@ async function addGrant({ body, who }: Asked, { grants, directory }: AdminParts)
 function toDocument({ account, id, limit, meter, amount, used, priority, effectiveMs, expiresMs, createdMs, createdBy, source, note, voidedMs, state, where }: GrantStanding, grants: GrantChanges): unknown {
   const scale = scaleOf(grants.meterOf(meter))
   return {
-    account, id, limit, meter, amount: amount / scale, used: used === null ? null : used / scale, remaining: used === null ? null : Math.max(0, amount - used) / scale, priority,
+    account, id, limit, meter, amount: amount / scale, used: used === null ? null : used / scale, remaining: state === 'revoked' ? 0 : used === null ? null : Math.max(0, amount - used) / scale, priority,
     effective_at: effectiveMs === 0 ? null : instant(effectiveMs), expires_at: instant(expiresMs), created_at: createdMs === 0 ? null : instant(createdMs), created_by: createdBy, source, note,
     revoked_at: instant(voidedMs), state, where,
   }
