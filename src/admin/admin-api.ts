@@ -6,6 +6,7 @@ import { accountRoutes } from './routes/accounts.ts'
 import { eventRoutes } from './routes/events.ts'
 import { gatewayRoutes } from './routes/gateway.ts'
 import { keyRoutes } from './routes/keys.ts'
+import { reconciliationRoutes } from './routes/reconciliation.ts'
 import { storeRoutes } from './routes/store.ts'
 import { subscriptionRoutes } from './routes/subscriptions.ts'
 
@@ -31,7 +32,7 @@ const openApiRoute: Route = {
   handle: () => toOpenApi(adminRoutes),
 }
 
-export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...eventRoutes, ...storeRoutes, openApiRoute]
+export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...eventRoutes, ...reconciliationRoutes, ...storeRoutes, openApiRoute]
 
 /** Throws a Problem, ChangeRefused or StoreUnavailable for whatever is not to be; anything else thrown is a bug. */
 export async function answerAdmin(request: AdminRequest, parts: AdminParts): Promise<AdminAnswer> {

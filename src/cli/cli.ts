@@ -6,11 +6,12 @@ import type { Command, Input, Surroundings } from './command.ts'
 import { demoModelCommand } from './demo-model.ts'
 import { eventCommands } from './events.ts'
 import { keyCommands } from './keys.ts'
+import { reconcileCommand } from './reconcile.ts'
 import { serveCommand } from './serve.ts'
 import { storeCommands } from './store.ts'
 import { subscriptionCommands } from './subscriptions.ts'
 
-export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...eventCommands, ...storeCommands, demoModelCommand]
+export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...eventCommands, reconcileCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
   keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', subscriptions: 'from when until when', events: 'usage events on their way to sinks', sinks: 'where usage events go', store: 'where the books are kept',
