@@ -16,6 +16,8 @@ import type { Random } from './random.ts'
 import { accountForecasts } from './notices/account-forecasts.ts'
 import { noticeConsumers } from './notices/notices.ts'
 import { StoredPaces } from './notices/paces.ts'
+import { reconcile, reconcileAndApply } from './reconciliation/reconcile.ts'
+import { openSink } from './sinks/index.ts'
 import { measureSpool } from './spool/measure.ts'
 import { StoreUnavailable } from './stores/store.ts'
 import type { Opening } from './stores/index.ts'
@@ -91,6 +93,18 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
           withheld: (sink) => deliveries.quarantined(sink),
           releaseWithheld: (sink, ids, how) => deliveries.release(current(), sink, ids, how),
           credit: (sink, event) => deliveries.credit(current(), sink, event),
+          reconcile: async (config, asked, note) => {
+            const about = {
+              outbox: store.outbox, records: store.records, history, clock, metrics,
+              keptSinceMs: async () => (archiveOf(current(), log) === null ? await store.outbox.completeSince?.() ?? 0 : 0),
+            }
+            const sink = await openSink(config, { clock, random, stdout, instance: current().instance })
+            try {
+              return await (note === null ? reconcile(config, sink, asked, about) : reconcileAndApply(config, sink, asked, about, note))
+            } finally {
+              await sink.close().catch(() => undefined)
+            }
+          },
           replay: (sink, sinceMs) => deliveries.replay(sink, current().instance, sinceMs, history),
         }
       },

@@ -22,6 +22,7 @@ const mayImport: Record<string, readonly string[]> = {
   spool: ['metering/', 'stores/', 'clock', 'assert', 'log'],
   sinks: ['metering/', 'stores/store.ts', 'clock', 'random', 'log', 'metrics', 'errors', 'assert'],
   archive: ['metering/', 'stores/store.ts', 'clock', 'log'],
+  reconciliation: ['metering/', 'sinks/', 'archive/archive.ts', 'stores/store.ts', 'clock', 'metrics'],
   // What a sink can be told is said by its kind, and where it may be by the one who connects.
   config: ['metering/', 'sinks/index.ts', 'sinks/address.ts', 'errors', 'assert', 'clock'],
   gateway: ['metering/', 'providers/provider.ts', 'stores/store.ts', 'clock', 'log', 'metrics', 'errors', 'assert', 'random'],
@@ -31,7 +32,7 @@ const mayImport: Record<string, readonly string[]> = {
   invoices: ['metering/', 'config/config.ts', 'assert'],
   // A gateway's memory of refusals decides which of several limits it names.
   simulation: ['metering/', 'invoices/', 'accounts/', 'config/', 'gateway/refusal-memory.ts', 'errors', 'assert'],
-  admin: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
+  admin: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'reconciliation/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
   notices: ['metering/', 'stores/store.ts', 'sinks/', 'accounts/', 'config/config.ts', 'clock', 'random', 'log', 'metrics'],
   cli: ['metering/', 'invoices/', 'simulation/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
   demo: ['metering/', 'config/', 'accounts/', 'providers/', ...leaves],

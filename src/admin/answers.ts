@@ -110,6 +110,16 @@ export const withheld = object({ quarantined: list(object({
 })) })
 export const released = object({ released: whole, failed: whole })
 export const credited = object({ sink: text, id: text, result: oneOf('sent', 'nothing') })
+export const reconciliation = object({
+  sink: text, type: text, from: instant, until: instant, asked: oneOf('totals', 'records', 'totals and records', 'nothing'),
+  rows: list(object({
+    accounts: texts, customer: word, code: text, records: whole, ours: text, theirs: word, difference: word, late: text, refused: text, quarantined: text, missing: text, doubled: text, unexplained: text,
+  })),
+  differences: list(object({
+    why: text, record: word, event: word, account: word, customer: word, code: text, from: instant, until: instant, records: whole, amount: text, reason: text, compensation: open, outcome: word,
+  })),
+  unmapped: whole, unexplained: whole, notes: texts,
+})
 /** The rows' texts are in the order of the columns. */
 export const focus = object({ from: instant, to: instant, columns: texts, rows: list(list(word)), events: whole, unpriced: whole })
 export const notices = object({ notices: list(cloudEvent), more: whole })

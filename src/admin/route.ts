@@ -8,6 +8,7 @@ import type { Config, SinkConfig } from '../config/config.ts'
 import type { EventHistory } from '../archive/history.ts'
 import type { UsageEvent } from '../metering/event.ts'
 import type { PendingReservation } from '../metering/moves.ts'
+import type { Difference, Reconciliation, ReconcileAsked } from '../reconciliation/reconcile.ts'
 import type { DeliveryStatus } from '../sinks/deliver.ts'
 import type { Quarantined } from '../sinks/quarantine.ts'
 import type { Outbox, Records, StoreDetails, StoreStatus } from '../stores/store.ts'
@@ -50,6 +51,8 @@ export interface AdminParts {
   releaseWithheld(sink: string, ids: readonly string[] | null, how: 'send' | 'drop'): Promise<{ readonly released: number; readonly failed: number }>
   /** Takes an event back at a sink. */
   credit(sink: string, event: UsageEvent): Promise<'sent' | 'credited' | 'nothing' | { readonly failed: string }>
+  /** Compares what was settled with what a sink's receiver says; `note`: and puts it right, saying so before each record that is sent. Throws DeliveryFailed when the receiver does not answer. */
+  reconcile(sink: SinkConfig, asked: ReconcileAsked, note: ((difference: Difference) => Promise<void>) | null): Promise<Reconciliation>
   /** Delivers to a sink again what was settled since an instant: `events` of the store, by the sink's own loop, after `archived` of the archive, which are delivered when `done`. */
   replay(sink: SinkConfig, sinceMs: number): Promise<{ readonly events: number; readonly archived: number; readonly done: Promise<void> }>
 }

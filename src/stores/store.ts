@@ -90,6 +90,8 @@ export interface Outbox {
   positionAt(atMs: number): Promise<Position | null>
   /** Moves a consumer's cursor back, so that it delivers again; never forward, over what it has not delivered. Whoever holds its lease has lost it. */
   rewind(consumer: string, to: Position | null): Promise<void>
+  /** The next of what the consumer does not have yet, behind `after` (null: from the first one on), whoever delivers to it; none only at the end. Needs no lease. */
+  waiting?(consumer: string, after: Position | null, count: number): Promise<readonly OutboxEntry[]>
   /** Records not yet delivered, and the instant of the oldest. */
   lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }>
   /** Wakes when records may have been appended; returns a function that stops listening. */

@@ -59,6 +59,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     pendingCall: async () => undefined, forecasts: async () => new Map(),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 1, archived: 0, done: Promise.resolve() }),
+    reconcile: async () => { throw new Error('nobody asks for it here') },
     deliveryStatus: () => new Map(), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }

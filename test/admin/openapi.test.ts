@@ -78,6 +78,8 @@ const examples: Readonly<Record<string, readonly Example[]>> = {
   'POST /api/v1/events/dead/retry': [{ body: {} }],
   'POST /api/v1/events/replay': [{ body: { sink: 'file', since: '1h' } }],
   'GET /api/v1/sinks': [{}],
+  'GET /api/v1/sinks/{name}/reconciliation': [{ path: { name: 'file' }, query: { period: new Date().toISOString().slice(0, 7) } }],
+  'POST /api/v1/sinks/{name}/reconciliation': [{ path: { name: 'file' }, body: { period: new Date().toISOString().slice(0, 7) } }],
   'GET /api/v1/usage/focus': [{}, { query: { bucket: 'hour', account: 'acme' } }],
   'GET /api/v1/events/quarantined': [{}, { query: { sink: 'file' } }],
   'POST /api/v1/events/quarantined/release': [{ body: { sink: 'file', how: 'drop' } }],
@@ -216,7 +218,8 @@ t.test('the document says what the server does', { timeout: 110_000 }, async (t)
       if (operation['x-tallygate-role'] === 'admin') await refused('as a viewer', send(method, good, { token: viewToken, ...(method === 'GET' ? {} : { body: example.body ?? {} }) }), 403)
       const isApi = path.startsWith('/api/')
       if (path.includes('{') && (method === 'GET' || method === 'DELETE')) {
-        const response = await send(method, filled(path))
+        const asked = operation.parameters.filter((parameter) => parameter.in === 'query' && parameter.required).map((parameter) => [parameter.name, example.query?.[parameter.name] ?? ''])
+        const response = await send(method, `${filled(path)}${asked.length === 0 ? '' : `?${new URLSearchParams(asked).toString()}`}`)
         // To take away what is not there is no mistake.
         if (!(method === 'DELETE' && response.status === 200)) await refused('about nothing that is there', Promise.resolve(response), 404, 422, 409)
       }
