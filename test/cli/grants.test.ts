@@ -32,6 +32,7 @@ t.test('grants are given, listed and taken back from the command line, without a
   t.match(await tallygate(t, dir, ['grants', 'list', '--breakage']), { code: 0, out: /^no grant has expired with something left\n$/ })
   t.match(await tallygate(t, dir, ['grants', 'add', '--account', 'acme', '--limit', 'calls']), { code: 2, err: /--amount is missing/ })
   t.match(await tallygate(t, dir, ['grants', 'add', '--account', 'acme', '--limit', 'calls', '--amount', '3', '--id', 'ticket-1']), { code: 1, err: /there is another grant "ticket-1"/ })
+  t.match(await tallygate(t, dir, ['grants', 'add', '--account', 'acme', '--limit', 'calls', '--amount', '3', '--priority', 'x']), { code: 2, err: /^--priority must be/ }, 'in the words of the command, not of the API')
   t.match(await tallygate(t, dir, ['grants', 'revoke', 'acme']), { code: 2, err: /ACCOUNT\/GRANT, such as acme\/ticket-4711/ })
   t.match(await tallygate(t, dir, ['grants', 'add', '--account', 'acme', '--limit', 'calls', '--amount', '3', '--purchase', '--json']), { code: 0, out: /"source": "purchase"/ })
   t.equal(await status(), 200)

@@ -50,7 +50,7 @@ const beyondShapes = new Set([
   'store-redis-no-host', 'store-redis-port', 'store-redis-port-word', 'store-redis-port-zero', 'store-redis-several', 'store-redis-password-at', 'store-redis-password-slash', 'store-redis-password-colon', 'store-redis-password-percent',
   'store-redis-password-latin1', 'store-redis-password-space', 'store-redis-password-missing', 'store-redis-query', 'store-redis-database', 'store-redis-database-twice', 'store-redis-ipv6', 'store-redis-ipv6-nonsense', 'store-redis-host',
   'store-redis-substituted', 'store-substituted-path', 'store-cluster-database', 'store-cluster-comma', 'store-sentinel-no-master', 'store-sentinel-master', 'store-sentinel-database', 'store-synchronous-on-redis', 'store-partitions-on-embedded',
-  'grant-limit', 'subscription-end-and-renewal', 'subscription-moment', 'subscription-plan-changes', 'subscription-term', 'add-on-unknown', 'add-on-amount',
+  'grant-limit', 'grant-id', 'grant-beside', 'subscription-end-and-renewal', 'subscription-moment', 'subscription-plan-changes', 'subscription-term', 'add-on-unknown', 'add-on-amount',
   'store-deadline-short', 'events-keep-alone', 'events-archive-name', 'events-keep-short', 'server-workers-embedded', 'server-workers-memory', 'plan-name-proto', 'merge-proto',
   'cost-plus-currency', 'cost-plus-hidden', 'cost-plus-provider', 'plan-fee-twice', 'plan-fee-without-prices', 'plan-included', 'plan-unpriced-model',
   'price-long-input-order', 'price-long-input-tiers', 'price-no-models', 'price-package-of-nothing', 'price-tiers-end', 'price-tiers-middle',
