@@ -218,7 +218,7 @@ t.test('the document says what the server does', { timeout: 110_000 }, async (t)
       if (operation['x-tallygate-role'] === 'admin') await refused('as a viewer', send(method, good, { token: viewToken, ...(method === 'GET' ? {} : { body: example.body ?? {} }) }), 403)
       const isApi = path.startsWith('/api/')
       if (path.includes('{') && (method === 'GET' || method === 'DELETE')) {
-        const asked = operation.parameters.filter((parameter) => parameter.in === 'query' && parameter.required).map((parameter) => [parameter.name, example.query?.[parameter.name] ?? ''])
+        const asked = operation.parameters.filter((parameter) => parameter.in === 'query' && parameter.required).map(({ name: of }): [string, string] => [of, example.query?.[of] ?? ''])
         const response = await send(method, `${filled(path)}${asked.length === 0 ? '' : `?${new URLSearchParams(asked).toString()}`}`)
         // To take away what is not there is no mistake.
         if (!(method === 'DELETE' && response.status === 200)) await refused('about nothing that is there', Promise.resolve(response), 404, 422, 409)
