@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import type { Clock } from '../clock.ts'
 import type { Metrics } from '../metrics.ts'
-import { Attempts, safeMs } from '../sinks/attempts.ts'
+import { attemptKind, Attempts, safeMs } from '../sinks/attempts.ts'
 import { quarantineKind, type Quarantined } from '../sinks/quarantine.ts'
 import { DeliveryFailed, type MeterRecord, type Sink, type SinkContract, type SinkRecord } from '../sinks/sink.ts'
 import type { Records } from '../stores/store.ts'
@@ -39,8 +39,8 @@ export interface Wrong {
   readonly settledMs: number
   /** What the receiver has too much of it, less than zero: too little. */
   readonly excess: bigint
-  /** It has been put right so often already. */
-  readonly before: number
+  /** What was to put it right before, in order. */
+  readonly before: readonly Compensation[]
   /** What was sent once comes again with the same id, which cannot do harm as long as the receiver knows that. */
   readonly same: boolean
 }
@@ -52,7 +52,10 @@ export function proposalOf({ record, settledMs, excess, before, same }: Wrong, c
   if (excess > 0n && corrections === 'none') return { is: 'none', because: 'the receiver takes nothing back' }
   if (same && excess < 0n && nowMs - settledMs < safeMs(contract)) return { is: 'send', of: record.id, record, held: null }
   if (acknowledges !== 'durable' && nowMs - settledMs < SETTLING_MS) return { is: 'none', because: 'the receiver may not show yet what it has taken within the last hour; ask again later' }
-  return { is: 'send', of: record.id, record: { ...record, id: correctedId(record.id, before + 1), value: textOf(-excess) }, held: null }
+  const value = textOf(-excess)
+  // One that was written down, and maybe sent, and is not there: the very same, not another.
+  const unfinished = before.find((one) => !one.done && one.record.is === 'meter' && one.record.value === value)
+  return { is: 'send', of: record.id, record: unfinished?.record ?? { ...record, id: correctedId(record.id, before.length + 1), value }, held: null }
 }
 
 /** `<id>:r1`, within what every receiver takes. */
@@ -95,10 +98,10 @@ const lastWaitMs = 10_000
 export async function applyRemedies(parts: SendingParts, remedies: readonly Remedy[]): Promise<ReadonlyMap<string, Outcome>> {
   const { name, records, clock } = parts
   const outcomes = new Map<string, Outcome>()
-  const attempts = new Attempts({ ...parts, markedAs: `${name} reconcile` })
+  const markedAs = `${name} reconcile`
+  const attempts = new Attempts({ ...parts, markedAs })
   await attempts.load()
-  const unfinished = (await compensations(records, name)).filter(({ done }) => !done)
-  const chosen = new Map<string, Compensation>(unfinished.map((one) => [one.record.id, one]))
+  const chosen = new Map<string, Compensation>()
   for (const remedy of remedies) {
     if (remedy.is === 'drop') continue
     const id = `${name} ${remedy.record.id}`
@@ -109,11 +112,13 @@ export async function applyRemedies(parts: SendingParts, remedies: readonly Reme
     else chosen.set(remedy.record.id, { ...one, id })
   }
   const items = [...chosen.values()].map((one) => ({ one, item: attempts.item(one.record, '', one.record.id, Infinity) }))
+  // Their marks are kept: it is not known whether they were booked, and nobody asks for them now.
+  const others = (await compensations(records, name)).filter((one) => !one.done && !chosen.has(one.record.id)).map((one) => attempts.item(one.record, '', one.record.id, Infinity))
   const never = new AbortController().signal
   let failure: Error | null = null
   for (let tries = 0; tries < triesMax && items.some(({ item }) => item.state === 'waiting'); tries++) {
     if (tries > 0) await clock.sleep(Math.min(lastWaitMs, Math.max(firstWaitMs * 2 ** tries, failure instanceof DeliveryFailed ? failure.retryAfterMs ?? 0 : 0)))
-    failure = await attempts.send(items.map(({ item }) => item), { stop: never, abort: never })
+    failure = await attempts.send(items.map(({ item }) => item), { stop: never, abort: never }, others)
   }
   for (const { one: { id, ...document }, item } of items) {
     const { record } = document
@@ -122,6 +127,8 @@ export async function applyRemedies(parts: SendingParts, remedies: readonly Reme
       outcomes.set(record.id, 'sent')
     } else outcomes.set(record.id, { failed: item.reason ?? failure?.message ?? 'it has not been answered' })
   }
+  // What was answered may come again at any time.
+  if (others.length === 0 && items.every(({ item }) => item.state === 'accepted')) await records.delete(attemptKind, markedAs)
   for (const remedy of remedies) {
     if (remedy.held === null || (remedy.is === 'send' && outcomes.get(remedy.record.id) !== 'sent')) continue
     await forget(records, remedy.held, remedy.record)

@@ -573,7 +573,7 @@ class Comparison {
 
   /** Sent as it was, where the receiver takes it still; its id is unknown there. */
   #resend({ amount: { record }, settledMs: atMs }: Case, held: Quarantined): Proposal {
-    const proposal = proposalOf({ record, settledMs: atMs, excess: -1n, before: 0, same: true }, { ...this.#kind.contract, dedupWindowMs: 'forever' }, this.#startMs)
+    const proposal = proposalOf({ record, settledMs: atMs, excess: -1n, before: [], same: true }, { ...this.#kind.contract, dedupWindowMs: 'forever' }, this.#startMs)
     return proposal.is === 'send' ? { ...proposal, held } : proposal
   }
 
@@ -586,7 +586,7 @@ class Comparison {
       return
     }
     const changed = there !== undefined && there.copies === 1 && there.value !== null && unitsOf(there.value) !== amount.units && amends.length === 0
-    const proposal = proposalOf({ record: amount.record, settledMs: atMs, excess, before: amends.length, same: amends.length === 0 && there === undefined }, this.#kind.contract, this.#startMs)
+    const proposal = proposalOf({ record: amount.record, settledMs: atMs, excess, before: amends, same: amends.length === 0 && there === undefined }, this.#kind.contract, this.#startMs)
     if (changed) this.#list(group, { why: 'unexplained', amount, excess, reason: `its value there is ${there.value ?? ''}`, proposal: { is: 'none', because: 'what changed it has to be found out first' } })
     else if (excess < 0n) {
       group.missing += excess
@@ -608,10 +608,10 @@ class Comparison {
     const about = guess ? ', or others of the same amount' : ''
     const wrong = (one: Case, excess: bigint, why: 'missing' | 'doubled'): void => {
       const { amount, settledMs: atMs } = one
-      const before = this.#amends.get(amount.record.id)?.length ?? 0
+      const before = this.#amends.get(amount.record.id) ?? []
       group[why] += excess
       // Where it is a guess, the same id might be one that is there: then nothing would come of it.
-      const proposal = proposalOf({ record: amount.record, settledMs: atMs, excess, before, same: before === 0 && !guess }, this.#kind.contract, this.#startMs)
+      const proposal = proposalOf({ record: amount.record, settledMs: atMs, excess, before, same: before.length === 0 && !guess }, this.#kind.contract, this.#startMs)
       this.#list(group, { why, amount, excess, reason: why === 'missing' ? `its total lacks this amount${about}` : `its total has this amount twice${about}`, proposal })
     }
     for (const one of missing) wrong(one, -one.amount.units, 'missing')
@@ -631,7 +631,7 @@ class Comparison {
       return
     }
     group[why] += excess
-    const proposal = proposalOf({ record: base, settledMs: untilMs, excess, before: this.#amends.get(base.id)?.length ?? 0, same: false }, this.#kind.contract, this.#startMs)
+    const proposal = proposalOf({ record: base, settledMs: untilMs, excess, before: this.#amends.get(base.id) ?? [], same: false }, this.#kind.contract, this.#startMs)
     this.#push(group, { why, record: null, event: null, fromMs, untilMs, records: 1, amount: textOf(excess), reason: why === 'missing' ? 'its total of this time is too low' : 'its total of this time is too high', proposal, account })
   }
 

@@ -59,13 +59,15 @@ t.test('what would put it right keeps to the receiver\'s rules', async (t) => {
   const day = 86_400_000
   const record = { is: 'meter', id: 'e1:tokens', timeMs: 100 * day, code: 'tokens', customer: 'c', account: 'a', value: '5', valueProperty: 'value', properties: {} } as const
   const contract = { ...easyContract, dedupWindowMs: day, acknowledges: 'queued' } as const
-  const wrong = { record, settledMs: 100 * day, excess: unitsOf('-5'), before: 0, same: true }
+  const wrong = { record, settledMs: 100 * day, excess: unitsOf('-5'), before: [], same: true }
   const now = 100 * day
+  const one = { id: 's e1:tokens:r1', sink: 's', of: record.id, record: { ...record, id: 'e1:tokens:r1' }, atMs: now, done: false }
   const rows: readonly [about: string, actual: ReturnType<typeof proposalOf>, expected: object][] = [
     ['lost, and its id is known still', proposalOf(wrong, contract, now + day / 2), { is: 'send', record }],
     ['lost, and its id may be forgotten: an hour before the end of the window it is', proposalOf(wrong, contract, now + day - 3_500_000), { is: 'send', record: { ...record, id: 'e1:tokens:r1' } }],
     ['too old', proposalOf(wrong, { ...contract, oldestMs: day }, now + 2 * day), { is: 'none', because: /older than 1 days/ }],
-    ['lost again', proposalOf({ ...wrong, before: 1, same: false }, contract, now + 2 * day), { record: { id: 'e1:tokens:r2', value: '5' } }],
+    ['lost again', proposalOf({ ...wrong, before: [{ ...one, done: true }], same: false }, contract, now + 2 * day), { record: { id: 'e1:tokens:r2', value: '5' } }],
+    ['lost, and what was to put it right was not answered', proposalOf({ ...wrong, before: [one], same: false }, contract, now + 2 * day), { record: one.record }],
     ['twice', proposalOf({ ...wrong, excess: unitsOf('5') }, contract, now + 2 * day), { record: { id: 'e1:tokens:r1', value: '-5', timeMs: record.timeMs } }],
     ['twice, and nothing can be taken back', proposalOf({ ...wrong, excess: unitsOf('5') }, { ...contract, corrections: 'none' }, now + 2 * day), { is: 'none', because: 'the receiver takes nothing back' }],
     ['twice, and just told: it may not show everything yet', proposalOf({ ...wrong, excess: unitsOf('5') }, contract, now + 60_000), { is: 'none', because: /within the last hour/ }],

@@ -52,7 +52,8 @@ export const sceneName = 'billing'
 
 export async function sceneOf(t: Test, dialect: Dialect, more: { readonly settings?: object; readonly mapping?: Partial<SinkMapping> } = {}): Promise<Scene> {
   let nowMs = Date.parse('2026-11-22T10:30:00Z')
-  const clock = withTime(systemClock, () => nowMs)
+  // Nobody waits here for a receiver's patience.
+  const clock = { ...withTime(systemClock, () => nowMs), sleep: (delayMs: number) => systemClock.sleep(delayMs / 50) }
   const fake = await httpSubject(dialect).start({ nowMs: () => nowMs })
   const store = await openMemory({ clock, forgetAfterMs: 365 * dayMs, hotMs: 365 * dayMs })
   const metrics = new Metrics()

@@ -224,6 +224,25 @@ t.test('a compensation that was written down and not answered is sent as it was,
   t.match((await scene.store.records.list('compensation'))[0], { value: { done: true } })
 })
 
+t.test('a compensation that never left is not sent when it is no longer wanted', async (t) => {
+  const scene = await sceneOf(t, stripeV1)
+  const lost = first(await scene.settle({ agoMs: 60_000, usage: { requests: 1, input_tokens: 12 } }))
+  await scene.deliver()
+  scene.nowMs += 3 * dayMs
+  scene.fake.books.plantLoss(lost.id)
+  scene.fake.faults(3, { reset_before: 1 })
+  const failed = await scene.apply()
+  t.match(failed, { differences: [{ why: 'missing', outcome: { failed: /./ } }], unexplained: 1 })
+  scene.fake.faults(3, {})
+  const { books } = scene.fake
+  const again = await scene.compare()
+  t.match(again.differences, [{ proposal: { record: { id: `${lost.id}:r1` } } }], 'it would be the same')
+  // The receiver has found it.
+  books.book({ key: lost.id, id: lost.id, code: lost.code, customer: lost.customer, timeMs: lost.timeMs, value: lost.value, bad: null }, 'forever', scene.nowMs)
+  t.match(await scene.apply(), { differences: [], noted: [] })
+  t.equal(books.copies(`${lost.id}:r1`), 0)
+})
+
 t.test('what somebody else reports under our meter is unexplained', async (t) => {
   for (const dialect of [flexpriceDialect, stripeV1]) {
     const scene = await sceneOf(t, dialect)
