@@ -23,7 +23,7 @@ const callers = 64
 const swift = 60
 
 /** What is closed is remembered for a while by the store: that is over then, and is not what is measured. */
-const forgottenMs = 31_000
+const forgottenMs = 61_000
 
 const say = (what: object): void => { process.stdout.write(`${JSON.stringify(what)}\n`) }
 const memory = (): { readonly rss: number; readonly heap: number } => {
