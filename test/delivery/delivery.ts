@@ -51,9 +51,9 @@ async function deliverEverywhere(): Promise<void> {
 
 async function drain(): Promise<void> {
   const figures = await measureDrain(tmpDir(t), backlog, seed)
-  console.log(`\nReceivers away for ${(figures.awayMs / 60_000).toFixed(0)} minutes of virtual time, ${figures.backlog} events each\n`)
-  const settled = table(['settling', 'events', 'per second', 'p50 ms', 'p99 ms', 'most ms', 'rss MiB before', 'rss MiB after'])
-  for (const { name, count, seconds, p50Ms, p99Ms, mostMs, rssBefore, rssAfter } of figures.settling) settled([name, count, (count / seconds).toFixed(0), p50Ms.toFixed(2), p99Ms.toFixed(2), mostMs.toFixed(0), rssBefore.toFixed(0), rssAfter.toFixed(0)])
+  console.log(`\nReceivers away for ${(figures.awayMs / 60_000).toFixed(0)} minutes of virtual time, ${figures.backlog} events for each\n`)
+  const settled = table(['settling', 'events', 'per second', 'p50 ms', 'p99 ms', 'most ms', 'heap MiB', 'rss MiB'])
+  for (const { name, count, seconds, p50Ms, p99Ms, mostMs, heap, rss } of figures.settling) settled([name, count, (count / seconds).toFixed(0), p50Ms.toFixed(2), p99Ms.toFixed(2), mostMs.toFixed(0), heap.toFixed(0), rss.toFixed(0)])
   console.log('')
   const drained = table(['back again', 'events', 'seconds', 'per second', 'booked', 'rss MiB most'])
   for (const { name, count, seconds, booked, rssMost } of figures.drained) drained([name, count, seconds.toFixed(1), (count / seconds).toFixed(0), booked, rssMost.toFixed(0)])

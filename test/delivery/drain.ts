@@ -14,9 +14,10 @@ export interface Settling {
   readonly p50Ms: number
   readonly p99Ms: number
   readonly mostMs: number
-  /** MiB, garbage collected. */
-  readonly rssBefore: number
-  readonly rssAfter: number
+  /** Of the process, MiB, after its garbage was collected. */
+  readonly rss: number
+  /** What of it is in use. */
+  readonly heap: number
 }
 
 export interface Drained {
@@ -36,8 +37,9 @@ export interface DrainFigures {
   readonly wrong: readonly string[]
 }
 
-/** MiB that a process may grow by while a backlog grows: what is settled is remembered for a while, wherever it goes. */
-const growthMax = 150
+/** MiB that a process may grow by while a backlog grows to five times what it was: of what is in use, and with what its allocator does not give back. */
+const heapGrowthMax = 32
+const growthMax = 256
 const perSecondLeast = 5_000
 
 /** A gateway's store and sinks in a process of their own; its receivers are here: a webhook that is gone, and a folder that is none. Both come back after an hour. */
@@ -88,12 +90,12 @@ export async function measureDrain(dir: string, backlog: number, seed: number): 
 
 function problemsOf(settling: readonly Settling[], drained: readonly Drained[], awayMs: number): string[] {
   const wrong: string[] = []
-  const [alone, down] = settling
-  if (alone === undefined || down === undefined || drained.length < 2) return ['the process that delivers has died']
+  const [alone, down, later] = settling
+  if (alone === undefined || down === undefined || later === undefined || drained.length < 2) return ['the process that delivers has died']
   if (awayMs < 3_600_000) wrong.push(`the receivers were away for ${awayMs} ms only`)
   // A neighbour on the machine makes ten times of little; an outage that is felt makes seconds.
   if (down.p99Ms > 10 * alone.p99Ms + 50) wrong.push(`settling takes ${down.p99Ms.toFixed(1)} ms (p99) while receivers are away, ${alone.p99Ms.toFixed(1)} ms without sinks`)
-  if (down.rssAfter - alone.rssAfter > growthMax) wrong.push(`memory grew by ${(down.rssAfter - alone.rssAfter).toFixed(0)} MiB more than without sinks`)
+  if (later.rss - down.rss > growthMax || later.heap - down.heap > heapGrowthMax) wrong.push(`memory grew by ${(later.rss - down.rss).toFixed(0)} MiB with the backlog, what is in use by ${(later.heap - down.heap).toFixed(0)}`)
   for (const { name, count, seconds, booked } of drained) {
     if (booked < count) wrong.push(`${name}: ${count - booked} of ${count} events have not come`)
     if (count / seconds < perSecondLeast) wrong.push(`${name}: ${(count / seconds).toFixed(0)} events a second`)
