@@ -1,3 +1,5 @@
+import { withoutZeros } from '../metering/price.ts'
+
 /** Amounts as whole numbers of the finest fraction that a quantity can have: sums and differences of them are exact. */
 const places = 18
 const one = 10n ** BigInt(places)
@@ -12,8 +14,7 @@ export function unitsOf(decimal: string): bigint {
 
 export function textOf(units: bigint): string {
   const positive = units < 0n ? -units : units
-  const part = String(positive % one).padStart(places, '0').replace(/0+$/, '')
-  return `${units < 0n ? '-' : ''}${positive / one}${part === '' ? '' : `.${part}`}`
+  return `${units < 0n ? '-' : ''}${withoutZeros(`${positive / one}.${String(positive % one).padStart(places, '0')}`)}`
 }
 
 /** What a receiver that adds up binary fractions may be off by, where our sum is no whole number. */
