@@ -1,5 +1,3 @@
-import { Agent as HttpAgent } from 'node:http'
-import { Agent as HttpsAgent } from 'node:https'
 import type { ClickHouseClient, InsertResult } from '@clickhouse/client'
 import type { UsageEvent } from '../metering/event.ts'
 import { whyNotHost } from './address.ts'
@@ -89,7 +87,7 @@ export const clickhouse: SinkKind = {
     const why = whyNotHost(new URL(url).hostname, permitPrivate)
     const connections = { keepAlive: true, maxSockets: 4, lookup: lookupOf(permitPrivate) }
     const client = createClient({
-      http_agent: url.startsWith('https:') ? new HttpsAgent(connections) : new HttpAgent(connections),
+      http_agent: new (url.startsWith('https:') ? await import('node:https') : await import('node:http')).Agent(connections),
       url, database, username, password: password ?? '', application: 'tallygate', request_timeout: requestMs, compression: { request: true },
       log: { level: ClickHouseLogLevel.OFF },
       clickhouse_settings: {
