@@ -2,6 +2,7 @@ import type { Clock } from '../clock.ts'
 import type { WebhookConfig } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import { matchesAny } from '../metering/glob.ts'
+import { Memo } from '../metering/limits/counter.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Random } from '../random.ts'
 import { signatureHeaders } from '../sinks/webhook-signature.ts'
@@ -30,6 +31,7 @@ export interface WebhookParts {
 const connections = 4
 /** Of an answer that says more than its status, which is nobody's business. */
 const answerBytesMax = 65_536
+const endedMemo = 10_000
 const leaseMs = 30_000
 const renewEveryMs = 10_000
 /** While another delivers, this is how often the lease is asked for again. */
@@ -66,6 +68,8 @@ export class Webhook {
   /** In metrics and the log: the host alone, and a part of the id, because the rest of a url may be a secret. */
   readonly #name: string
   readonly #pending = new Map<string, Pending>()
+  /** Ids that are written down as done: the news of a notice may come after it was found and delivered. */
+  readonly #ended = new Memo<string, true>(endedMemo)
   readonly #stop = new AbortController()
   readonly #attempts = new Set<Promise<void>>()
   #fence: Fence | null = null
@@ -175,7 +179,7 @@ export class Webhook {
 
   #add(notice: Notice, sinceMs: number): void {
     const { types, accounts } = this.config
-    if (notice.atMs < sinceMs || this.#pending.has(notice.id)) return
+    if (notice.atMs < sinceMs || this.#pending.has(notice.id) || this.#ended.get(notice.id) === true) return
     if ((types !== null && !types.includes(notice.type)) || (accounts !== null && !matchesAny(accounts, notice.account))) return
     this.#pending.set(notice.id, { notice, attempts: 0, nextMs: this.#parts.clock.nowMs(), running: false })
     this.#wake()
@@ -271,6 +275,7 @@ export class Webhook {
 
   async #done(pending: Pending, state: 'delivered' | 'given_up'): Promise<void> {
     await this.#parts.records.put(noticeKinds.delivery, `${this.config.id}/${pending.notice.id}`, { state, at_ms: this.#parts.clock.nowMs(), attempts: pending.attempts })
+    this.#ended.set(pending.notice.id, true)
     this.#pending.delete(pending.notice.id)
   }
 
