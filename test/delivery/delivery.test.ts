@@ -1,4 +1,4 @@
-// Exactly once, as it happens: processes that deliver are killed with SIGKILL again and again, receivers fail in every way that they can, and the books of each are
+// S13, exactly once, as it happens: processes that deliver are killed with SIGKILL again and again, receivers fail in every way that they can, and the books of each are
 // looked at afterwards. `npm run test:delivery` is the same over every kind, with more of everything.
 // test: timeout 180 s
 

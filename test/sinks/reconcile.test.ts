@@ -144,7 +144,7 @@ t.test('what is dead says why: refused with its code, never sent, or out of the 
   t.same(new Set(one.rows.flatMap(({ accounts }) => accounts)), new Set(['initech']), 'of one account')
 })
 
-t.test('accepted, and refused afterwards: told with its code', async (t) => {
+t.test('S10: accepted, and refused afterwards: told with its code', async (t) => {
   const scene = await sceneOf(t, openmeterV3)
   const one = first(await scene.settle())
   scene.fake.judge = ({ id }) => (id === one.id ? 'invalid_subject' : null)
@@ -152,7 +152,7 @@ t.test('accepted, and refused afterwards: told with its code', async (t) => {
   t.match(await scene.compare(), { differences: [{ why: 'refused', record: one.id, reason: 'accepted, and refused afterwards: invalid_subject' }], unexplained: 0 })
 })
 
-t.test('what is in quarantine is looked up: dropped where it was booked, sent where it was not', async (t) => {
+t.test('S11: what is in quarantine is looked up: dropped where it was booked, sent where it was not', async (t) => {
   for (const dialect of [openmeterV3, stripeV1]) {
     for (const booked of [true, false]) {
       const scene = await sceneOf(t, dialect)
