@@ -209,6 +209,8 @@ class RunningApp implements App {
     // Sinks are opened and closed as they change.
     const waiting = restart.filter((name) => name !== 'sinks')
     if (waiting.length > 0) log.warn({ settings: waiting }, 'these settings have changed and act after a restart')
+    // Whoever reads it again may have mended what a sink waits for, though no setting has changed.
+    this.#books?.deliveries.nudge()
     log.info({ version, outcome }, 'the configuration was read again')
   }
 
@@ -254,10 +256,9 @@ class RunningApp implements App {
 
   /** What is left of a period goes on, and what is left of a grant is recorded. */
   #lookAtPeriodEnds({ store, directory, clock, forgetAfterMs }: Books): void {
-    const { log, random } = this.#options
+    const { log } = this.#options
     this.#periodEnds = new PeriodEnds({
-      store, directory, clock, random, forgetAfterMs,
-      tell: ({ account, grant, limit, expiredMs }) => log.info({ account, grant, limit, expired: new Date(expiredMs).toISOString() }, 'a grant has expired with something left'),
+      store, directory, clock, forgetAfterMs,
       failed: (error) => log.warn({ why: error instanceof Error ? error.name : 'unknown' }, 'what periods and grants have left could not be looked at; it will be tried again'),
     })
     this.#periodEnds.start()

@@ -21,11 +21,12 @@ import type { Random } from './random.ts'
 import { accountForecasts } from './notices/account-forecasts.ts'
 import { noticeConsumers } from './notices/notices.ts'
 import { StoredPaces } from './notices/paces.ts'
+import { reconcile, reconcileAndApply } from './reconciliation/reconcile.ts'
+import { openSink } from './sinks/index.ts'
 import { measureSpool } from './spool/measure.ts'
 import { StoreUnavailable } from './stores/store.ts'
 import type { Opening } from './stores/index.ts'
 import type { Store } from './stores/store.ts'
-import type { Writable } from 'node:stream'
 
 /** The store with everything that reads and changes it, apart from calls: what a gateway and a command without a gateway have in common. */
 export interface Books {
@@ -52,7 +53,7 @@ export interface BooksParts {
   readonly random: Random
   readonly log: Log
   readonly metrics: Metrics
-  readonly stdout: Writable
+  readonly stdout: NodeJS.WritableStream
   /** Told to whoever finds the store taken. */
   readonly adminAddress?: string
   /** The operator has said that acknowledged moves may be missing (a restored backup). */
@@ -85,6 +86,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
     })
     const deliveries: Deliveries = new Deliveries({
       outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout, further: (current) => [...noticeConsumers(current), ...analytics.consumers(current)],
+      calendarOf: (id) => directory.accountOf(id)?.calendar,
     })
     return {
       store, clock, directory, changes, accounts, deliveries, analytics, paces, forgetAfterMs: openingOf(config, parts).forgetAfterMs,
@@ -103,6 +105,22 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
           inspectStore: () => inspect(store, current()),
           quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
           retryDead: (consumer) => deliveries.retryDead(consumer, current()),
+          deliveryStatus: () => deliveries.status(),
+          withheld: (sink) => deliveries.quarantined(sink),
+          releaseWithheld: (sink, ids, how) => deliveries.release(current(), sink, ids, how),
+          credit: (sink, event) => deliveries.credit(current(), sink, event),
+          reconcile: async (config, asked, note) => {
+            const about = {
+              outbox: store.outbox, records: store.records, history, clock, metrics,
+              keptSinceMs: async () => (archiveOf(current(), log) === null ? await store.outbox.completeSince?.() ?? 0 : 0),
+            }
+            const sink = await openSink(config, { clock, random, stdout, instance: current().instance })
+            try {
+              return await (note === null ? reconcile(config, sink, asked, about) : reconcileAndApply(config, sink, asked, about, note))
+            } finally {
+              await sink.close().catch(() => undefined)
+            }
+          },
           replay: (sink, sinceMs) => deliveries.replay(sink, current().instance, sinceMs, history),
         }
       },

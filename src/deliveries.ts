@@ -1,26 +1,34 @@
-import type { Writable } from 'node:stream'
 import { isDeepStrictEqual } from 'node:util'
 import { ARCHIVE, type EventHistory } from './archive/history.ts'
+import { settledMs } from './archive/archive.ts'
 import type { Clock } from './clock.ts'
-import type { Config, SinkConfig } from './config/config.ts'
+import { DEFAULT_CALENDAR, type Config, type SinkConfig } from './config/config.ts'
 import type { Log } from './log.ts'
+import { periodAt } from './metering/calendar.ts'
 import { toUsageEvent, type UsageEvent } from './metering/event.ts'
+import type { AccountCalendar } from './metering/limits/limit.ts'
 import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
-import { Delivery } from './sinks/deliver.ts'
-import { openSink } from './sinks/index.ts'
-import type { Sink } from './sinks/sink.ts'
-import { StoreUnavailable, type Fence, type Outbox, type Records } from './stores/store.ts'
+import { Attempts, markReplay, type Item } from './sinks/attempts.ts'
+import { Delivery, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
+import { kindOf, openSink } from './sinks/index.ts'
+import { creditOf, recordsOf, ruleOf } from './sinks/mapping.ts'
+import { quarantine, quarantined, quarantineKind, type Quarantined } from './sinks/quarantine.ts'
+import { pause, Sender } from './sinks/sender.ts'
+import type { Sink, SinkSurroundings } from './sinks/sink.ts'
+import { StoreUnavailable, type DeadEntry, type Fence, type Outbox, type Records } from './stores/store.ts'
 
 export interface DeliveriesParts {
   readonly outbox: Outbox
-  /** Remembers what sinks have missed; absent: nobody does. */
-  readonly records?: Records
+  /** Remembers what sinks have missed, what may have been booked, and what is frozen. */
+  readonly records: Records
   readonly clock: Clock
   readonly random: Random
   readonly log: Log
   readonly metrics: Metrics
-  readonly stdout: Writable
+  readonly stdout: NodeJS.WritableStream
+  /** By which an account's sums are parted into billing periods; absent: everybody's is the usual one. */
+  readonly calendarOf?: (account: string) => AccountCalendar | undefined
   /** Consumers of the outbox that are no sinks: they hold back trimming too. */
   readonly further?: (config: Config) => readonly string[]
 }
@@ -45,14 +53,21 @@ export interface Replayed {
   readonly done: Promise<void>
 }
 
+/** Asked for by an operator: each request has its own time. */
+const noEnd = { stop: new AbortController().signal, abort: new AbortController().signal }
+
+/** Documents: events that were taken back at a sink. */
+const creditKind = 'credit'
+
 /** Documents: what a sink has missed, by its name. */
 export const gapKind = 'gap'
 
-const attemptMs = 20_000
 const gapsEveryMs = 2_000
 const replayLeaseMs = 30_000
 const replayTries = 50
 const replayTryMs = 100
+const replayBatch = 500
+const retryBatch = 1_000
 const replayRetryFirstMs = 200
 const replayRetryLastMs = 60_000
 
@@ -83,6 +98,7 @@ export class Deliveries {
       for (const [name, running] of this.#running) {
         const wanted = config.sinks.find((sink) => sink.name === name)
         if (wanted === undefined || !isDeepStrictEqual(wanted, running.config)) await this.#stop(name)
+        else running.delivery.nudge()
       }
       for (const sink of config.sinks) if (!this.#running.has(sink.name) && !this.#replays.has(sink.name)) await this.#start(sink, config.instance)
     })
@@ -93,6 +109,18 @@ export class Deliveries {
     return this.#inTurn(async () => {
       if (this.#config !== null) await this.#parts.outbox.setConsumers(this.#consumers(this.#config))
     })
+  }
+
+  /** Tries what waits or is paused again at once. */
+  nudge(): void {
+    for (const { delivery } of this.#running.values()) delivery.nudge()
+  }
+
+  /** Of the sinks that run here, by name. */
+  status(): ReadonlyMap<string, DeliveryStatus | 'replaying'> {
+    return new Map<string, DeliveryStatus | 'replaying'>([
+      ...[...this.#running].map(([name, { delivery }]) => [name, delivery.status] as const), ...[...this.#replays.keys()].map((name) => [name, 'replaying'] as const),
+    ])
   }
 
   /** Delivers what is left until `untilMs`. True: nothing is left. */
@@ -119,18 +147,82 @@ export class Deliveries {
       let failed = 0
       for (const sink of config.sinks.filter(({ name }) => consumer === null || name === consumer)) {
         // A sink has one writer: what is dead stays so until the replay is over.
-        if (this.#replays.has(sink.name)) {
-          failed += await this.#parts.outbox.deadCount(sink.name)
-          continue
-        }
-        const wasRunning = this.#running.has(sink.name)
-        await this.#stop(sink.name)
-        const counts = await this.#retry(sink)
+        const counts = this.#replays.has(sink.name) ? { delivered: 0, failed: await this.#parts.outbox.deadCount(sink.name) } : await this.#aside(sink, config.instance, () => this.#retry(sink))
         delivered += counts.delivered
         failed += counts.failed
-        if (wasRunning) await this.#start(sink, config.instance)
       }
       return { delivered, failed }
+    })
+  }
+
+  /** Records that wait for an operator, of one sink or all. */
+  quarantined(sink?: string): Promise<readonly Quarantined[]> {
+    return quarantined(this.#parts.records, sink)
+  }
+
+  /**
+   * Ends the quarantine of these (null: of all of the sink): sends them, although they may have been booked, or drops them, although they may not. What the
+   * receiver does not take stays.
+   */
+  release(config: Config, name: string, ids: readonly string[] | null, how: 'send' | 'drop'): Promise<{ released: number; failed: number }> {
+    const { records } = this.#parts
+    return this.#inTurn(async () => {
+      const sink = config.sinks.find((each) => each.name === name)
+      const chosen = (await quarantined(records, name)).filter(({ id, of }) => ids === null || ids.includes(of) || ids.includes(id))
+      const missing = ids === null ? 0 : ids.filter((id) => !chosen.some((one) => one.of === id || one.id === id)).length
+      if (how === 'drop') {
+        for (const { id } of chosen) await records.delete(quarantineKind, id)
+        return { released: chosen.length, failed: missing }
+      }
+      if (sink === undefined || chosen.length === 0 || this.#replays.has(name)) return { released: 0, failed: chosen.length + missing }
+      return await this.#aside(sink, config.instance, async () => {
+        let released = 0
+        await this.#withSink(sink, config.instance, async (open) => {
+          const sender = new Sender({ ...this.#parts, name, contract: kindOf(sink).contract, sink: open })
+          const { verdicts } = await sender.send(chosen.flatMap((one) => one.records), noEnd)
+          for (const one of chosen) {
+            const left = one.records.filter(({ id }) => verdicts.get(id)?.is !== 'accepted')
+            if (left.length === 0) {
+              await records.delete(quarantineKind, one.id)
+              released += 1
+            } else if (left.length < one.records.length) await records.put(quarantineKind, one.id, { ...one, records: left })
+          }
+        })
+        return { released, failed: chosen.length - released + missing }
+      })
+    })
+  }
+
+  /**
+   * Takes an event back where the receiver permits it: a credit note, whose records are the event's with negative values and ids of their own. Each event is taken
+   * back once: a second time is refused with `credited`.
+   */
+  credit(config: Config, name: string, event: UsageEvent): Promise<'sent' | 'credited' | 'nothing' | { readonly failed: string }> {
+    const { records, clock } = this.#parts
+    return this.#inTurn(async () => {
+      const sink = config.sinks.find((each) => each.name === name)
+      if (sink === undefined) return { failed: 'there is no such sink' }
+      const id = `${name} ${event.id}`
+      const before = await records.get(creditKind, id)
+      if (before?.['done'] === true) return 'credited'
+      const nowMs = clock.nowMs()
+      const kind = kindOf(sink)
+      const note = creditOf(event)
+      const { records: told, refused } = recordsOf(note, kind, sink.mapping)
+      if (refused[0] !== undefined) return { failed: refused[0].reason }
+      if (told.length === 0) return 'nothing'
+      if (kind.contract.corrections === 'none') return { failed: 'the receiver takes nothing back' }
+      if (!await records.swap(creditKind, id, before, { at_ms: nowMs, done: false })) return { failed: 'another gateway is at it' }
+      return await this.#aside(sink, config.instance, () => this.#withSink(sink, config.instance, async (open) => {
+        const attempts = this.#attempts(sink, open, `${name} credit ${event.id}`)
+        await attempts.load()
+        const items = told.map((record) => attempts.item(record, ruleOf(record, note.id, sink.mapping), record.id, Infinity))
+        const failure = await attempts.send(items, noEnd)
+        const left = items.find(({ state }) => state !== 'accepted')
+        if (left !== undefined) return { failed: left.reason ?? failure?.message ?? 'it is unknown whether it was booked; ask again' }
+        await records.put(creditKind, id, { at_ms: nowMs, done: true })
+        return 'sent'
+      }))
     })
   }
 
@@ -139,7 +231,9 @@ export class Deliveries {
    * archive has is delivered before, and meanwhile the loop waits, in whatever gateway it runs. It ends with this process: then it is to be asked for again.
    */
   async replay(config: SinkConfig, holder: string, sinceMs: number, history: EventHistory): Promise<Replayed> {
-    const { outbox, log } = this.#parts
+    const { outbox, records, clock, log } = this.#parts
+    // Whatever comes again is sent only where its receiver still knows its id.
+    if (kindOf(config).contract.dedupWindowMs !== 'forever') await markReplay(records, config.name, clock.nowMs())
     const untilMs = config.name === ARCHIVE ? null : await history.archivedUntil(sinceMs)
     if (untilMs === null) {
       await outbox.rewind(config.name, await outbox.positionAt(sinceMs))
@@ -155,7 +249,7 @@ export class Deliveries {
       const events = (await outbox.lag(config.name)).count
       log.info({ sink: config.name, archived, events }, 'events of the archive are delivered again')
       const stop = new AbortController()
-      const ended = this.#deliverArchived(config, holder, fence, history.archived(sinceMs, untilMs), stop.signal).finally(() => {
+      const ended = this.#deliverArchived(config, holder, fence, history.archived(sinceMs, untilMs), stop).finally(() => {
         this.#replays.delete(config.name)
         // Its own loop goes on with what the store has.
         this.#useAgain()
@@ -177,64 +271,57 @@ export class Deliveries {
     throw new StoreUnavailable(`another gateway delivers to ${sink} and does not let go`)
   }
 
-  async #deliverArchived(config: SinkConfig, holder: string, fence: Fence, events: AsyncIterable<UsageEvent>, signal: AbortSignal): Promise<void> {
+  async #deliverArchived(config: SinkConfig, holder: string, fence: Fence, events: AsyncIterable<UsageEvent>, stop: AbortController): Promise<void> {
     const { outbox, clock, log } = this.#parts
     // A sink that is slow, or away for long, must not lose the lease to a loop: the archive's events come first.
     const stopRenewing = clock.every(replayLeaseMs / 3, () => void outbox.lease(config.name, `${holder} replay`, clock.nowMs(), clock.nowMs() + replayLeaseMs).catch(() => undefined))
-    let sink: Sink | null = null
     let delivered = 0
     try {
-      sink = await openSink(config, this.#surroundings())
-      let batch: UsageEvent[] = []
-      for await (const event of events) {
-        batch.push(event)
-        if (batch.length < sink.batchMax) continue
-        delivered += await this.#insist(sink, batch, signal)
-        batch = []
-      }
-      if (batch.length > 0) delivered += await this.#insist(sink, batch, signal)
+      await this.#withSink(config, holder, async (sink) => {
+        const attempts = this.#attempts(config, sink, `${config.name} replay`)
+        await attempts.load()
+        let batch: UsageEvent[] = []
+        for await (const event of events) {
+          batch.push(event)
+          if (batch.length < replayBatch) continue
+          delivered += await this.#insist(config, attempts, batch, stop.signal)
+          batch = []
+        }
+        if (batch.length > 0) delivered += await this.#insist(config, attempts, batch, stop.signal)
+      })
       log.info({ sink: config.name, events: delivered }, 'the archive has been delivered again')
     } catch (error) {
       log.warn({ sink: config.name, delivered, error: error instanceof Error ? error.message : String(error) }, 'delivering the archive again was cut short; ask for it once more')
     } finally {
       stopRenewing()
-      await sink?.close().catch(() => undefined)
       await outbox.release(fence).catch(() => undefined)
     }
   }
 
-  /** Until the sink has spoken about every event. */
-  async #insist(sink: Sink, batch: readonly UsageEvent[], signal: AbortSignal): Promise<number> {
-    const { clock, log } = this.#parts
-    let left = batch
-    let accepted = 0
+  /** Until the sink has spoken about every event. Gives how many it took. */
+  async #insist(config: SinkConfig, attempts: Attempts, batch: readonly UsageEvent[], signal: AbortSignal): Promise<number> {
+    const { clock, random, log } = this.#parts
+    const kind = kindOf(config)
+    const told = batch.map((event) => {
+      const { records, refused } = recordsOf(event, kind, config.mapping)
+      if (refused[0] !== undefined) log.error({ sink: config.name, event: event.id, reason: refused[0].reason }, 'an event of the archive cannot be told')
+      const items = records.map((record) => attempts.item(record, ruleOf(record, event.id, config.mapping), event.id, settledMs(event)))
+      // It was delivered when it was settled, as far as anybody knows.
+      if (kind.contract.dedupWindowMs !== 'forever') for (const item of items) item.sinceMs ??= settledMs(event)
+      return items
+    })
+    const items = told.flat()
     for (let waitMs = replayRetryFirstMs; ; waitMs = Math.min(2 * waitMs, replayRetryLastMs)) {
       signal.throwIfAborted()
-      try {
-        const attempt = new AbortController()
-        const cancel = clock.after(attemptMs, () => attempt.abort())
-        const report = await sink.deliver(left, AbortSignal.any([signal, attempt.signal])).finally(cancel)
-        for (const { id, reason } of report.refused) log.error({ sink: sink.name, event: id, reason }, 'an event of the archive was refused for good')
-        const spoken = new Set([...report.accepted, ...report.refused.map(({ id }) => id)])
-        accepted += report.accepted.length
-        left = left.filter(({ id }) => !spoken.has(id))
-      } catch (error) {
-        signal.throwIfAborted()
-        log.warn({ sink: sink.name, error: error instanceof Error ? error.name : 'unknown', retry_in_ms: waitMs }, 'events of the archive were not taken; they are tried again')
-      }
-      if (left.length === 0) return accepted
-      await new Promise<void>((resolve) => {
-        const wake = (): void => {
-          cancel()
-          resolve()
-        }
-        const cancel = clock.after(waitMs, () => {
-          signal.removeEventListener('abort', wake)
-          resolve()
-        }, { unref: true })
-        signal.addEventListener('abort', wake, { once: true })
-      })
+      const failure = await attempts.send(items, { stop: signal, abort: signal })
+      signal.throwIfAborted()
+      if (failure === null && items.every(({ state }) => state !== 'waiting')) break
+      const inMs = Math.max(waitMs * (0.5 + 0.5 * random.fraction()), failure !== null && 'retryAfterMs' in failure ? Number(failure.retryAfterMs ?? 0) : 0)
+      log.warn({ sink: config.name, error: failure?.name ?? 'unknown', retry_in_ms: Math.round(inMs) }, 'events of the archive were not taken; they are tried again')
+      await pause(clock, inMs, signal)
     }
+    for (const { state, mark, reason } of items) if (state === 'refused' || state === 'held') log.error({ sink: config.name, event: mark, reason: reason ?? '' }, 'an event of the archive was not delivered again')
+    return told.filter((each) => each.some(({ state }) => state === 'accepted')).length
   }
 
   async #stopReplay({ stop, ended }: Replay): Promise<void> {
@@ -252,8 +339,8 @@ export class Deliveries {
       metrics.outboxMissed.inc({ sink: consumer }, missed)
       log.warn({ sink: consumer, events: missed }, 'events were removed before this sink had them: it was not configured then')
       try {
-        const before = Number((await records?.get(gapKind, consumer))?.['events'] ?? 0)
-        await records?.put(gapKind, consumer, { events: before + missed, at_ms: clock.nowMs() })
+        const before = Number((await records.get(gapKind, consumer))?.['events'] ?? 0)
+        await records.put(gapKind, consumer, { events: before + missed, at_ms: clock.nowMs() })
       } catch (error) {
         if (!(error instanceof StoreUnavailable)) throw error
         log.warn({ sink: consumer, reason: error.message }, 'what a sink has missed could not be kept')
@@ -262,37 +349,87 @@ export class Deliveries {
   }
 
   async #retry(config: SinkConfig): Promise<{ delivered: number; failed: number }> {
-    const { outbox, clock, log } = this.#parts
+    const { outbox, log } = this.#parts
     const dead = await outbox.dead(config.name)
-    if (dead.length === 0) return { delivered: 0, failed: 0 }
-    const sink = await openSink(config, this.#surroundings())
     let delivered = 0
+    if (dead.length === 0) return { delivered: 0, failed: 0 }
     try {
-      for (let at = 0; at < dead.length; at += sink.batchMax) {
-        const batch = dead.slice(at, at + sink.batchMax)
-        const events = batch.map((entry) => toUsageEvent(entry.record))
-        const abort = new AbortController()
-        const cancel = clock.after(attemptMs, () => abort.abort())
-        const report = await sink.deliver(events, abort.signal).finally(cancel)
-        const accepted = new Set(report.accepted)
-        const alive = batch.filter((_entry, index) => accepted.has(events[index]?.id ?? ''))
-        await outbox.exhume(alive.map(({ position }) => ({ consumer: config.name, position })))
-        delivered += alive.length
-      }
+      await this.#withSink(config, this.#config?.instance ?? config.name, async (sink) => {
+        const attempts = this.#attempts(config, sink, `${config.name} dead`)
+        await attempts.load()
+        const all = dead.map((entry) => ({ entry, ...this.#itemsOfDead(config, attempts, entry) }))
+        const others = all.flatMap(({ items }) => items)
+        for (let at = 0; at < all.length; at += retryBatch) {
+          const batch = all.slice(at, at + retryBatch)
+          const failure = await attempts.send(batch.flatMap(({ items }) => items), noEnd, others)
+          delivered += await this.#raise(config, batch)
+          if (failure !== null) throw failure
+        }
+      })
     } catch (error) {
       // The rest stays among the dead and can be tried again.
-      log.warn({ sink: config.name, error: error instanceof Error ? error.name : 'unknown' }, 'dead events could not be delivered')
-    } finally {
-      await sink.close()
+      log.warn({ sink: config.name, error: error instanceof Error ? error.message : 'unknown' }, 'dead events could not be delivered')
     }
     return { delivered, failed: dead.length - delivered }
   }
 
-  async #start(config: SinkConfig, holder: string): Promise<void> {
-    const { outbox, clock, random, log, metrics } = this.#parts
+  /** Those that were delivered are dead no longer; those that may have been, and are too old to be sent again, wait for an operator. */
+  async #raise(config: SinkConfig, batch: readonly { readonly entry: DeadEntry; readonly items: readonly Item[]; readonly tellable: boolean }[]): Promise<number> {
+    const { outbox, records, clock } = this.#parts
+    const alive: DeadEntry[] = []
+    const held: DeadEntry[] = []
+    for (const { entry, items, tellable } of batch) {
+      if (!tellable || items.some(({ state }) => state === 'waiting' || state === 'refused')) continue
+      const kept = items.filter(({ state }) => state === 'held')
+      if (kept.length > 0) await quarantine(records, config.name, toUsageEvent(entry.record).id, kept, clock.nowMs())
+      ;(kept.length > 0 ? held : alive).push(entry)
+    }
+    await outbox.exhume([...alive, ...held].map(({ position }) => ({ consumer: config.name, position })))
+    return alive.length
+  }
+
+  /** Only what was refused of it comes again. */
+  #itemsOfDead(config: SinkConfig, attempts: Attempts, entry: DeadEntry): { readonly items: readonly Item[]; readonly tellable: boolean } {
+    const event = toUsageEvent(entry.record)
+    const rules = rulesIn(entry.reason)
+    const { records, refused } = recordsOf(event, kindOf(config), config.mapping)
+    const items = records.map((record) => attempts.item(record, ruleOf(record, event.id, config.mapping), event.id, Infinity)).filter(({ rule }) => rules === null || rules.includes(rule))
+    return { items, tellable: refused.length === 0 }
+  }
+
+  #attempts(config: SinkConfig, sink: Sink, markedAs: string): Attempts {
+    const { records, clock, metrics } = this.#parts
+    return new Attempts({ name: config.name, contract: kindOf(config).contract, sink, records, clock, metrics, markedAs })
+  }
+
+  async #withSink<T>(config: SinkConfig, instance: string, task: (sink: Sink) => Promise<T>): Promise<T> {
+    const sink = await openSink(config, this.#surroundings(instance))
     try {
-      const sink = await openSink(config, this.#surroundings())
-      const delivery = new Delivery({ sink, outbox, clock, random, log, metrics, holder })
+      return await task(sink)
+    } finally {
+      await sink.close().catch(() => undefined)
+    }
+  }
+
+  /** Does something with a sink while its loop does not. */
+  async #aside<T>(config: SinkConfig, instance: string, task: () => Promise<T>): Promise<T> {
+    const wasRunning = this.#running.has(config.name)
+    await this.#stop(config.name)
+    try {
+      return await task()
+    } finally {
+      if (wasRunning) await this.#start(config, instance)
+    }
+  }
+
+  async #start(config: SinkConfig, holder: string): Promise<void> {
+    const { outbox, records, clock, random, log, metrics } = this.#parts
+    try {
+      const sink = await openSink(config, this.#surroundings(holder))
+      const delivery = new Delivery({
+        name: config.name, kind: kindOf(config), mapping: config.mapping, sink, outbox, records, clock, random, log, metrics, holder,
+        periodOf: (account, atMs) => String(periodAt('billing_period', this.#parts.calendarOf?.(account) ?? DEFAULT_CALENDAR, atMs).startMs),
+      })
       delivery.start()
       this.#running.set(config.name, { config, delivery })
     } catch (error) {
@@ -328,8 +465,8 @@ export class Deliveries {
     return [...config.sinks.map((sink) => sink.name), ...this.#parts.further?.(config) ?? []]
   }
 
-  #surroundings(): { clock: Clock; stdout: Writable } {
-    return { clock: this.#parts.clock, stdout: this.#parts.stdout }
+  #surroundings(instance: string): SinkSurroundings {
+    return { clock: this.#parts.clock, random: this.#parts.random, stdout: this.#parts.stdout, instance }
   }
 
   #inTurn<T>(task: () => Promise<T>): Promise<T> {

@@ -56,4 +56,6 @@ const exitCode = await runCommandLine(process.argv.slice(2), {
     for (const name of signals[signal]) process.on(name, listener)
   },
 })
+// A reader of a pipe takes its time, and what was written waits for him.
+for (const stream of [process.stdout, process.stderr]) await new Promise((resolve) => stream.write('', resolve))
 process.exit(exitCode)

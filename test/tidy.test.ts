@@ -22,18 +22,21 @@ const mayImport: Record<string, readonly string[]> = {
   spool: ['metering/', 'stores/', 'clock', 'assert', 'log'],
   sinks: ['metering/', 'stores/store.ts', 'clock', 'random', 'log', 'metrics', 'errors', 'assert'],
   archive: ['metering/', 'stores/store.ts', 'clock', 'log'],
-  config: ['metering/', 'errors', 'assert', 'clock'],
+  reconciliation: ['metering/', 'sinks/', 'archive/archive.ts', 'stores/store.ts', 'clock', 'metrics'],
+  // What a sink can be told is said by its kind, and where it may be by the one who connects.
+  config: ['metering/', 'sinks/index.ts', 'sinks/address.ts', 'errors', 'assert', 'clock'],
   gateway: ['dashboard/usage-view.ts', 'metering/', 'providers/provider.ts', 'stores/store.ts', 'clock', 'log', 'metrics', 'errors', 'assert', 'random'],
-  accounts: ['metering/', 'stores/store.ts', 'config/config.ts', 'clock', 'random', 'errors', 'assert'],
+  // Accounts made at run time are judged by the grammar of the file.
+  accounts: ['metering/', 'stores/store.ts', 'config/config.ts', 'config/account-terms.ts', 'clock', 'random', 'errors', 'assert'],
   // Its file lies beside a store and is written as that one is; its hashes lie within one.
   analytics: ['metering/', 'stores/', 'clock', 'log', 'errors', 'assert'],
   invoices: ['metering/', 'config/config.ts', 'assert'],
   // A gateway's memory of refusals decides which of several limits it names.
-  simulation: ['metering/', 'invoices/', 'accounts/', 'config/config.ts', 'gateway/refusal-memory.ts', 'errors', 'assert'],
+  simulation: ['metering/', 'invoices/', 'accounts/', 'config/', 'gateway/refusal-memory.ts', 'errors', 'assert'],
   // The page in browsers, and the thread that makes its files: they know nothing of the gateway but its API.
   dashboard: [],
   // Who asks, behind proxies, is read in one place.
-  admin: ['dashboard/', 'gateway/client-address.ts', 'metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
+  admin: ['dashboard/', 'gateway/client-address.ts', 'metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'reconciliation/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
   notices: ['metering/', 'stores/store.ts', 'sinks/', 'accounts/', 'config/config.ts', 'clock', 'random', 'log', 'metrics'],
   // Others are told of calls; it asks nobody.
   telemetry: ['config/config.ts', 'clock', 'random'],
@@ -49,7 +52,7 @@ const contracts = /^src\/((providers\/provider|stores\/store|spool\/spool|teleme
 const gatewayFile = /^src\/gateway\//
 
 const doors: Record<string, RegExp> = {
-  'undici': /^src\/(gateway\/forward|sinks\/webhook-request)\.ts$/,
+  'undici': /^src\/(gateway\/forward|sinks\/http)\.ts$/,
   'http-proxy-3': /^src\/gateway\/tunnel\.ts$/,
   'rate-limiter-flexible': /^src\/(gateway\/guard|admin\/login-brake)\.ts$/,
   'ioredis': /^src\/stores\/redis\/wire\.ts$/,
@@ -68,6 +71,8 @@ const doors: Record<string, RegExp> = {
   'htm': /^src\/dashboard\/browser\/view\.ts$/,
   'uplot': /^src\/dashboard\/browser\/chart\.ts$/,
   'commander': /^src\/cli(\.ts|\/.*)$/,
+  '@platformatic/kafka': /^src\/sinks\/kafka\.ts$/,
+  '@clickhouse/client': /^src\/sinks\/clickhouse\.ts$/,
   'package.json': /^src\/cli\/version\.ts$/,
 }
 

@@ -63,6 +63,9 @@ export class AccountChanges {
       if (done !== undefined) return { id: done, secret: null }
       if ((wanted.account === null) === (wanted.plan === null)) throw new ChangeRefused('invalid', 'a key belongs to an account or names a plan: give one of the two')
       if (wanted.account !== null && !this.#directory.accounts.has(wanted.account)) throw new ChangeRefused('not_found', `there is no account "${wanted.account}"`)
+      if (wanted.account !== null && this.#directory.actingChainOf(wanted.account, this.#clock.nowMs()).plan?.name === undefined) {
+        throw new ChangeRefused('conflict', `the account "${wanted.account}" has no plan, and no account above it: its keys would open nothing; give it one first`)
+      }
       if (wanted.plan !== null && !config.plans.has(wanted.plan)) throw new ChangeRefused('not_found', `there is no plan "${wanted.plan}"`)
       const nowMs = this.#clock.nowMs()
       if (wanted.expiresMs !== null && wanted.expiresMs <= nowMs) throw new ChangeRefused('invalid', 'the key would already have expired')

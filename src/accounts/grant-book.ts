@@ -8,6 +8,8 @@ type Document = Readonly<Record<string, unknown>>
 /** A grant made at run time: by an operator, or of what a period left. */
 export interface StoredGrant extends MeteredGrant {
   readonly createdBy: string
+  /** Found to be used up, and left out of calls since, which it would make slower; null: not yet. */
+  readonly spentMs: number | null
 }
 
 /** What the store has of one account's grants. */
@@ -30,18 +32,20 @@ export function fromGrantRecordId(id: string): { readonly account: string; reado
 /** undefined: it cannot be read, and gives nothing. */
 export function toStoredGrant(recordId: string, value: Document): StoredGrant | undefined {
   const { account, grant: id } = fromGrantRecordId(recordId)
-  const { limit, meter, amount, priority, effective_ms, expires_ms, created_ms, created_by, source, note } = value
+  const { limit, meter, amount, priority, effective_ms, expires_ms, created_ms, created_by, source, note, spent_ms } = value
   if (typeof limit !== 'string' || typeof meter !== 'string' || typeof amount !== 'number' || !Number.isSafeInteger(amount) || amount < 0) return undefined
   if (typeof effective_ms !== 'number' || (expires_ms !== null && typeof expires_ms !== 'number')) return undefined
   return {
     id, account, limit, meter, amount, priority: typeof priority === 'number' ? priority : DEFAULT_PRIORITY, effectiveMs: effective_ms, expiresMs: expires_ms,
     createdMs: typeof created_ms === 'number' ? created_ms : 0, createdBy: typeof created_by === 'string' ? created_by : 'unknown',
-    source: GRANT_SOURCES.find((each) => each === source) ?? 'operator', voidedMs: null, note: typeof note === 'string' ? note : null,
+    source: GRANT_SOURCES.find((each) => each === source) ?? 'operator', voidedMs: null, note: typeof note === 'string' ? note : null, spentMs: typeof spent_ms === 'number' ? spent_ms : null,
   }
 }
 
-export function toGrantDocument({ limit, meter, amount, priority, effectiveMs, expiresMs, createdMs, createdBy, source, note }: StoredGrant): Document {
-  return { limit, meter, amount, priority, effective_ms: effectiveMs, expires_ms: expiresMs, created_ms: createdMs, created_by: createdBy, source, note }
+export function toGrantDocument({ limit, meter, amount, priority, effectiveMs, expiresMs, createdMs, createdBy, source, note, spentMs }: StoredGrant): Document {
+  return {
+    limit, meter, amount, priority, effective_ms: effectiveMs, expires_ms: expiresMs, created_ms: createdMs, created_by: createdBy, source, note, ...(spentMs === null ? {} : { spent_ms: spentMs }),
+  }
 }
 
 const emptyBook: GrantBook = Object.freeze({ stored: new Map(), voids: new Map() })
@@ -88,13 +92,14 @@ export interface PlacedGrant extends MeteredGrant {
   /** `file`, or `store`. */
   readonly where: 'file' | 'store'
   readonly createdBy: string | null
+  readonly spentMs: number | null
   /** A grant of the file has its id. */
   readonly hidden: boolean
 }
 
 /** All grants of an account, those that are over or taken back too. `given`: what files give it. */
 export function placedGrants(given: AccountGrants, book: GrantBook | undefined): readonly PlacedGrant[] {
-  const ofFile = given.grants.map((grant): PlacedGrant => ({ ...grant, voidedMs: voidOf(grant.id, book)?.at_ms ?? null, where: 'file', createdBy: null, hidden: false }))
+  const ofFile = given.grants.map((grant): PlacedGrant => ({ ...grant, voidedMs: voidOf(grant.id, book)?.at_ms ?? null, where: 'file', createdBy: null, spentMs: null, hidden: false }))
   if (book === undefined) return ofFile
   const ids = new Set(ofFile.map(({ id }) => id))
   const stored = [...book.stored.values()].map((grant): PlacedGrant => ({ ...grant, voidedMs: book.voids.get(grant.id)?.at_ms ?? null, where: 'store', hidden: ids.has(grant.id) }))
@@ -106,7 +111,7 @@ export function grantsInForce(given: AccountGrants, book: GrantBook | undefined,
   if (given.extended.size === 0 && (book === undefined || book.stored.size === 0)) return undefined
   const placed = placedGrants(given, book)
   return {
-    grants: placed.filter((grant) => !grant.hidden && (grantEndsMs(grant) ?? Infinity) > atMs),
+    grants: placed.filter((grant) => !grant.hidden && grant.spentMs === null && (grantEndsMs(grant) ?? Infinity) > atMs),
     extended: new Set([...given.extended, ...placed.map(extensionOf)]),
   }
 }

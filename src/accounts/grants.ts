@@ -36,7 +36,7 @@ export interface NewGrant {
 
 export interface GrantOverview extends PlacedGrant {
   /** `unused`: the account has no limit now that it would extend. */
-  readonly state: 'pending' | 'active' | 'unused' | 'expired' | 'voided' | 'hidden'
+  readonly state: 'pending' | 'active' | 'spent' | 'unused' | 'expired' | 'revoked' | 'hidden'
   /** The limit that it extends; null: the account has none now. */
   readonly extends: Limit | null
 }
@@ -78,9 +78,9 @@ export function listGrants(directory: StoredKeyDirectory, account: string | null
 }
 
 function overviewOf(grant: PlacedGrant, limit: Limit | null, nowMs: number): GrantOverview {
-  const { voidedMs, expiresMs, effectiveMs, hidden } = grant
-  const over = voidedMs !== null && (expiresMs === null || voidedMs < expiresMs) && voidedMs <= nowMs ? 'voided' : expiresMs !== null && expiresMs <= nowMs ? 'expired' : null
-  return { ...grant, extends: limit, state: hidden ? 'hidden' : over ?? (effectiveMs > nowMs ? 'pending' : limit === null ? 'unused' : 'active') }
+  const { voidedMs, expiresMs, effectiveMs, spentMs, hidden } = grant
+  const over = voidedMs !== null && (expiresMs === null || voidedMs < expiresMs) && voidedMs <= nowMs ? 'revoked' : expiresMs !== null && expiresMs <= nowMs ? 'expired' : null
+  return { ...grant, extends: limit, state: hidden ? 'hidden' : over ?? (spentMs !== null ? 'spent' : effectiveMs > nowMs ? 'pending' : limit === null ? 'unused' : 'active') }
 }
 
 /** The limits of an account itself, as calls of its keys are held against them, whatever those keys have of their own. */
@@ -166,13 +166,14 @@ export class GrantChanges {
     const id = wish.id ?? `grant-${Buffer.from(this.#random.bytes(6)).toString('hex')}`
     if (!idGrammar.test(id)) throw new ChangeRefused('invalid', 'an id is 1 to 64 letters, digits and . _ + -, beginning with a letter or digit')
     if (id.startsWith('rollover-')) throw new ChangeRefused('invalid', 'ids that begin with rollover- are those of what periods leave; choose another')
+    if (id === wish.limit) throw new ChangeRefused('invalid', `the id is the name of its limit: events and explain could not tell the two apart; call it something else, such as ${id}-extra`)
     const limit = this.limitOf(account, wish.limit)
     const recordId = grantRecordId(account, id)
     const known = await this.#store.records.get(recordKinds.grant, recordId)
     if (known !== undefined) return this.#standingOf(this.#theSame(toStoredGrant(recordId, known), wish, id), limit)
     const grant: StoredGrant = {
       id, account, limit: limit.name, meter: meterName(limit.meter), amount: wish.amount, priority: wish.priority ?? DEFAULT_PRIORITY, effectiveMs: wish.effectiveMs ?? nowMs, expiresMs: wish.expiresMs,
-      createdMs: nowMs, createdBy: who, source: wish.source, voidedMs: null, note: wish.note,
+      createdMs: nowMs, createdBy: who, source: wish.source, voidedMs: null, note: wish.note, spentMs: null,
     }
     this.#check(grant, limit, nowMs)
     const document = toGrantDocument(grant)
@@ -219,7 +220,7 @@ export class GrantChanges {
     if (ofFile !== undefined) throw new ChangeRefused('conflict', `the grant "${id}" of "${account}" stands in a file: it is changed there; \`grants revoke\` works all the same`)
     const open = all.filter((each) => each.state === 'active' || each.state === 'pending')
     const beside = open.filter((each) => each.limit === limit.name)
-    if (beside.length >= openMax) throw new ChangeRefused('conflict', `${limit.name} has ${openMax} open grants already; take back those that are used up`)
+    if (beside.length >= openMax) throw new ChangeRefused('conflict', `${limit.name} has ${openMax} open grants already`)
     if (beside.reduce((sum, each) => sum + each.amount, amount + (limit.ceiling ?? 0)) > Number.MAX_SAFE_INTEGER) throw new ChangeRefused('invalid', `${limit.name} and its grants would add up to more than can be counted exactly (2^53 - 1)`)
     const rival = open.find((each) => each.extends !== null && each.limit !== limit.name && counterIdentity(each.extends) === counterIdentity(limit))
     if (rival !== undefined) throw new ChangeRefused('conflict', `${limit.name} and ${rival.limit} share their counter, and grants extend ${rival.limit} already; give it to that one`)

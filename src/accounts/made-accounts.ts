@@ -215,6 +215,7 @@ function mustBePriced(chain: readonly Placed[], { plans }: Pick<Config, 'plans'>
 function mustMatch(known: StoredAccount | undefined, { revision }: Intent, id: string): void {
   const found = known?.revision ?? 0
   if (revision === undefined || revision === found) return
+  if (revision === 0) throw new ChangeRefused('conflict', `there is already an account "${id}" (store, revision ${found}); \`accounts set\` changes it`)
   throw new ChangeRefused('conflict', found === 0 ? `there is no account "${id}" in the store` : `the account "${id}" is at revision ${found}, not ${revision}: somebody has changed it; look again`)
 }
 

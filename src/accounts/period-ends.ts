@@ -7,13 +7,12 @@ import type { AppliedLimit, Limit, Rollover } from '../metering/limits/limit.ts'
 import { meterName } from '../metering/meter.ts'
 import { instantText } from '../metering/recurring-grant.ts'
 import { accountScopeId, selectorOf } from '../metering/entitlement.ts'
-import type { Random } from '../random.ts'
 import type { Store } from '../stores/store.ts'
 import { documentsOf, recordKinds } from './account-records.ts'
 import type { ActingChain } from './acting-account.ts'
 import { grantRecordId, placedGrants, toGrantDocument, toStoredGrant } from './grant-book.ts'
 import type { StoredGrant } from './grant-book.ts'
-import { limitsIn, toBreakage } from './grants.ts'
+import { limitsIn } from './grants.ts'
 import type { Breakage } from './grants.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
 
@@ -28,6 +27,8 @@ const skewMs = 5_000
 const keptMs = 400 * 86_400_000
 const forgetEveryMs = 86_400_000
 const perTurn = 200
+/** So many open ones make no call noticeably slower. */
+const manyGrants = 16
 /** Periods that passed while nobody looked are gone through one by one, up to here. */
 const periodsMax = 64
 
@@ -35,11 +36,8 @@ export interface PeriodEndsParts {
   readonly store: Pick<Store, 'records' | 'balances'>
   readonly directory: StoredKeyDirectory
   readonly clock: Clock
-  readonly random: Random
   /** So long after its admission a call may still be settled. */
   readonly forgetAfterMs: number
-  /** Something was left when a grant expired; told by one of all replicas. */
-  tell(breakage: Breakage): void
   /** A look that did not come to its end; there will be others. */
   failed(error: unknown): void
 }
@@ -139,6 +137,7 @@ export class PeriodEnds {
     const home = acting.chain.at(-1)?.id ?? account
     const left = await this.#end(account, home, this.#seen(account, acting, known, nowMs), nowMs)
     await this.#breakStored(account, home, nowMs)
+    await this.#leaveOut(account, home, nowMs)
     await this.#keep(account, found, left)
   }
 
@@ -198,7 +197,7 @@ export class PeriodEnds {
     // Once made it only goes down: what came back to a period that is over is nobody's any more.
     if (document === undefined ? amount === 0 : known === undefined || known.amount <= amount) return
     const grant: StoredGrant = known === undefined ? {
-      id, account, limit, meter, amount, priority: DEFAULT_PRIORITY, effectiveMs: endMs, expiresMs, createdMs: endMs, createdBy: 'rollover', source: 'rollover', voidedMs: null, note: null,
+      id, account, limit, meter, amount, priority: DEFAULT_PRIORITY, effectiveMs: endMs, expiresMs, createdMs: endMs, createdBy: 'rollover', source: 'rollover', voidedMs: null, note: null, spentMs: null,
     } : { ...known, amount }
     // Whoever comes second has seen the same, or less, and finds that at the next look.
     await records.swap(recordKinds.grant, recordId, document, toGrantDocument(grant))
@@ -222,14 +221,26 @@ export class PeriodEnds {
     }
   }
 
+  /** Where there are many grants, those that are used up: every call would be made of them too. What comes back to them goes to others. */
+  async #leaveOut(account: string, home: string, nowMs: number): Promise<void> {
+    const { store, directory } = this.#parts
+    const book = directory.grantBooks.of(account)
+    const open = book === undefined || book.stored.size <= manyGrants ? [] : [...book.stored.values()].filter((grant) => grant.spentMs === null && grant.effectiveMs <= nowMs && (grantEndsMs(grant) ?? Infinity) > nowMs && !book.voids.has(grant.id))
+    if (open.length <= manyGrants) return
+    const balances = await store.balances(home, open.map(grantLook))
+    for (const [index, grant] of open.entries()) {
+      if ((balances[index]?.used ?? 0) < grant.amount) continue
+      await store.records.swap(recordKinds.grant, grantRecordId(account, grant.id), toGrantDocument(grant), toGrantDocument({ ...grant, spentMs: nowMs }))
+    }
+  }
+
   async #break(account: string, { grant, limit, meter, amount, expiresMs }: OpenGrant, used: number, nowMs: number): Promise<void> {
-    const { store: { records }, random, tell } = this.#parts
+    const { store: { records } } = this.#parts
     const recordId = grantRecordId(account, grant)
     const left = amount - used
     if (left > 0 && expiresMs + LOOKED_AT_LATE_MS > nowMs && await records.get(recordKinds.breakage, recordId) === undefined) {
-      // A swap for what is there already succeeds: only what differs between replicas tells who was first.
-      const document = { limit, meter, amount, left, expired_ms: expiresMs, at_ms: nowMs, by: Buffer.from(random.bytes(8)).toString('hex') }
-      if (await records.swap(recordKinds.breakage, recordId, undefined, document)) tell(toBreakage(recordId, document))
+      // Whoever is first has recorded it for all; its notice tells it.
+      await records.swap(recordKinds.breakage, recordId, undefined, { limit, meter, amount, left, expired_ms: expiresMs, at_ms: nowMs })
     }
     this.#done.add(recordId)
   }

@@ -24,8 +24,8 @@ export async function accountPage(query: Asked['query'], parts: AdminParts): Pro
   const falling = query['order'] === undefined ? isSize(sort) || sort === 'keys' : query['order'] === 'desc'
   const offset = typeof query['offset'] === 'number' ? query['offset'] : 0
   const isPage = typeof limit === 'number'
-  // When all are told, or come in that order, it is asked of all.
-  const ahead = !isPage || sort === 'forecast' ? await forecasts(all.map(({ id }) => id)) : null
+  // It looks at the limits of every account: only who asks for all of them waits for that.
+  const ahead = sort === 'forecast' || (!isPage && query['forecast'] === true) ? await forecasts(all.map(({ id }) => id)) : null
   const sizes = isSize(sort) ? await sizesOf(parts, nowMs) : null
   const valueOf = (account: AccountOverview): string | number => {
     switch (sort) {
@@ -38,6 +38,7 @@ export async function accountPage(query: Asked['query'], parts: AdminParts): Pro
   }
   const sorted = sort === 'id' && !falling ? all : inOrder(all, valueOf, falling)
   const page = isPage ? sorted.slice(offset, offset + limit) : sorted.slice(offset)
+  if (!isPage && ahead === null) return { accounts: page, total: all.length, offset, limit: null }
   const aheadOfPage = ahead ?? await forecasts(page.map(({ id }) => id))
   const accounts = page.map((account) => ({ ...account, forecast_at: timeText(aheadOfPage.get(account.id)) }))
   if (!isPage) return { accounts, total: all.length, offset, limit: null }

@@ -1,3 +1,4 @@
+import { anything } from './answer-shape.ts'
 import { toOpenApi } from './openapi.ts'
 import { Problem } from './problem.ts'
 import { matchRoute, readFields } from './route.ts'
@@ -12,6 +13,7 @@ import { grantRoutes } from './routes/grants.ts'
 import { keyRoutes } from './routes/keys.ts'
 import { noticeRoutes } from './routes/notices.ts'
 import { simulationRoutes } from './routes/simulation.ts'
+import { reconciliationRoutes } from './routes/reconciliation.ts'
 import { storeRoutes } from './routes/store.ts'
 import { subscriptionRoutes } from './routes/subscriptions.ts'
 
@@ -33,11 +35,11 @@ export interface AdminAnswer {
 }
 
 const openApiRoute: Route = {
-  method: 'GET', path: '/api/v1/openapi.json', role: null, summary: 'This description', answer: 'an OpenAPI 3.1 document',
+  method: 'GET', path: '/api/v1/openapi.json', shape: anything, role: null, summary: 'This description', answer: 'an OpenAPI 3.1 document',
   handle: () => toOpenApi(adminRoutes),
 }
 
-export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...grantRoutes, ...eventRoutes, ...analyticsRoutes, ...invoiceRoutes, ...explainRoutes, ...simulationRoutes, ...noticeRoutes, ...storeRoutes, openApiRoute]
+export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...grantRoutes, ...eventRoutes, ...analyticsRoutes, ...reconciliationRoutes, ...invoiceRoutes, ...explainRoutes, ...simulationRoutes, ...noticeRoutes, ...storeRoutes, openApiRoute]
 
 /** Throws a Problem, ChangeRefused or StoreUnavailable for whatever is not to be; anything else thrown is a bug. */
 export async function answerAdmin(request: AdminRequest, parts: AdminParts): Promise<AdminAnswer> {

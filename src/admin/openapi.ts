@@ -7,6 +7,7 @@ export function toOpenApi(routes: readonly Route[]): unknown {
     const path = (paths[route.path] ??= {})
     path[route.method.toLowerCase()] = toOperation(route)
   }
+  for (const [path, ...page] of pages) paths[path] = { get: pageOperation(path, ...page) }
   return {
     openapi: '3.1.0',
     info: { title: 'Tallygate admin API', version: '1' },
@@ -34,8 +35,49 @@ function toOperation(route: Route): unknown {
     parameters: [...inPath, ...inQuery],
     ...(route.body === undefined ? {} : { requestBody: { content: { 'application/json': { schema: toObjectSchema(route.body) } } } }),
     responses: {
-      [String(route.status ?? 200)]: { description: route.answer, content: { 'application/json': { schema: { type: 'object' } } } },
-      default: { description: 'What went wrong', content: { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } } },
+      [String(route.status ?? 200)]: { description: route.answer, content: { 'application/json': { schema: route.shape } } },
+      ...Object.fromEntries(problemsOf(route).map((status) => [String(status), problem(problems[status] ?? 'What went wrong')])),
+      default: problem('What went wrong'),
+    },
+  }
+}
+
+const problems: Readonly<Record<number, string>> = {
+  400: 'The query cannot be read, or the body is no JSON object', 401: 'An admin token is needed, or this one is not known', 403: 'This token may look but not change anything, or the request comes from elsewhere',
+  404: 'What the path or the body names is not there', 409: 'It cannot be done as things are, or somebody has changed them meanwhile', 413: 'The body is too large', 415: 'The body is not application/json',
+  422: 'What was sent is not right; every mistake is told', 503: 'The store cannot be used now',
+}
+
+/** Which of them a route may answer with. */
+function problemsOf({ method, path, role, query, body }: Route): readonly number[] {
+  const changes = method !== 'GET'
+  return [
+    400, ...(role === null ? [] : [401, 403]), ...(path.includes('{') || changes ? [404] : []), ...(changes ? [409, 413, 415] : []),
+    ...(path.includes('{') || query !== undefined || body !== undefined ? [422] : []), 503,
+  ]
+}
+
+function problem(description: string): unknown {
+  return { description, content: { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } } }
+}
+
+/** What the admin port answers beside the API. */
+const pages: readonly (readonly [path: string, summary: string, type: string, token: boolean])[] = [
+  ['/', 'A page that says where everything is', 'text/html', false],
+  ['/metrics', 'Metrics for Prometheus; without a token where admin.metrics is open', 'text/plain', true],
+  ['/upstreams/{name}/health', 'What an upstream says of its health, passed on', '*/*', true],
+  ['/upstreams/{name}/metrics', 'An upstream\'s own metrics, passed on', '*/*', true],
+]
+
+function pageOperation(path: string, summary: string, type: string, token: boolean): unknown {
+  const named = path.includes('{')
+  return {
+    summary, ...(token ? { security: [{ token: [] }] } : { security: [] }),
+    parameters: named ? [{ name: 'name', in: 'path', required: true, schema: { type: 'string' } }] : [],
+    responses: {
+      200: { description: summary, content: { [type]: { schema: { type: 'string' } } } },
+      ...(token ? { 401: problem(problems[401] ?? '') } : {}), ...(named ? { 404: problem('There is no such upstream'), 502: problem('The upstream cannot be reached'), 504: problem('The upstream did not answer in time') } : {}),
+      default: problem('What went wrong'),
     },
   }
 }

@@ -8,8 +8,13 @@ import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
 import type { Clock } from '../clock.ts'
 import type { Config, SinkConfig } from '../config/config.ts'
 import type { EventHistory } from '../archive/history.ts'
+import type { UsageEvent } from '../metering/event.ts'
 import type { PendingReservation } from '../metering/moves.ts'
+import type { Difference, Reconciliation, ReconcileAsked } from '../reconciliation/reconcile.ts'
+import type { DeliveryStatus } from '../sinks/deliver.ts'
+import type { Quarantined } from '../sinks/quarantine.ts'
 import type { Outbox, Records, StoreDetails, StoreStatus } from '../stores/store.ts'
+import type { AnswerShape } from './answer-shape.ts'
 import { Problem } from './problem.ts'
 
 export type Role = 'viewer' | 'admin'
@@ -43,6 +48,16 @@ export interface AdminParts {
   readonly gateway: RunningGateway | null
   /** Delivers the dead records of a consumer (null: of all) again. Gives how many arrived and how many were refused once more. */
   retryDead(consumer: string | null): Promise<{ readonly delivered: number; readonly failed: number }>
+  /** Of the sinks that are delivered to here, by name; nothing while no gateway runs. */
+  deliveryStatus(): ReadonlyMap<string, DeliveryStatus | 'replaying'>
+  /** Records that are not sent any more until an operator decides, of one sink or all. */
+  withheld(sink?: string): Promise<readonly Quarantined[]>
+  /** Sends or drops those of these events or sums (null: all of the sink). */
+  releaseWithheld(sink: string, ids: readonly string[] | null, how: 'send' | 'drop'): Promise<{ readonly released: number; readonly failed: number }>
+  /** Takes an event back at a sink. */
+  credit(sink: string, event: UsageEvent): Promise<'sent' | 'credited' | 'nothing' | { readonly failed: string }>
+  /** Compares what was settled with what a sink's receiver says; `note`: and puts it right, saying so before each record that is sent. Throws DeliveryFailed when the receiver does not answer. */
+  reconcile(sink: SinkConfig, asked: ReconcileAsked, note: ((difference: Difference) => Promise<void>) | null): Promise<Reconciliation>
   /** Delivers to a sink again what was settled since an instant: `events` of the store, by the sink's own loop, after `archived` of the archive, which are delivered when `done`. */
   replay(sink: SinkConfig, sinceMs: number): Promise<{ readonly events: number; readonly archived: number; readonly done: Promise<void> }>
 }
@@ -110,6 +125,8 @@ export interface Route {
   readonly status?: number
   /** What the answer holds, in one line. */
   readonly answer: string
+  /** What it looks like. */
+  readonly shape: AnswerShape
   /** What can be iterated asynchronously is sent as server-sent events, one for each value, for as long as somebody listens. */
   handle(asked: Asked, parts: AdminParts): Promise<unknown> | unknown
 }
@@ -128,7 +145,7 @@ export function matchRoute(routes: readonly Route[], method: string, path: strin
     if (route.method === method) return { route, params }
     allow.push(route.method)
   }
-  return allow.length === 0 ? undefined : { allow }
+  return allow.length === 0 ? undefined : { allow: [...new Set(allow)] }
 }
 
 function paramsOf(pattern: string, segments: readonly string[]): Record<string, string> | undefined {

@@ -44,9 +44,9 @@ export const accountCommands: readonly Command[] = [
           { title: 'PLAN', cell: (row) => cell(row, 'plan') },
           { title: 'UNDER', cell: (row) => cell(row, 'parent') },
           { title: 'KEYS', cell: (row) => cell(row, 'keys') },
-          { title: 'STATE', cell: stateOf },
           { title: 'WHERE', cell: (row) => cell(row, 'where') },
           { title: 'REVISION', cell: (row) => cell(row, 'revision') },
+          { title: 'STATE', cell: stateOf },
         ], 'no accounts yet: they stand in the config, or are made with tallygate accounts create'))
       }
       return 0

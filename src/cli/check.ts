@@ -24,16 +24,20 @@ export const checkCommand: Command = {
     const source = configSource(input, around)
     const { config, problems, warnings } = loadConfig(source)
     for (const warning of warnings) around.stderr.write(`warning: ${toText(warning)}\n`)
-    if (config === null) throw new CommandFailed(`${problems.map(toText).join('\n')}\n${problems.length} ${problems.length === 1 ? 'mistake' : 'mistakes'}`, 2)
+    if (config === null) throw new CommandFailed(`${problems.map(toText).join('\n')}\n${counted(problems.length, 'mistake')}`, 2)
     if (input.flag('print')) {
       print(around, printConfig(config))
       return 0
     }
     for (const plan of describe(config)) print(around, plan.sentence)
-    print(around, `${source.file} is valid: ${config.plans.size} plans, ${config.accounts.size} accounts, ${config.keys.length} keys, ${config.upstreams.size} upstreams`)
+    print(around, `${source.file} is valid: ${counted(config.plans.size, 'plan')}, ${counted(config.accounts.size, 'account')}, ${counted(config.keys.length, 'key')}, ${counted(config.upstreams.size, 'upstream')}`)
     if (config.store.kind === 'redis' && !input.flag('offline')) await askStore(config.store, around)
     return 0
   },
+}
+
+function counted(count: number, one: string): string {
+  return `${count} ${one}${count === 1 ? '' : 's'}`
 }
 
 /** A server that is far away or busy still gets this long to answer, ms: nobody's call waits for it. */

@@ -11,15 +11,17 @@ import { invoiceCommand } from './invoice.ts'
 import { grantCommands } from './grants.ts'
 import { keyCommands } from './keys.ts'
 import { noticesCommand } from './notices.ts'
+import { planDiffCommand } from './plan-diff.ts'
+import { reconcileCommand } from './reconcile.ts'
 import { serveCommand } from './serve.ts'
 import { simulateCommand } from './simulate.ts'
 import { storeCommands } from './store.ts'
 import { subscriptionCommands } from './subscriptions.ts'
 
-export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, ...analyticsCommands, invoiceCommand, explainCommand, simulateCommand, noticesCommand, ...storeCommands, demoModelCommand]
+export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, ...analyticsCommands, reconcileCommand, invoiceCommand, explainCommand, simulateCommand, planDiffCommand, noticesCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
-  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', analytics: 'usage by minute, hour, day and month', store: 'where the books are kept',
+  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', plan: 'what might be sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', sinks: 'where usage events go', analytics: 'usage by minute, hour, day and month', store: 'where the books are kept',
 }
 
 /** Runs one command line (without the program's name). Gives the exit code: 0 fine, 1 the operation failed, 2 wrong usage or a bad config. */
@@ -57,7 +59,7 @@ function toParser(around: Surroundings, ended: (code: number) => void): Parser {
 
 function addCommand(parent: Parser, name: string, command: Command, around: Surroundings, ended: (code: number) => void): void {
   const parser = configured(parent.command(name), around).summary(command.summary).description(`${command.summary[0]?.toUpperCase()}${command.summary.slice(1)}.`)
-  for (const argument of command.arguments ?? []) parser.argument(`<${argument.name}>`, argument.about)
+  for (const argument of command.arguments ?? []) parser.argument(argument.optional === true ? `[${argument.name}]` : `<${argument.name}>`, argument.about)
   for (const option of command.options ?? []) parser.option(option.flags, option.about)
   parser.addHelpText('after', examplesText([command]))
   parser.action(async () => {

@@ -18,7 +18,7 @@ export interface Command {
   /** `keys create`. */
   readonly name: string
   readonly summary: string
-  readonly arguments?: readonly { readonly name: string; readonly about: string }[]
+  readonly arguments?: readonly { readonly name: string; readonly about: string; readonly optional?: true }[]
   readonly options?: readonly Option[]
   readonly examples: readonly string[]
   /** Gives the exit code. Throws CommandFailed with a sentence for everything that the operator can do something about. */

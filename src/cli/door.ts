@@ -102,7 +102,8 @@ async function ownDoor(config: Config, around: Surroundings): Promise<Door> {
 function failure(status: number, problem: Answer): CommandFailed {
   const { detail, problems } = problem
   const lines = Array.isArray(problems) ? (problems as unknown[]).map((each) => `\n  ${String(each)}`).join('') : ''
-  const sentence = typeof detail === 'string' ? detail : `the gateway answered ${status}`
+  // The API speaks of its fields; here they are options.
+  const sentence = typeof detail === 'string' ? detail.replace(/^(?:body|query)\.(\w+)/, (_, name: string) => `--${name.replaceAll('_', '-')}`) : `the gateway answered ${status}`
   return new CommandFailed(`${sentence}${lines}`, status === 400 || status === 422 ? 2 : 1)
 }
 

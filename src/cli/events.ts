@@ -1,7 +1,9 @@
 import { CommandFailed, jsonOption, print, printJson } from './command.ts'
-import type { Command, Surroundings } from './command.ts'
+import type { Command, Input, Surroundings } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
 import type { Answer, Door } from './door.ts'
+import { focusNumbers } from '../invoices/focus.ts'
+import { toCsv } from './csv.ts'
 import { given } from './keys.ts'
 import { toTable } from './table.ts'
 
@@ -15,11 +17,16 @@ export const eventCommands: readonly Command[] = [
       { flags: '--since <when>', about: 'from then on: how long ago such as 24h (the default), or an instant' },
       { flags: '--until <when>', about: 'up to then' },
       { flags: '--by <fields>', about: 'comma-separated: account, key, plan, model, endpoint, provider, upstream, end, usage_source; account unless given' },
-      { flags: '--bucket <size>', about: 'a row for each hour, day or month (UTC)' },
+      { flags: '--bucket <size>', about: 'a row for each hour, day or month (UTC); of focus hour or day, and day unless given' },
+      { flags: '--format <format>', about: 'table, which is the default, or focus: what calls cost, as CSV of FOCUS 1.2 for finance' },
+      { flags: '--provider <name>', about: 'of focus: who provides and invoices; the gateway\'s instance unless given' },
       jsonOption, ...doorOptions,
     ],
-    examples: ['tallygate usage', 'tallygate usage --account acme --since 7d --by model,key', 'tallygate usage --since 2026-11-01 --bucket day --json'],
+    examples: ['tallygate usage', 'tallygate usage --account acme --since 7d --by model,key', 'tallygate usage --since 2026-11-01 --bucket day --json', 'tallygate usage --format focus --since 2026-11-01 --until 2026-12-01 > usage.csv'],
     run: (input, around) => throughDoor(input, around, async (door) => {
+      const format = input.text('format') ?? 'table'
+      if (format === 'focus') return await printFocus(door, input, around)
+      if (format !== 'table') throw new CommandFailed(`--format is table or focus, not "${format}"`, 2)
       const by = input.text('by') ?? 'account'
       const answer = await door.ask('GET', '/api/v1/usage', {
         query: given({ from: input.text('since'), to: input.text('until'), by, bucket: input.text('bucket'), account: input.text('account') }),
@@ -101,7 +108,87 @@ export const eventCommands: readonly Command[] = [
       return 0
     }),
   },
+  {
+    name: 'events quarantined', summary: 'records that are not sent any more: whether the receiver booked them is not known',
+    options: [
+      { flags: '--sink <sink>', about: 'of this sink only' },
+      { flags: '--send', about: 'send them: you know that they were not booked' },
+      { flags: '--drop', about: 'forget them: you know that they were booked, or do not want them to be' },
+      { flags: '--of <ids>', about: 'with --send or --drop: only of these events or sums, comma-separated; all of the sink unless given' },
+      jsonOption, ...doorOptions,
+    ],
+    examples: ['tallygate events quarantined', 'tallygate events quarantined --sink stripe --drop --of 019ab2c0-7d41-7aaa-8bbb-0123456789ab'],
+    run: (input, around) => throughDoor(input, around, async (door) => {
+      const [send, drop, sink] = [input.flag('send'), input.flag('drop'), input.text('sink')]
+      if (send && drop) throw new CommandFailed('--send and --drop exclude each other', 2)
+      if (!send && !drop) {
+        const answer = await door.ask('GET', '/api/v1/events/quarantined', { query: given({ sink }) })
+        if (input.flag('json')) printJson(around, answer)
+        else {
+          print(around, toTable(rowsOf(answer, 'quarantined'), [
+            { title: 'SINK', cell: (row) => cell(row, 'sink') },
+            { title: 'OF', cell: (row) => cell(row, 'of') },
+            { title: 'WHY', cell: (row) => cell(row, 'why') },
+            { title: 'SENT', cell: (row) => cell(row, 'sent_at') },
+            { title: 'REASON', cell: (row) => cell(row, 'reason') },
+          ], 'nothing is in quarantine'))
+        }
+        return 0
+      }
+      if (sink === undefined) throw new CommandFailed('say of which sink: --sink NAME', 2)
+      const answer = await door.ask('POST', '/api/v1/events/quarantined/release', { body: given({ sink, how: send ? 'send' : 'drop', of: input.text('of') }) })
+      if (input.flag('json')) printJson(around, answer)
+      else print(around, `${String(answer['released'])} ${send ? 'sent' : 'dropped'}, ${String(answer['failed'])} left`)
+      return answer['failed'] === 0 ? 0 : 1
+    }),
+  },
+  {
+    name: 'events credit', summary: 'take an event back at a sink: its records once more, with negative values',
+    arguments: [{ name: 'id', about: 'of the event' }],
+    options: [{ flags: '--sink <sink>', about: 'which sink' }, jsonOption, ...doorOptions],
+    examples: ['tallygate events credit 019ab2c0-7d41-7aaa-8bbb-0123456789ab --sink openmeter'],
+    run: (input, around) => throughDoor(input, around, async (door) => {
+      const answer = await door.ask('POST', `/api/v1/events/${encodeURIComponent(input.arguments[0] ?? '')}/credit`, { body: given({ sink: input.text('sink') }) })
+      if (input.flag('json')) printJson(around, answer)
+      else print(around, answer['result'] === 'sent' ? `${String(answer['id'])} was taken back at ${String(answer['sink'])}` : `${String(answer['sink'])} was told nothing of ${String(answer['id'])}`)
+      return 0
+    }),
+  },
+  {
+    name: 'sinks list', summary: 'what each sink is doing, and how far it is behind',
+    options: [jsonOption, ...doorOptions],
+    examples: ['tallygate sinks list'],
+    run: (input, around) => throughDoor(input, around, async (door) => {
+      const answer = await door.ask('GET', '/api/v1/sinks')
+      if (input.flag('json')) printJson(around, answer)
+      else {
+        print(around, toTable(rowsOf(answer, 'sinks'), [
+          { title: 'SINK', cell: (row) => cell(row, 'name') },
+          { title: 'TYPE', cell: (row) => `${cell(row, 'type')}${row['contract'] === 'experimental' ? ' (experimental)' : ''}` },
+          { title: 'STATE', cell: (row) => cell(row, 'state') },
+          { title: 'WAITING', cell: (row) => cell(row, 'waiting') },
+          { title: 'OLDEST', cell: (row) => cell(row, 'oldest_at') },
+          { title: 'DEAD', cell: (row) => cell(row, 'dead') },
+          { title: 'QUARANTINED', cell: (row) => cell(row, 'quarantined') },
+          { title: 'LAST DELIVERY', cell: (row) => cell(row, 'last_delivery_at') },
+          { title: 'REASON', cell: (row) => cell(row, 'reason') },
+        ], 'no sinks'))
+      }
+      return 0
+    }),
+  },
 ]
+
+async function printFocus(door: Door, input: Input, around: Surroundings): Promise<number> {
+  const answer = await door.ask('GET', '/api/v1/usage/focus', {
+    query: given({ from: input.text('since'), to: input.text('until'), bucket: input.text('bucket'), account: input.text('account'), provider: input.text('provider') }),
+  }).catch(inOptionNames)
+  if (input.flag('json')) printJson(around, answer)
+  else around.stdout.write(toCsv(answer['columns'] as string[], answer['rows'] as (string | null)[][], focusNumbers))
+  // Beside the rows, which may go into a file.
+  if (answer['unpriced'] !== 0) around.stderr.write(`${String(answer['unpriced'])} events have no price and are not among the rows\n`)
+  return 0
+}
 
 /** The API calls them `from` and `to`; who typed an option reads that option's name. */
 function inOptionNames(error: unknown): never {

@@ -54,8 +54,8 @@ function limitsOf({ limits, account }: Explanation): string {
     { title: 'FROM', cell: ({ from }) => from },
     { title: 'UNTIL', cell: ({ until }) => until },
     { title: 'LIMIT', cell: ({ limit }) => limit ?? 'unlimited' },
-    { title: 'HELD', cell: ({ held }) => (held === null ? null : String(held)) },
-    { title: 'USED', cell: ({ used }) => (used === null ? null : String(used)) },
+    { title: 'HELD', cell: ({ held }) => amountOf(held) },
+    { title: 'USED', cell: ({ used }) => amountOf(used) },
     { title: 'DRAWN FROM', cell: ({ buckets }) => buckets.filter(({ drawn }) => drawn !== 0).map(({ bucket, drawn }) => (buckets.length === 1 ? bucket : `${bucket}: ${drawn}`)).join(', ') },
   ], 'no limit applies')
 }
@@ -71,6 +71,11 @@ function priceOf({ parts, sum, cost, currency, price_version: version, in_force_
   const by = version === null ? '' : `, by prices ${version}${from === null ? '' : ` (from ${from})`}${rate === null ? '' : ` for ${rate.join(', ')}`}`
   const total = cost === null ? [] : [`Cost ${cost} ${currency ?? ''}${by}${sum === null ? '' : `; exactly ${sum}`}`]
   return [...table, ...total.map(shown), ...(note === null ? [] : [note])].join('\n')
+}
+
+/** Money has more digits than a table's cell shows. */
+function amountOf(amount: number | null): string | null {
+  return amount === null ? null : amount.toLocaleString('en-US', { maximumFractionDigits: 9 })
 }
 
 /** A name that came from outside must not move the cursor of a terminal. */

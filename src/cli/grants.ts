@@ -65,8 +65,9 @@ export const grantCommands: readonly Command[] = [
       const answer = await door.ask('POST', '/api/v1/grants', { body: { ...chosen, ...(input.flag('purchase') ? { source: 'purchase' } : {}) } })
       if (input.flag('json')) printJson(around, answer)
       else {
+        const amount = typeof answer['remaining'] === 'number' ? answer['remaining'].toLocaleString('en-US', { maximumFractionDigits: 9 }) : ''
         const until = typeof answer['expires_at'] === 'string' ? ` until ${answer['expires_at']}` : ''
-        print(around, `${String(answer['account'])} has ${String(answer['remaining'])} ${String(answer['meter'])} more for ${String(answer['limit'])}${until} (${String(answer['account'])}/${String(answer['id'])})`)
+        print(around, `${String(answer['account'])} has ${amount} ${String(answer['meter'])} more for ${String(answer['limit'])}${until} (${String(answer['account'])}/${String(answer['id'])})`)
       }
       return 0
     }),
@@ -78,10 +79,10 @@ export const grantCommands: readonly Command[] = [
     examples: ['tallygate grants revoke acme/ticket-4711', 'tallygate grants revoke acme/included@2027-01-01T00:00:00Z', 'tallygate grants revoke acme/included --reason "moved to another plan"'],
     run: (input, around) => throughDoor(input, around, async (door) => {
       const [account = '', ...rest] = (input.arguments[0] ?? '').split('/')
-      if (rest.length === 0) throw new CommandFailed('say which as account/grant', 2)
+      if (rest.length === 0) throw new CommandFailed('say which as ACCOUNT/GRANT, such as acme/ticket-4711', 2)
       const answer = await door.ask('DELETE', `/api/v1/grants/${encodeURIComponent(account)}/${encodeURIComponent(rest.join('/'))}`, { query: given({ reason: input.text('reason') }) })
       if (input.flag('json')) printJson(around, answer)
-      else print(around, `${String(answer['account'])}/${String(answer['id'])} is taken back since ${String(answer['revoked_at'])}`)
+      else print(around, `${String(answer['account'])}/${String(answer['id'])} was taken back at ${String(answer['revoked_at'])}`)
       return 0
     }),
   },

@@ -19,7 +19,7 @@ export function addOnOf(name: string, raw: RawAddOn, limits: readonly Limit[], m
     name, entitlements,
     additions: additions.flatMap((each) => additionOf(each, limits, report)),
     limits: own,
-    ...(raw.grants.length === 0 ? {} : { grants: grantsFrom(raw.grants, { limits: [...limits, ...own], having: 'what is sold', timeZone: 'UTC', source: { recurring: 'recurrence', once: 'purchase' } }, report) }),
+    ...(raw.grants.length === 0 ? {} : { grants: grantsFrom(raw.grants, { limits: [...limits, ...own], having: 'what is sold', beside: [], timeZone: 'UTC', idsAreBuckets: false, source: { recurring: 'recurrence', once: 'purchase' } }, report) }),
   }
 }
 

@@ -3,6 +3,7 @@ import type { WeightedMeter } from '../metering/meter.ts'
 import type { GrantTerms } from '../metering/recurring-grant.ts'
 import type { PlanChange, Proration } from '../metering/plan-change.ts'
 import type { Subscription } from '../metering/subscription.ts'
+import type { MeterRule } from '../sinks/sink.ts'
 
 /** What a valid configuration is, after parsing: frozen, every default filled in, every name resolved. Nothing after this asks "is it set?". */
 export interface Config {
@@ -339,8 +340,24 @@ export interface KeyConfig {
 export interface SinkConfig {
   readonly name: string
   readonly type: string
-  /** Type-specific settings, already checked: file has { path, maxBytes, daily }, stdout none. */
+  /** Type-specific settings by the names that the file has, already checked, defaults filled in. Durations in ms, sizes in bytes; secrets as they are. */
   readonly settings: Readonly<Record<string, unknown>>
+  /** null: every event, as it is. */
+  readonly mapping: SinkMapping | null
+}
+
+/** Which events a sink gets, and as what. */
+export interface SinkMapping {
+  /** Patterns with *; null: all. */
+  readonly filter: { readonly accounts: readonly string[] | null; readonly plans: readonly string[] | null; readonly models: readonly string[] | null }
+  /** null: whole events. */
+  readonly meters: readonly MeterRule[] | null
+  /** Account → the receiver's id of who pays. */
+  readonly customers: Readonly<Record<string, string>>
+  /** What happens to events of accounts that have no such id. */
+  readonly unmapped: 'bury' | 'skip'
+  /** null: each event by itself. */
+  readonly rollup: 'minute' | 'hour' | null
 }
 
 /** Of an account that says nothing, and of a key that is its own account. */

@@ -2,7 +2,8 @@ import type { Limit, Rollover, Window } from '../metering/limits/limit.ts'
 import { METERS, meterName, meterScale } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
 import type { GrantTerms } from '../metering/recurring-grant.ts'
-import type { Config, Plan, PlanCharges, RateCard } from './config.ts'
+import { sinkKind } from '../sinks/index.ts'
+import type { Config, Plan, PlanCharges, RateCard, SinkConfig } from './config.ts'
 import { withoutPassword } from './redis-url.ts'
 import { words } from './schema.ts'
 import { toYaml } from './yaml.ts'
@@ -26,13 +27,14 @@ export function limitsText(limits: readonly Limit[], currency?: string): string 
 /** `at most 20 requests in any minute`. */
 export function limitText(limit: Limit, currency = 'units of money'): string {
   const prepaid = limit.prepaid === true && limit.ceiling === 0
-  const much = prepaid ? 'what is prepaid of' : limit.ceiling === null ? 'any number of' : limit.ceiling === 0 ? 'no' : `at most ${number(limit.ceiling / meterScale(limit.meter))}`
+  const much = prepaid ? 'what is prepaid of' : limit.bySubscription === true ? 'as many as the subscription has' : limit.ceiling === null ? 'any number of' : limit.ceiling === 0 ? 'no' : `at most ${number(limit.ceiling / meterScale(limit.meter))}`
   const parts = [`${much} ${thing(limit, currency)}${prepaid && limit.window.kind === 'lifetime' ? '' : windowText(limit.window)}`]
   if (limit.rollover !== undefined) parts.push(rolloverText(limit, limit.rollover))
   const overdraft = limit.overdraft
   if (overdraft.kind === 'percentage') parts.push(`and ${overdraft.percent}% over`)
   if (overdraft.kind === 'absolute') parts.push(`and ${number(overdraft.amount / meterScale(limit.meter))} over`)
   if (overdraft.kind === 'unlimited') parts.push('and any number over')
+  if (limit.window.kind === 'in_flight' && limit.window.seats !== undefined) parts.push(`for ${limit.window.seats.holder === 'key' ? 'keys' : 'end users'}, kept for ${lengthText(limit.window.seats.lingerMs)} after a call`)
   if (limit.each === 'model') parts.push('for each model')
   if (limit.forModels !== null) parts.push(`of ${limit.forModels.join(', ')}`)
   if (limit.forEndpoints !== null) parts.push(`on ${limit.forEndpoints.join(', ')}`)
@@ -51,7 +53,7 @@ function rolloverText({ meter }: Limit, { max, lasts }: Rollover): string {
 const things: Readonly<Record<string, string>> = {
   input_tokens: 'input tokens', cached_input_tokens: 'cached input tokens', cache_write_tokens: 'cache-write tokens', output_tokens: 'output tokens',
   reasoning_tokens: 'reasoning tokens', total_tokens: 'tokens', compute_seconds: 'seconds of compute', bytes_in: 'bytes in', bytes_out: 'bytes out',
-  audio_seconds: 'seconds of audio', concurrency: 'calls at once',
+  audio_seconds: 'seconds of audio', concurrency: 'calls at once', seats: 'seats',
 }
 
 function thing(limit: Limit, currency: string): string {
@@ -144,10 +146,21 @@ export function printConfig(config: Config): string {
         ...webhook, url: `${new URL(webhook.url).origin}/${hidden}`, secrets: webhook.secrets.map(() => hidden), headers: Object.fromEntries(Object.keys(webhook.headers).map((name) => [name, hidden])),
       })),
     },
+    sinks: config.sinks.map((sink) => ({ ...sink, settings: withoutSecrets(sink) })),
   }))
 }
 
 const hidden = '(hidden)'
+
+/** An address may carry a token in its path or query. */
+function withoutSecrets({ type, settings }: SinkConfig): Readonly<Record<string, unknown>> {
+  const { settings: fields } = sinkKind(type)
+  return Object.fromEntries(Object.entries(settings).map(([name, value]) => {
+    const is = Object.hasOwn(fields, name) ? fields[name]?.is : undefined
+    if (value === null || value === undefined) return [name, value]
+    return [name, is === 'secret' || is === 'secrets' || is === 'map' ? hidden : is === 'url' ? URL.parse(String(value))?.origin ?? hidden : value]
+  }))
+}
 
 function plain(value: unknown): unknown {
   if (value instanceof Map) return Object.fromEntries([...value].map(([name, each]) => [String(name), plain(each)]))

@@ -19,8 +19,12 @@ export interface GrantOwner {
   readonly limits: readonly Limit[]
   /** As a sentence says who has those limits: "the account acme and its plan". */
   readonly having: string
+  /** Grants that its calls draw as well: of the plan, of add-ons. Those that it has itself under their ids stand in place of them. */
+  readonly beside: readonly GrantTerms[]
   /** By whose clock a day begins. */
   readonly timeZone: string
+  /** Their ids stand in events by themselves, beside the names of limits. */
+  readonly idsAreBuckets: boolean
   /** Of those that say none: of one that recurs, and of one that does not. */
   readonly source: { readonly recurring: GrantSource; readonly once: GrantSource }
 }
@@ -34,10 +38,11 @@ export function grantsFrom(raws: readonly RawGrant[], owner: GrantOwner, report:
   const grants: GrantTerms[] = []
   const ids = new Set<string>()
   const sums = new Map<string, number>()
-  const extended = new Map<string, string>()
+  const extended = extendedBeside(raws, owner)
   for (const raw of raws) {
     if (ids.has(raw.id)) wrong(raw, 'id', `there are two grants with the id ${raw.id} here`, report)
     ids.add(raw.id)
+    if (owner.idsAreBuckets && raw.id === raw.limit) wrong(raw, 'id', `is the name of its limit: events and explain could not tell the two apart; call it something else, such as ${raw.id}-extra`, report)
     const before = report.problems.length
     const limit = limitOf(raw, owner, report)
     const found = limit === undefined ? undefined : grantOf(raw, limit, owner, report)
@@ -51,6 +56,17 @@ export function grantsFrom(raws: readonly RawGrant[], owner: GrantOwner, report:
     grants.push(found)
   }
   return grants
+}
+
+/** By the counter: which limit is extended by what others give. */
+function extendedBeside(raws: readonly RawGrant[], { limits, beside }: GrantOwner): Map<string, string> {
+  const extended = new Map<string, string>()
+  for (const { id, limit: name, meter } of beside) {
+    if (raws.some((raw) => raw.id === id)) continue
+    const limit = limits.find((each) => each.name === name && meterName(each.meter) === meter && whyNotExtended(each) === null)
+    if (limit !== undefined && !extended.has(counterIdentity(limit))) extended.set(counterIdentity(limit), name)
+  }
+  return extended
 }
 
 function wrong(raw: RawGrant, field: string, sentence: string, report: Report): undefined {

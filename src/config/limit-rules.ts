@@ -20,6 +20,8 @@ export interface KnownMeters {
 
 const sumMax = Number.MAX_SAFE_INTEGER
 const windowMinMs = 1_000
+/** Of seats, unless it is said. */
+const lingerMs = 600_000
 const hourMs = 3_600_000
 const windowMaxMs = 400 * 86_400_000
 
@@ -58,18 +60,22 @@ function limitOf(raw: RawLimit, meters: KnownMeters, report: Report): Limit | un
     if (!meters.names.has(raw.meter.text)) wrong('meter', `there is no meter ${quote(raw.meter)}${report.suggestion(raw.meter.text, meters.names)}`)
     return undefined
   }
-  const concurrent = meterName(meter) === 'concurrency'
-  const ceiling = ceilingOf(raw.limit, meter)
+  const seated = meterName(meter) === 'seats'
+  const concurrent = seated || meterName(meter) === 'concurrency'
+  const bySubscription = seated && raw.limit.text === 'subscription'
+  const ceiling = bySubscription ? { value: 0 } : ceilingOf(raw.limit, meter)
   if ('problem' in ceiling) wrong('limit', ceiling.problem)
-  const window = windowOf(raw, concurrent, report)
+  const window = windowOf(raw, concurrent ? meterName(meter) : null, report)
   if ('problem' in window) wrong('window', window.problem)
   if (raw.kind !== null && 'value' in window && window.value.kind !== 'sliding' && window.value.kind !== 'fixed') {
-    wrong('kind', concurrent ? 'concurrency has no window, so no kind of one' : 'is for windows that are durations; a named window is aligned to the calendar already')
+    wrong('kind', concurrent ? `${meterName(meter)} has no window, so no kind of one` : 'is for windows that are durations; a named window is aligned to the calendar already')
   }
   const overdraft = overdraftOf(raw.overdraft, meter)
   if ('problem' in overdraft) wrong('overdraft', overdraft.problem)
-  else if (overdraft.value.kind !== 'none' && concurrent) wrong('overdraft', 'concurrency has no overdraft; raise the limit instead')
+  else if (overdraft.value.kind !== 'none' && concurrent) wrong('overdraft', `${meterName(meter)} has no overdraft; raise the limit instead`)
   else if (overdraft.value.kind !== 'none' && 'value' in ceiling && ceiling.value === null) wrong('overdraft', 'the limit is unlimited, so nothing can be over it')
+  for (const field of ['holder', 'linger'] as const) if (!seated && raw[field] !== null) wrong(field, 'is for seats, which are held by somebody; write meter: seats')
+  if (seated && raw.per === 'end_user') wrong('per', 'says whose seats they are, and an end user would have them to himself; write holder: end_user')
   const rollover = rolloverOf(raw, meter)
   if ('problem' in rollover) report.problem(raw.rollover?.node.entries.get('max')?.value ?? raw.node, pathOf(pathOf(raw.trail, 'rollover'), 'max'), rollover.problem)
   if (raw.for !== null && raw.for.models === null && raw.for.endpoints === null) wrong('for', 'has to name models or endpoints; leave it out to mean every call')
@@ -77,7 +83,7 @@ function limitOf(raw: RawLimit, meters: KnownMeters, report: Report): Limit | un
   const limit: Limit = {
     name: raw.name, meter, ceiling: ceiling.value, window: window.value, per: raw.per, forModels: raw.for?.models ?? null, forEndpoints: raw.for?.endpoints ?? null,
     each: raw.each, mode: raw.mode, visible: raw.visible ?? meterName(meter) !== 'cost', overdraft: overdraft.value,
-    ...(raw.prepaid ? { prepaid: true } : {}), ...(raw.notify === null ? {} : { notify: raw.notify }), ...(rollover.value === null ? {} : { rollover: rollover.value }),
+    ...(bySubscription ? { bySubscription } : {}), ...(raw.prepaid ? { prepaid: true } : {}), ...(raw.notify === null ? {} : { notify: raw.notify }), ...(rollover.value === null ? {} : { rollover: rollover.value }),
   }
   const untold = raw.notify === null || raw.notify.length === 0 ? null : whyNotTold(limit)
   if (untold !== null) wrong('notify', untold)
@@ -122,6 +128,7 @@ function meterOf(name: string, meters: KnownMeters): Meter | undefined {
 
 function ceilingOf(node: ScalarNode, meter: Meter): Answer<number | null> {
   if (node.text === 'unlimited') return { value: null }
+  if (node.text === 'subscription') return { problem: 'a subscription has seats and nothing else; write a number, or meter: seats' }
   if (/^unli|^(none|inf|infinite|infinity|no)$/i.test(node.text)) return { problem: `${quote(node)} is not a number; for no limit at all write unlimited` }
   return amountOf(node, meter)
 }
@@ -151,9 +158,12 @@ const otherWindows: Readonly<Record<string, string>> = {
   billing: 'billing_period', period: 'billing_period', billing_cycle: 'billing_period', 'billing-period': 'billing_period', renewal: 'term', subscription: 'term', forever: 'lifetime', total: 'lifetime', ever: 'lifetime', year: '365d',
 }
 
-function windowOf(raw: RawLimit, concurrent: boolean, report: Report): Answer<Window> {
+function windowOf(raw: RawLimit, concurrent: string | null, report: Report): Answer<Window> {
   const node = raw.window
-  if (concurrent) return node === null ? { value: { kind: 'in_flight' } } : { problem: 'concurrency has no window: it is what is in flight; leave it out' }
+  if (concurrent !== null) {
+    if (node !== null) return { problem: `${concurrent} has no window: it is what is in flight; leave it out` }
+    return { value: concurrent === 'seats' ? { kind: 'in_flight', seats: { holder: raw.holder ?? 'key', lingerMs: raw.linger ?? lingerMs } } : { kind: 'in_flight' } }
+  }
   if (node === null) return { problem: 'is missing; write a duration such as 1m, or one of minute, hour, day, week, month, billing_period, term, lifetime' }
   const unit = calendarUnits.find((candidate) => candidate === node.text)
   if (unit !== undefined) return { value: { kind: 'calendar', unit } }

@@ -16,9 +16,10 @@ import { notificationsOf } from './notification-rules.ts'
 import { warnOfOutages, warnOfPlan } from './plan-warnings.ts'
 import { chargesOf, defaultMoneyScale, rateCardOf } from './price-cards.ts'
 import { addressOf, isLoopback } from './scalars.ts'
-import type { RawAccount, RawConfig, RawEntitlements, RawFileSink, RawKey, RawModel, RawPlan, RawPolicy, RawPriceCard, RawRates, RawTimeouts, RawUpstream } from './schema.ts'
+import type { RawAccount, RawConfig, RawEntitlements, RawKey, RawModel, RawPlan, RawPolicy, RawPriceCard, RawRates, RawTimeouts, RawUpstream } from './schema.ts'
 import { REDIS_ONLY, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
 import { quote } from './shape.ts'
+import { filePathOf, sinksOf } from './sink-rules.ts'
 import { subscriptionFrom } from './subscription-rules.ts'
 import { telemetryOf } from './telemetry-rules.ts'
 import { weightedMeter } from './weighted-meter.ts'
@@ -101,7 +102,7 @@ class Parser {
     const content = {
       server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, meters: this.#meters.weighted, moneyScale: this.#meters.moneyScale ?? defaultMoneyScale,
       accounts: this.#accounts, keys,
-      sinks: [...this.#sinks(), ...this.#archive()], events: this.#events(), analytics: this.#analytics(store), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      sinks: [...sinksOf(raw.sinks, this.#report), ...this.#archive()], events: this.#events(), analytics: this.#analytics(store), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
       ...(telemetry === undefined ? {} : { telemetry }),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
@@ -368,7 +369,7 @@ class Parser {
     if (base === undefined) return undefined
     const given = entitlementsOf(raw.entitlements)
     const limits = replaced(base?.limits ?? nothing, own)
-    const ownGrants = grantsFrom(raw.grants, { limits, having: `the plan ${name}`, timeZone: DEFAULT_CALENDAR.timeZone, source: { recurring: 'plan', once: 'plan' } }, this.#report)
+    const ownGrants = grantsFrom(raw.grants, { limits, having: `the plan ${name}`, beside: base?.grants ?? nothing, timeZone: DEFAULT_CALENDAR.timeZone, idsAreBuckets: true, source: { recurring: 'plan', once: 'plan' } }, this.#report)
     const grants = [...(base?.grants ?? nothing).filter(({ id }) => !ownGrants.some((each) => each.id === id)), ...ownGrants]
     const entitlements: Entitlements = { models: ['*'], endpoints: null, maxOutputTokens: null, maxContextTokens: null, priority: null, features: [], ...base?.entitlements, ...given }
     return {
@@ -438,10 +439,12 @@ class Parser {
       if (raw.grants.length === 0 || account === undefined) continue
       const own = this.#planOf(id, plans)
       const later = (account.subscription?.plans ?? []).flatMap(({ plan }) => plans.get(plan) ?? nothing)
-      const bought = this.#chain(id).flatMap((each) => each.addOns).flatMap((name) => addOns.get(name)?.limits ?? nothing)
-      const limits = [...replaced(own?.limits ?? nothing, account.limits), ...later.flatMap((plan) => plan.limits), ...bought]
+      const bought = this.#chain(id).flatMap((each) => each.addOns).flatMap((name) => addOns.get(name) ?? nothing)
+      const limits = [...replaced(own?.limits ?? nothing, account.limits), ...later.flatMap((plan) => plan.limits), ...bought.flatMap((addOn) => addOn.limits)]
+      const beside = [...own?.grants ?? nothing, ...account.addOns.flatMap((name) => addOns.get(name)?.grants ?? nothing)]
       const grants = grantsFrom(raw.grants, {
-        limits, having: own === null || own === undefined ? `the account ${id}` : `the account ${id} or its plan ${own.name}`, timeZone: account.calendar.timeZone, source: { recurring: 'recurrence', once: 'operator' },
+        limits, having: own === null || own === undefined ? `the account ${id}` : `the account ${id} or its plan ${own.name}`, beside, timeZone: account.calendar.timeZone,
+        idsAreBuckets: true, source: { recurring: 'recurrence', once: 'operator' },
       }, this.#report)
       this.#accounts.set(id, { ...account, grants })
     }
@@ -493,11 +496,19 @@ class Parser {
       hashes.set(digest, raw)
       keys.push({
         id: raw.id, hash: digest, account: raw.account, plan: raw.plan,
-        limits: raw.limits.length === 0 ? nothing : limitsOf(raw.limits, this.#meters, this.#report),
+        limits: raw.limits.length === 0 ? nothing : this.#keyLimits(raw),
         entitlements: entitlementsOf(raw.entitlements), labels: labelsOf(raw.labels), expiresMs: raw.expires, endUserFrom: raw.end_user_from, where: where(raw),
       })
     }
     return keys
+  }
+
+  #keyLimits(raw: RawKey): readonly Limit[] {
+    const limits = limitsOf(raw.limits, this.#meters, this.#report)
+    for (const { name, bySubscription } of limits) {
+      if (bySubscription === true) this.#report.problem(this.#at(raw, 'limits'), pathOf(raw.trail, 'limits'), `${name}: a key has no subscription; write limit: subscription with its account or plan`)
+    }
+    return limits
   }
 
   #checkOwner(raw: RawKey, plans: ReadonlyMap<string, Plan>): void {
@@ -583,37 +594,15 @@ class Parser {
     const path = join(archive, 'events.ndjson')
     for (const sink of this.#raw.sinks) {
       if (sink.name === name) this.#report.problem(this.#at(sink, 'name'), pathOf(sink.trail, 'name'), 'is the name of the archive that events.archive asks for; choose another')
-      if (isFileSink(sink) && join(sink.path) === path) this.#report.problem(this.#at(sink, 'path'), pathOf(sink.trail, 'path'), 'is the file of the archive that events.archive asks for; every sink needs its own')
+      const own = filePathOf(sink)
+      if (own !== null && join(own) === path) this.#report.problem(this.#at(sink, 'path'), pathOf(sink.trail, 'path'), 'is the file of the archive that events.archive asks for; every sink needs its own')
     }
-    return [{ name, type: 'file', settings: { path, maxBytes: archiveFileBytes, daily: true, keepMs } }]
-  }
-
-  #sinks(): readonly SinkConfig[] {
-    const sinks: SinkConfig[] = []
-    const names = new Set<string>()
-    const paths = new Map<string, string>()
-    for (const raw of this.#raw.sinks) {
-      if (names.has(raw.name)) this.#report.problem(this.#at(raw, 'name'), pathOf(raw.trail, 'name'), `there are two sinks named ${raw.name}`)
-      names.add(raw.name)
-      if (!isFileSink(raw)) {
-        sinks.push({ name: raw.name, type: raw.type, settings: {} })
-        continue
-      }
-      const other = paths.get(raw.path)
-      if (other !== undefined) this.#report.problem(this.#at(raw, 'path'), pathOf(raw.trail, 'path'), `is the file of the sink ${other} too; every sink needs its own`)
-      paths.set(raw.path, raw.name)
-      sinks.push({ name: raw.name, type: raw.type, settings: { path: raw.path, maxBytes: raw.max_bytes, daily: raw.daily } })
-    }
-    return sinks
+    return [{ name, type: 'file', settings: { path, max_bytes: archiveFileBytes, daily: true, keep: keepMs }, mapping: null }]
   }
 }
 
 function isCost(limit: Limit): boolean {
   return meterName(limit.meter) === 'cost'
-}
-
-function isFileSink(raw: RawConfig['sinks'][number]): raw is RawFileSink & { readonly type: 'file' } {
-  return raw.type === 'file'
 }
 
 function timeoutsOf(raw: RawTimeouts | null, otherwise: ServerConfig['timeouts']): ServerConfig['timeouts'] {

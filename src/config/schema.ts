@@ -1,12 +1,15 @@
 import { isIP } from 'node:net'
+import { assert } from '../assert.ts'
 import { METERS } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
 import type { Rollover } from '../metering/limits/limit.ts'
+import { sinkKinds } from '../sinks/index.ts'
+import type { SettingField, SinkKind } from '../sinks/sink.ts'
 import type { RedisStoreConfig } from './config.ts'
 import { NOTICE_TYPES } from './config.ts'
 import { redisUrlOf } from './redis-url.ts'
 import { addressOf, dateOf, decimalOf, durationOf, instantOf, integerOf, isTimeZone, momentOf, percentOf, sizeOf, termOf } from './scalars.ts'
-import type { Field, Json, Shape } from './shape.ts'
+import type { Field, Fields, Json, Read, Shape } from './shape.ts'
 import { bool, either, grammar, isNothing, jsonOf, list, mapping, named, object, oneOf, oneOrMore, optional, quote, raw, refuseQuoted, required, scalar, section, textOrEmpty, what } from './shape.ts'
 import { listed, pathOf, shown } from './problem.ts'
 
@@ -336,7 +339,7 @@ const thresholds: Shape<readonly number[]> = {
 const limit = object({
   name: required(named('a name for a limit (printable ASCII without " and \\, no space at its ends, 64 characters at most)', limitGrammar), 'Appears in headers and refusals. The same name in an account or key replaces the plan\'s.'),
   meter: required(raw('meter', 'the name of a meter', [{ type: 'string' }]), `What is counted: ${Object.keys(METERS).join(', ')}, or one of meters.`),
-  limit: required(raw('ceiling', 'a number such as 20, 100k or 2.5M, or unlimited', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { const: 'unlimited' }]), 'How much; 0 refuses everything. Or unlimited.'),
+  limit: required(raw('ceiling', 'a number such as 20, 100k or 2.5M, or unlimited', [...numberJson, { type: 'string', pattern: durationPattern }, { type: 'string', pattern: sizePattern }, { enum: ['unlimited', 'subscription'] }]), 'How much; 0 refuses everything. Or unlimited. Of seats also: subscription, as many as that has.'),
   window: optional(raw('window', 'a duration such as 1m, or one of minute, hour, day, week, month, billing_period, term, lifetime', [{ type: 'string', pattern: durationPattern }, { enum: ['minute', 'hour', 'day', 'week', 'month', 'billing_period', 'term', 'lifetime'] }]), null, 'In which time. Concurrency has none.'),
   kind: optional(oneOf(['sliding', 'fixed']), null, 'For a duration: sliding holds in every interval of that length; fixed is aligned to the clock. Default sliding.'),
   per: optional(oneOf(['account', 'key', 'end_user'], { user: '"user" is not one of account, key, end_user; did you mean "end_user"?' }), 'account', 'Whose counter. Default account.'),
@@ -345,6 +348,8 @@ const limit = object({
     endpoints: optional(list(endpoint, { empty: 'has to name an endpoint; leave it out to mean every endpoint' }), null, 'Only these endpoints.'),
   }, { hints: { model: 'did you mean "models"?', endpoint: 'did you mean "endpoints"?' } }), null, 'Which calls it counts. Default: all.'),
   each: optional(oneOf(['model']), null, 'model: every model has its own counter.'),
+  holder: optional(oneOf(['key', 'end_user'], { user: '"user" is not one of key, end_user; did you mean "end_user"?' }), null, 'Of seats: who holds one. Default key.'),
+  linger: optional(duration('linger', 0, 7 * 86_400_000), null, 'Of seats: for how long one is kept after the last call, at least. Default 10m.'),
   mode: optional(oneOf(['enforce', 'shadow'], { enforced: '"enforced" is not one of enforce, shadow; did you mean "enforce"?' }), 'enforce', 'shadow counts and reports, and never refuses. Default enforce.'),
   visible: optional(bool, null, 'In headers and /-/usage. Default true, for cost false.'),
   prepaid: optional(bool, false, 'What is drawn here was paid before: used up, it is refused with 402. A limit of 0 with grants is prepaid credit. Default false.'),
@@ -541,7 +546,7 @@ const subscription = object({
   renewal: optional(oneOf(['auto', 'none']), null, 'auto: a term follows the other; none: it ends with the first. Default auto where there is a term and no end.'),
   grace: optional(duration('grace', 0, 366 * dayMs), 0, 'Still served so long after the end. Default 0.'),
   timezone: optional(timeZone, null, 'By whose clock terms are counted. Default: that of billing.'),
-  seats: optional(positive, null, 'The ceiling of the plan\'s concurrency limit named seats.'),
+  seats: optional(positive, null, 'The ceiling of seats limits that say limit: subscription, and of the plan\'s concurrency limit named seats.'),
   suspended: optional(object({ from: required(moment, 'Refused from then on.'), until: optional(moment, null, 'Served again.') }), null, 'Refused for a while.'),
   plan_changes: optional(list(object({
     plan: required(id, 'The new plan.'), from: required(moment, 'From when.'), proration: optional(proration, null, 'In place of the plan\'s.'),
@@ -584,23 +589,87 @@ const key = object({
   end_user_from: optional(endUser, null, 'Whose claim of an end user is believed: header:NAME or body:user.'),
 }, { hints: { key: 'did you mean "secret" or "hash"?', name: 'did you mean "id"?', expires_at: 'did you mean "expires"?' } })
 
-const sinkName = required(id, 'Identifies it; its place in the outbox is kept under this name.')
-const sinkTypes = {
-  file: object({
-    name: sinkName,
-    type: required(oneOf(['file']), 'file: one JSON object a line.'),
-    path: required(path, 'Where; folders are made.'),
-    max_bytes: optional(size, 100 * 1_048_576, 'A new file is begun beyond this. Default 100MiB.'),
-    daily: optional(bool, true, 'A new file is begun every day (UTC). Default true.'),
-  }, { name: 'file_sink' }),
-  stdout: object({ name: sinkName, type: required(oneOf(['stdout']), 'stdout: one JSON object a line.') }, { name: 'stdout_sink' }),
-}
-const LATER_SINKS = ['webhook', 'kafka', 'nats', 'openmeter', 'lago', 'stripe', 'metronome', 'orb', 'amberflo', 'postgres', 'clickhouse', 's3', 'otlp', 'prometheus', 'exec', 'redis'] as const
-const sinkType = oneOf(['file', 'stdout'], Object.fromEntries(LATER_SINKS.map((name) => [name, `the sink ${name} is not in this release; file and stdout are`])))
+/** A secret of any length: others have made it. It may not be empty, which would sign for nobody. */
+const givenSecret = scalar('given_secret', 'a secret, best as "${NAME}" or "${file:/run/secrets/name}"', [{ type: 'string', minLength: 1 }], (text) => (
+  text !== '' && visible(text) ? { value: text } : { problem: 'is no secret: it is made of visible ASCII characters, without spaces or line breaks' }
+), { discreet: true })
+const receiver = scalar('receiver', 'the address of a receiver such as https://api.example.com', [{ type: 'string', pattern: '^https?://.' }], (text) => {
+  const url = URL.parse(text)
+  if (url === null || !/^https?:$/.test(url.protocol)) return { problem: 'is not an address; it begins with https:// or http://' }
+  if (url.username !== '' || url.password !== '') return { problem: 'holds a user name or password; there is a setting of its own for that' }
+  return url.hash === '' ? { value: text } : { problem: 'has a part after #, which cannot be sent' }
+}, { discreet: true })
+const text = scalar('text', 'a text', [{ type: ['string', 'number', 'boolean'] }], (word) => ({ value: word }))
+const patterns = oneOrMore(model, 'has to have a pattern; leave it out to mean all')
+const fixedProperties = mapping('property', labelGrammar, text)
 
-type SinkOf<S> = S extends Shape<infer T> ? T : never
-const sink: Shape<SinkOf<typeof sinkTypes.file> | SinkOf<typeof sinkTypes.stdout>> = {
-  json: { anyOf: [jsonOf(sinkTypes.file), jsonOf(sinkTypes.stdout)] },
+function settingShape(field: SettingField): Shape<unknown> {
+  switch (field.is) {
+    case 'text': return text
+    case 'path': return path
+    case 'url': return receiver
+    case 'secret': return givenSecret
+    case 'secrets': return oneOrMore(givenSecret, 'has to have a secret')
+    case 'duration': return duration('setting_duration', 0, 3_660 * dayMs)
+    case 'size': return size
+    case 'integer': return field.min === undefined && field.max === undefined ? whole : integer(`integer_${field.min ?? 0}_${field.max ?? ''}`, field.min ?? 0, field.max)
+    case 'boolean': return bool
+    case 'choice': return oneOf(field.among ?? [])
+    case 'texts': return oneOrMore(text, 'has to have an item')
+    case 'map': return mapping('name', /^[!-~]{1,128}$/, text)
+  }
+}
+
+const sinkFilter = object({
+  accounts: optional(patterns, null, 'Only these accounts; names and patterns with *.'),
+  plans: optional(patterns, null, 'Only these plans.'),
+  models: optional(patterns, null, 'Only calls of these models, as callers named them.'),
+}, { name: 'sink_filter', hints: { account: 'did you mean "accounts"?', plan: 'did you mean "plans"?', model: 'did you mean "models"?' } })
+const sinkMeter = object({
+  code: required(named('a name of a meter (printable ASCII, 80 characters at most)', /^[!-~](?:[ -~]{0,78}[!-~])?$/), 'The receiver\'s name of the meter.'),
+  quantity: required(raw('told_quantity', 'a quantity such as input_tokens - cached_input_tokens, or cost', [{ type: 'string' }]), 'What is told: a meter, or a sum or difference of meters.'),
+  value_property: optional(text, null, 'The property that holds the value, where the receiver has it among the properties. Default value.'),
+  copied: optional(mapping('property', labelGrammar, text), null, 'Properties from fields of the event: { model: model_served }.'),
+  fixed: optional(fixedProperties, null, 'Properties that are the same on every record: { type: input }.'),
+}, { name: 'sink_meter', hints: { meter: 'did you mean "quantity" or "code"?', properties: 'did you mean "copied" or "fixed"?', name: 'did you mean "code"?' } })
+
+/** Of every sink. */
+const sinkFields = {
+  name: required(id, 'Identifies it; its place in the outbox is kept under this name.'),
+  filter: optional(sinkFilter, null, 'Which events it gets. Default: all.'),
+}
+/** Of sinks that are told single quantities. */
+const recordFields = {
+  meters: optional(list(sinkMeter, { empty: 'has to have a meter; leave it out for the sink\'s own' }), null, 'Which quantities become which meters of the receiver. Default: the sink\'s own.'),
+  customers: optional(mapping('account', idGrammar, text), null, 'The receiver\'s ids of accounts: { acme: cus_123 }. Else the account\'s label TYPE_customer, else its own id.'),
+  unmapped: optional(oneOf(['bury', 'skip']), 'bury', 'Events of accounts without an id there: bury keeps them among the dead, skip leaves them out. Default bury.'),
+  rollup: optional(oneOf(['minute', 'hour']), null, 'One record for all that a customer used in a minute or an hour. Default: one for each event.'),
+}
+type RawSinkFields = Read<typeof sinkFields> & Partial<Read<typeof recordFields>>
+/** The settings of its kind lie beside, under their own names. */
+export type RawSink = RawSinkFields & { readonly type: string; readonly [setting: string]: unknown }
+
+function sinkShape(kind: SinkKind): Shape<RawSink> {
+  const settings: { [name: string]: Field<unknown> } = {}
+  for (const [name, field] of Object.entries(kind.settings)) {
+    assert(!Object.hasOwn(sinkFields, name) && !Object.hasOwn(recordFields, name) && name !== 'type' && name !== 'private', `the setting ${name} of ${kind.type} is called like one of every sink`)
+    settings[name] = 'otherwise' in field ? optional(settingShape(field), field.otherwise, field.about) : required(settingShape(field), field.about)
+  }
+  if (Object.values(kind.settings).some(({ is }) => is === 'url')) settings['private'] = optional(bool, false, 'Loopback and private addresses are meant. Default false.')
+  const shape = object({
+    ...sinkFields, type: required(oneOf([kind.type]), `${kind.type}: this kind of sink.`), ...settings, ...(kind.takes === 'records' ? recordFields : {}),
+  } as Fields, { name: `${kind.type}_sink` })
+  // The fields are those of RawSink and the kind's settings, which no type can know.
+  return shape as unknown as Shape<RawSink>
+}
+
+const sinkShapes = new Map(sinkKinds.map((kind) => [kind.type, sinkShape(kind)]))
+const sinkTypes = [...sinkShapes.keys()]
+const LATER_SINKS = ['nats', 'postgres', 's3', 'otlp', 'prometheus', 'exec', 'redis', 'autumn', 'schematic', 'stigg', 'zuora', 'killbill', 'moesif'] as const
+const sinkType = oneOf(sinkTypes, Object.fromEntries(LATER_SINKS.map((name) => [name, `the sink ${name} is not in this release`])))
+
+const sink: Shape<RawSink> = {
+  json: { anyOf: [...sinkShapes.values()].map(jsonOf) },
   read(node, at, report) {
     if (node.kind !== 'map') {
       report.problem(node, at, `has to be a mapping with name and type, but is ${what(node)}`)
@@ -608,17 +677,17 @@ const sink: Shape<SinkOf<typeof sinkTypes.file> | SinkOf<typeof sinkTypes.stdout
     }
     const entry = node.entries.get('type')
     if (entry === undefined) {
-      report.problem(node, at, `type is missing; it is one of ${listed(Object.keys(sinkTypes))}`)
+      report.problem(node, at, `type is missing; it is one of ${listed(sinkTypes)}`)
       return undefined
     }
     const type = sinkType.read(entry.value, pathOf(at, 'type'), report)
-    return type === undefined ? undefined : sinkTypes[type].read(node, at, report)
+    return type === undefined ? undefined : sinkShapes.get(type)?.read(node, at, report)
   },
 }
 
 // ---------------------------------------------------------------------------------------------------------------- notifications
 
-const receiver = scalar('webhook_url', 'an address such as https://hooks.example.com/tallygate', [{ type: 'string', pattern: '^https?://.' }], (text) => {
+const webhookUrl = scalar('webhook_url', 'an address such as https://hooks.example.com/tallygate', [{ type: 'string', pattern: '^https?://.' }], (text) => {
   const url = URL.parse(text)
   // It may hold a secret, so it is not shown.
   if (url === null || !/^https?:$/.test(url.protocol)) return { problem: 'is not an address; it begins with http:// or https://, such as https://hooks.example.com/tallygate' }
@@ -637,7 +706,7 @@ const headerGrammar = grammar(/^(?!(?:webhook-.*|content-.*|host|connection|tran
 const headerValue = scalar('header_value', 'a text of visible ASCII characters, best as "${NAME}"', [{ type: 'string' }], (text) => /^[!-~](?:[ -~]{0,1022}[!-~])?$/.test(text) ? { value: text } : { problem: 'is made of visible ASCII characters, 1024 at most' }, { discreet: true })
 
 const webhook = object({
-  url: required(receiver, 'Where notices are sent, by POST.'),
+  url: required(webhookUrl, 'Where notices are sent, by POST.'),
   secret: optional(signingSecret, null, 'Signs each call: whsec_ and base64; best as "${NAME}".'),
   secrets: optional(list(signingSecret), null, 'While one is being replaced: all of them, the newest first; each signs.'),
   types: optional(list(oneOf(NOTICE_TYPES, { thresholds: '"thresholds" is not a type of notice; did you mean "threshold"?' }), { empty: 'has to name a type; leave it out to mean all' }), null, 'Which notices. Default: all.'),
@@ -727,7 +796,7 @@ export type RawPeriodPrice = Of<typeof periodPrice>
 export type RawTier = Of<typeof tiers>[number]
 export type RawAccount = Of<typeof account>
 export type RawKey = Of<typeof key>
-export type RawFileSink = Of<typeof sinkTypes.file>
+export type RawSinkMeter = Of<typeof sinkMeter>
 export type RawStore = Of<typeof store>
 export type RawUpstream = Of<typeof upstream>
 export type RawModel = Of<typeof modelEntry>

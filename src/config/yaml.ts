@@ -104,6 +104,7 @@ export function parseYaml(file: string, text: string, substitute: Substitute, re
     if (told.has(error.pos[0]) || told.size >= syntaxProblemsMax) continue
     told.add(error.pos[0])
     const sentence = error.code === 'MULTIPLE_DOCS' ? 'a second document begins here ("---"); a file holds one'
+      : error.code === 'BLOCK_AS_IMPLICIT_KEY' ? 'is not valid YAML: a mapping cannot begin here, in the middle of a line; look at how this line and the one before are indented'
       : error.message.startsWith('Maximum call stack') ? 'is nested too deeply to be read' : `is not valid YAML: ${oneLine(error.message)}`
     report.problemAt(source, error.pos[0], null, sentence)
   }

@@ -28,10 +28,11 @@ const waitStepMaxMs = 250
 export function entitle(x: Exchange): Entitlement {
   const { route, principal, facts } = x
   if (route === null || principal === null || facts === null) throw new Error('nothing is known of the call')
-  const endUser = principal.endUserFrom === null ? null : principal.endUserFrom.kind === 'header' ? endUserHeader(x) : facts.user
+  const claimed = principal.endUserFrom === null ? null : principal.endUserFrom.kind === 'header' ? endUserHeader(x) : facts.user
+  const endUser = x.endUser = claimed === null ? null : claimed.slice(0, 256)
   const entitlement = resolveEntitlement(principal, {
     endpoint: route.name, endpointByDefault: route.endpoint.byDefault, known: route.known, model: facts.model, features: facts.features, ordinary: ordinaryOf(route, facts),
-    endUser: endUser === null ? null : endUser.slice(0, 256),
+    endUser,
   }, x.config.plans, x.admittedMs)
   if (entitlement instanceof GatewayError) throw entitlement
   return entitlement
@@ -57,7 +58,22 @@ export async function admit(x: Exchange, w: Workings): Promise<void> {
     }
   }
   if (refusal !== null) throw refusal.error
+  await takeSeats(x, w)
   if (x.d.gone) throw new DownstreamGone()
+}
+
+/** After everything else: a call that is refused for another reason takes nobody's seat. */
+async function takeSeats(x: Exchange, w: Workings): Promise<void> {
+  // The store is away, and the plan serves all the same.
+  if (x.unheld) return
+  try {
+    await w.seats.take(x)
+  } catch (error) {
+    if (error instanceof GatewayError && error.code === 'concurrency_limit') throw error
+    if (admitted(x).entitlement.policy.storeDown.kind === 'allow') return
+    if (error instanceof GatewayError) throw error
+    throw unmetered(error instanceof Error && error.name === 'StoreUnavailable' ? error.message : `no seat could be taken: ${error instanceof Error ? error.name : 'unknown'}`)
+  }
 }
 
 interface Refused {

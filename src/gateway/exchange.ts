@@ -12,6 +12,7 @@ import type { Answer } from './answer.ts'
 import type { Downstream } from './downstream.ts'
 import type { Living } from './lease.ts'
 import type { Listed } from './roster.ts'
+import type { Seat } from './seats.ts'
 import type { Destination, Route } from './route.ts'
 
 /** One request and its answer, with everything that is known of it. Every field is set here, in the order in which it becomes known. */
@@ -30,6 +31,8 @@ export class Exchange implements Listed {
   facts: RequestFacts | null = null
   destination: Destination | null = null
 
+  /** A trusted key's claim; null: none. */
+  endUser: string | null = null
   entitlement: Entitlement | null = null
   /** null: the endpoint counts toward nothing. */
   draft: Draft | null = null
@@ -50,6 +53,8 @@ export class Exchange implements Listed {
   checkpoint = 0
   /** What keeps its reservation alive. */
   living: Living | null = null
+  /** That it runs on. */
+  readonly seats: Seat[] = []
 
   skeleton: EventSkeleton | null = null
   answer: Answer | null = null

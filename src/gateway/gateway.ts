@@ -17,6 +17,7 @@ import { RefusalMemory } from './refusal-memory.ts'
 import { presentable, respondError, statusOf } from './respond.ts'
 import { Roster } from './roster.ts'
 import { RouteTable } from './route.ts'
+import { Seats } from './seats.ts'
 import { Settler } from './settler.ts'
 import { tellEnded, tellRefused } from './told.ts'
 import { Tunnel } from './tunnel.ts'
@@ -39,6 +40,7 @@ export class Gateway {
     this.#limits = { ...defaultBounds, ...parts.bounds }
     const { leaseMs, renewMs, settleMs, settlementsMax } = this.#limits
     this.#config = parts.config()
+    const lease = new Lease({ store, clock, log, leaseMs, renewMs })
     this.#workings = {
       config: () => parts.config(), keys: parts.keys, guard: parts.guard, tokenizer: parts.tokenizer, providers: parts.providers, httpEndpoint: parts.httpEndpoint,
       store, clock, random, log, metrics,
@@ -47,7 +49,8 @@ export class Gateway {
       routes: new RouteTable(parts.providers),
       forwarder: parts.forwarder ?? new Forwarder(),
       settler: new Settler({ store, spool: parts.spool ?? null, clock, random, log, metrics, settleMs, queueMax: settlementsMax }),
-      lease: new Lease({ store, clock, log, leaseMs, renewMs }),
+      lease,
+      seats: new Seats({ store, clock, random, lease, leaseMs, patienceMs: this.#limits.reserveMs }),
       refusals: new RefusalMemory(),
       outage: new Outage({ log, clock }),
       upstreams: new UpstreamMemory(),
@@ -124,6 +127,7 @@ export class Gateway {
   /** Lets go of timers and upstream connections. After `idle`. */
   async close(): Promise<void> {
     this.#workings.stopping = true
+    this.#workings.seats.close()
     this.#workings.lease.close()
     this.#workings.settler.close()
     await this.#workings.forwarder.close()
@@ -180,6 +184,7 @@ export class Gateway {
       this.#workings.lease.remove(x.living)
       void this.#workings.settler.void({ id: x.id, nowMs: clock.nowMs(), home: x.principal.home })
     }
+    this.#workings.seats.leave(x)
     this.#open.remove(x)
     metrics.open.set(this.#open.size)
     tellEnded(x, this.#parts)

@@ -14,6 +14,9 @@ export interface Living extends Listed {
   nextCheckpoint(): number
   /** The store no longer holds the reservation: hold it again, or end. */
   lost(): void
+  /** Until when it is to live from now on; null: it needs no sign of life now. Absent: for a lease from every beat on. */
+  renewalMs?(nowMs: number): number | null
+  renewed?(deadlineMs: number): void
 }
 
 export interface LeaseParts {
@@ -79,15 +82,20 @@ export class Lease {
   async #renew(living: Living): Promise<boolean> {
     const { store, clock } = this.#parts
     const nowMs = clock.nowMs()
+    const deadlineMs = living.renewalMs === undefined ? this.deadlineMs(nowMs) : living.renewalMs(nowMs)
+    if (deadlineMs === null) return true
     let answer: ExtendAnswer
     try {
       answer = await store.extend({
-        id: living.id, nowMs, home: living.home, checkpoint: living.nextCheckpoint(), deadlineMs: this.deadlineMs(nowMs), counted: living.counted(), checks: null,
+        id: living.id, nowMs, home: living.home, checkpoint: living.nextCheckpoint(), deadlineMs, counted: living.counted(), checks: null,
       })
     } catch (error) {
       this.#failed('extend', error)
       return false
     }
+    if (answer.outcome === 'extended') living.renewed?.(deadlineMs)
+    // A seat is freed without an event, and voided by that.
+    if (answer.outcome === 'already_voided' && living.renewed !== undefined) living.lost()
     // It may have ended while the answer was on its way.
     if ((answer.outcome === 'expired' || answer.outcome === 'unknown') && this.#living.has(living)) living.lost()
     return true
@@ -104,8 +112,10 @@ export class Lease {
       if (due.length === 0) return
       const living = new Set(this.#living.list().map(({ id }) => id))
       const orphans = due.filter(({ id }) => !living.has(id))
-      await Promise.all(orphans.map(({ id, home, checkpoint }) => store.expire({ id, home, checkpoint, nowMs })))
-      if (orphans.length > 0) this.#parts.log.warn({ reservations: orphans.length }, 'reservations of a gateway that is gone have expired')
+      const answers = await Promise.all(orphans.map(({ id, home, checkpoint }) => store.expire({ id, home, checkpoint, nowMs })))
+      // That a seat has lingered long enough is nothing to tell.
+      const expired = answers.filter(({ outcome }) => outcome !== 'freed').length
+      if (expired > 0) this.#parts.log.warn({ reservations: expired }, 'reservations of a gateway that is gone have expired')
     } catch (error) {
       this.#contactSinceMs = null
       this.#failed('due', error)

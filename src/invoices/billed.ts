@@ -7,7 +7,7 @@ export type EventData = Readonly<Record<string, unknown>>
 
 /** As events name quantities, where that is another name than the meter's. */
 const names: { readonly [M in BuiltinMeter]?: string } = { compute_seconds: 'compute_ms' }
-const priced = (Object.keys(METERS) as BuiltinMeter[]).filter((meter) => meter !== 'cost' && meter !== 'concurrency').map((meter) => [meter, names[meter] ?? meter] as const)
+const priced = (Object.keys(METERS) as BuiltinMeter[]).filter((meter) => meter !== 'cost' && meter !== 'concurrency' && meter !== 'seats').map((meter) => [meter, names[meter] ?? meter] as const)
 
 export function quantitiesOf(data: EventData): Quantities {
   const quantities: Quantities = {}

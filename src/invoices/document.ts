@@ -62,7 +62,7 @@ const words: { readonly [kind in InvoiceLine['kind']]: string } = {
 
 /** An invoice for people: a table for each currency. */
 export function invoiceText({ account, period, currencies, events, corrections, unpriced_events: unpriced }: InvoiceDocument): string {
-  const counted = [`${events} calls`, ...(corrections === 0 ? [] : [`${corrections} corrections`]), ...(unpriced === 0 ? [] : [`${unpriced} without a price`])]
+  const counted = [`${events} ${events === 1 ? 'call' : 'calls'}`, ...(corrections === 0 ? [] : [`${corrections} corrections`]), ...(unpriced === 0 ? [] : [`${unpriced} without a price`])]
   const head = [`Invoice preview of ${shown(account)}`, `${period.start} up to ${period.end} (${period.timezone}), ${counted.join(', ')}`]
   if (currencies.length === 0) return [...head, '', 'Nothing to pay.'].join('\n')
   const tables = currencies.map(({ currency, lines, usage, adjustments, total }) => {

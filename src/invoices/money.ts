@@ -1,6 +1,6 @@
 import { METERS } from '../metering/meter.ts'
 import type { BuiltinMeter } from '../metering/meter.ts'
-import { decimalOfNanos } from '../metering/price.ts'
+import { decimalOfNanos, withoutZeros } from '../metering/price.ts'
 
 /** Money and quantities as texts, exactly. */
 
@@ -39,11 +39,7 @@ export function priceText(picos: number, meter: string, scale: number): string {
 
 /** Without zeros at its end. */
 function plain(amount: bigint, digits: number): string {
-  if (digits === 0) return String(amount)
-  const text = moneyText(amount, digits)
-  let end = text.length
-  while (text[end - 1] === '0') end -= 1
-  return text.slice(0, text[end - 1] === '.' ? end - 1 : end)
+  return digits === 0 ? String(amount) : withoutZeros(moneyText(amount, digits))
 }
 
 function meterScale(meter: string): number {

@@ -11,6 +11,8 @@ export type UsageSource = 'upstream' | 'upstream_partial' | 'counted' | 'estimat
 
 /** The part of an event's data that is known at admission. */
 export interface EventSkeleton {
+  /** It is no call's, but that of a seat: nothing was used when it ends, so it ends without an event. */
+  readonly seat?: true
   readonly source: string
   readonly account: string
   readonly key: string

@@ -17,6 +17,7 @@ import { balanceOf, drawnCeiling, freeOf, heldAgainst, NOTHING, outlives, slotOf
 export class Ledger {
   readonly #forgetAfterMs: number
   readonly #timeOf: (id: string) => number
+  readonly #told: boolean
   readonly #counters = new Map<string, Counter>()
   readonly #open = new Map<string, Open>()
   readonly #expired = new Map<string, Expired>()
@@ -28,6 +29,7 @@ export class Ledger {
   constructor(options: LedgerOptions) {
     this.#forgetAfterMs = options.forgetAfterMs
     this.#timeOf = options.timeOf ?? timeOfId
+    this.#told = options.tellsStanding ?? true
   }
 
   // === Moves ===
@@ -47,7 +49,7 @@ export class Ledger {
     const lines: HeldLine[] = m.checks.map((check) => ({ ...drawnLineOf(check), held: check.fixed + check.perUnit * fit.u }))
     const effect: Effect = { t: 'reserve', id: m.id, home: m.home, u: fit.u, deadline: m.deadlineMs, lines, skeleton: m.skeleton }
     this.apply(effect)
-    return { answer: { outcome: 'admitted', u: fit.u, balances: this.balances(m.checks), shadowed: fit.shadowed }, effect, record: null }
+    return { answer: { outcome: 'admitted', u: fit.u, balances: this.#standing(m.checks), shadowed: fit.shadowed }, effect, record: null }
   }
 
   extend(m: Extend): Step<ExtendAnswer> {
@@ -126,7 +128,7 @@ export class Ledger {
       body: m.event, usage: m.usage, booked: booked?.usage ?? null, drawn, overruns,
     }
     const outcome = booked !== null ? 'settled_late' : open === undefined ? 'settled_unheld' : 'settled'
-    return { answer: { outcome, drawn, overruns, balances: this.balances(m.checks) }, effect, record }
+    return { answer: { outcome, drawn, overruns, balances: this.#standing(m.checks) }, effect, record }
   }
 
   void(m: Void): Step<VoidAnswer> {
@@ -146,6 +148,11 @@ export class Ledger {
     const open = this.#open.get(m.id)
     if (open === undefined) return unchanged({ outcome: 'unknown' })
     if (m.checkpoint !== null && (m.checkpoint !== open.checkpoint || open.deadline > m.nowMs)) return unchanged({ outcome: 'not_due' })
+    if (open.skeleton.seat === true) {
+      const freed: Effect = { t: 'void', id: m.id }
+      this.apply(freed)
+      return { answer: { outcome: 'freed' }, effect: freed, record: null }
+    }
     const amounts = open.counted?.amounts ?? open.booked?.amounts ?? open.lines.map(() => 0)
     const usage = open.counted?.usage ?? open.booked?.usage ?? {}
     const drawn: Draw[] = []
@@ -164,6 +171,10 @@ export class Ledger {
   }
 
   // === Reading ===
+
+  #standing(checks: readonly Check[]): readonly Balance[] {
+    return this.#told ? this.balances(checks) : NO_BALANCES
+  }
 
   balances(checks: readonly Check[]): Balance[] {
     return checks.map((check) => balanceOf(check, this.#lookUp))
@@ -438,6 +449,8 @@ export interface LedgerOptions {
   readonly forgetAfterMs: number
   /** The instant that an id begins with. */
   readonly timeOf?: (id: string) => number
+  /** False: whoever is admitted or settled is not told where he stands, because nobody reads it. */
+  readonly tellsStanding?: boolean
 }
 
 /** A move's answer, with what a journal keeps of it. `effect` null: nothing has changed. `record`: the event that it wrote. */
@@ -514,6 +527,7 @@ interface Expired {
 type DumpRow = ['c', string, number, number, number | null] | ['o', string, Open] | ['e', string, Expired] | ['x', string, string]
 
 const VOIDED = ''
+const NO_BALANCES: readonly Balance[] = []
 const NO_DRAWS: BookedLine['draws'] = []
 const METER_NAMES = Object.keys(METERS) as BuiltinMeter[]
 

@@ -20,6 +20,8 @@ export const METERS = {
   /** Counted in nanos: billionths of the currency unit. */
   cost: { scale: 1_000_000_000, unit: 'currency' },
   concurrency: { scale: 1, unit: 'concurrent-requests' },
+  /** Holders (keys or end users) at once, see limits/concurrency.ts. */
+  seats: { scale: 1, unit: 'concurrent-requests' },
 } as const
 
 export type BuiltinMeter = keyof typeof METERS

@@ -93,7 +93,8 @@ export interface Expire {
   /** The checkpoint the sweeper read; null: whatever it is (the embedded store at start, where no gateway can be left). */
   readonly checkpoint: number | null
 }
-export type ExpireAnswer = { readonly outcome: 'expired' | 'not_due' | 'unknown' | 'broken' }
+/** `freed`: it was a seat, and has ended without an event. */
+export type ExpireAnswer = { readonly outcome: 'expired' | 'freed' | 'not_due' | 'unknown' | 'broken' }
 
 export interface DueReservation {
   readonly id: string

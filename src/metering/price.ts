@@ -181,3 +181,11 @@ export function decimalOfNanos(nanos: number | bigint, scale = 9): string {
   const digits = (typeof nanos === 'bigint' ? (nanos < 0n ? -nanos : nanos).toString() : Math.abs(nanos).toFixed(0)).padStart(scale + 1, '0')
   return `${nanos < 0 ? '-' : ''}${digits.slice(0, -scale)}.${digits.slice(-scale)}`
 }
+
+/** Decimal text without the zeros at the end of its fraction. */
+export function withoutZeros(decimal: string): string {
+  if (!decimal.includes('.')) return decimal
+  let end = decimal.length
+  while (decimal[end - 1] === '0') end -= 1
+  return decimal.slice(0, decimal[end - 1] === '.' ? end - 1 : end)
+}

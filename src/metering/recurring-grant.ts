@@ -57,7 +57,8 @@ export function grantsAt(terms: GrantTerms, account: string, calendar: AccountCa
     if (period !== running && overMs !== null && overMs <= running.startMs) break
     const fromMs = Math.max(startMs, effectiveMs ?? -Infinity)
     if (overMs === null || fromMs < overMs) grants.push(grantOf(terms, account, `${terms.id}@${instantText(startMs)}`, fromMs, overMs))
-    const before = rhythmPeriod(every, calendar, subscription, startMs - 1)
+    // One that lasts for its period is over before the next begins.
+    const before: Rhythm | null = lastsMs === null ? null : rhythmPeriod(every, calendar, subscription, startMs - 1)
     period = before === null || before.startMs >= startMs ? null : before
   }
   return { grants, fromMs: running.startMs, untilMs: running.endMs ?? Infinity }

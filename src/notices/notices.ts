@@ -6,13 +6,12 @@ import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Random } from '../random.ts'
 import { Delivery } from '../sinks/deliver.ts'
-import { WebhookWire } from '../sinks/webhook-request.ts'
 import type { Store } from '../stores/store.ts'
 import { Announcer } from './announcer.ts'
 import { NoticeBook } from './notice-book.ts'
 import type { StoredPaces } from './paces.ts'
-import { UseWatch, WATCH_NAME } from './use-watch.ts'
-import { Webhook } from './webhook.ts'
+import { UseWatch, WATCHING, WATCH_NAME } from './use-watch.ts'
+import { Webhook, webhookHttp } from './webhook.ts'
 
 export interface NoticesParts {
   readonly store: Pick<Store, 'balances' | 'outbox' | 'records'>
@@ -95,7 +94,7 @@ export class Notices {
     const { store: { records, outbox }, clock, random, log, metrics } = this.#parts
     for (const [id, config] of wanted) {
       if (this.#webhooks.has(id)) continue
-      const webhook = new Webhook({ config, wire: new WebhookWire(config.url), records, outbox, clock, random, log, metrics, holder })
+      const webhook = new Webhook({ config, http: webhookHttp(clock), records, outbox, clock, random, log, metrics, holder })
       this.#webhooks.set(id, webhook)
       webhook.start()
     }
@@ -108,7 +107,7 @@ export class Notices {
     this.#watching = null
     if (config === null) return
     const sink = new UseWatch({ store, directory, book: this.#book, paces, config, instance, clock, log })
-    const delivery = new Delivery({ sink, outbox: store.outbox, clock, random, log, metrics, holder: instance })
+    const delivery = new Delivery({ name: WATCH_NAME, kind: WATCHING, mapping: null, sink, outbox: store.outbox, clock, random, log, metrics, holder: instance })
     this.#watching = { config, delivery }
     delivery.start()
   }

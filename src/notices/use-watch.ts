@@ -7,7 +7,6 @@ import type { Log } from '../log.ts'
 import { someLimit } from '../metering/entitlement.ts'
 import type { StandingOf } from '../metering/entitlement.ts'
 import type { Check, Balance } from '../metering/check.ts'
-import type { UsageEvent } from '../metering/event.ts'
 import { toWholeSecond } from '../metering/event.ts'
 import { isWorthTelling, paceWith } from '../metering/forecast.ts'
 import type { Grant } from '../metering/grant.ts'
@@ -23,7 +22,8 @@ import { quotaItems } from '../metering/quota.ts'
 import type { QuotaItem } from '../metering/quota.ts'
 import { draftStanding } from '../metering/reservation.ts'
 import type { Draft } from '../metering/reservation.ts'
-import type { DeliveryReport, Sink } from '../sinks/sink.ts'
+import type { Telling } from '../sinks/mapping.ts'
+import type { DeliveryReport, Sink, SinkRecord } from '../sinks/sink.ts'
 import { StoreUnavailable } from '../stores/store.ts'
 import type { Store } from '../stores/store.ts'
 import { noticeId } from './notice.ts'
@@ -48,6 +48,16 @@ export interface UseWatchParts {
 
 /** Its name among the consumers of the outbox: no sink can have it. */
 export const WATCH_NAME = '@notices'
+
+const batchMax = 1_000
+/** It looks at whole events, again as often as it is given them, and there is no end to its patience. */
+export const WATCHING: Telling = {
+  type: 'notices', takes: 'events',
+  contract: {
+    verified: true, batchMax, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'what is told', duplicateSignal: 'silent', failureUnit: 'batch',
+    oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'durable', corrections: 'negative', serialBy: 'none', inFlightMax: 1,
+  },
+}
 
 /** Events of so long are looked at together: an account's thousand calls are one look. */
 const gatherMs = 1_000
@@ -82,8 +92,6 @@ interface Look {
  * threshold that is passed becomes a notice, whose id is the limit, the period and the threshold. So it is told once, however often and by however many it is found.
  */
 export class UseWatch implements Sink {
-  readonly name = WATCH_NAME
-  readonly batchMax = 1_000
   readonly #parts: UseWatchParts
   /** Ids that are known to be told. */
   readonly #told = new Memo<string, true>(toldMemo)
@@ -95,11 +103,11 @@ export class UseWatch implements Sink {
     this.#parts = parts
   }
 
-  async deliver(batch: readonly UsageEvent[], signal: AbortSignal): Promise<DeliveryReport> {
+  async deliver(batch: readonly SinkRecord[], signal: AbortSignal): Promise<DeliveryReport> {
     const { clock } = this.#parts
     // A full batch has others behind it.
-    if (batch.length < this.batchMax) await pause(clock, gatherMs, signal)
-    const touched = touchedBy(batch)
+    if (batch.length < batchMax) await pause(clock, gatherMs, signal)
+    const touched = touchedBy(batch.flatMap((record) => (record.is === 'event' ? [record.event] : [])))
     const owed = [...this.#owed.values()]
     try {
       await this.#lookAt([...touched, ...owed])
@@ -212,7 +220,7 @@ export class UseWatch implements Sink {
     const facts = grant === null ? this.#factsOf(look, balance) : this.#factsOfGrant(look, grant, balance)
     if (facts === undefined) return
     const what = grant === null ? `'${look.applied.limit.name}'` : `the grant '${grant.id}' of '${grant.limit}'`
-    const text = `${facts.account} has used ${percent}% of ${what}${facts.data['per'] === 'key' ? ` with the key '${look.principal.keyId}'` : ''}: ${numbers(facts.data['used'])} of ${numbers(facts.data['ceiling'])} ${facts.unit}`
+    const text = `${facts.account} has reached ${threshold}% of ${what}${facts.data['per'] === 'key' ? ` with the key '${look.principal.keyId}'` : ''}: ${numbers(facts.data['used'])} of ${numbers(facts.data['ceiling'])} ${facts.unit} are used`
     const forgetMs = grant === null ? forgottenFrom(look.period) : later(grantEndsMs(grant), keptMs)
     await this.#write({ id, type: 'threshold', account: facts.account, atMs: nowMs, source: this.#source, text, data: { threshold, percent, ...facts.data }, forgetMs })
   }

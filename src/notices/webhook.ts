@@ -2,10 +2,13 @@ import type { Clock } from '../clock.ts'
 import type { WebhookConfig } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import { matchesAny } from '../metering/glob.ts'
+import { Memo } from '../metering/limits/counter.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Random } from '../random.ts'
 import { signatureHeaders } from '../sinks/webhook-signature.ts'
-import type { WebhookAnswer, WebhookWire } from '../sinks/webhook-request.ts'
+import { SinkHttp } from '../sinks/http.ts'
+import type { HttpAnswer } from '../sinks/http.ts'
+import { DeliveryFailed } from '../sinks/sink.ts'
 import { StoreUnavailable } from '../stores/store.ts'
 import type { Fence, Outbox, Records } from '../stores/store.ts'
 import { toNotice, toNoticeEvent } from './notice.ts'
@@ -14,7 +17,7 @@ import { noticeKinds } from './notice-book.ts'
 
 export interface WebhookParts {
   readonly config: WebhookConfig
-  readonly wire: Pick<WebhookWire, 'post' | 'close'>
+  readonly http: Pick<SinkHttp, 'send' | 'close'>
   readonly records: Records
   readonly outbox: Pick<Outbox, 'lease' | 'release'>
   readonly clock: Clock
@@ -25,6 +28,10 @@ export interface WebhookParts {
   readonly holder: string
 }
 
+const connections = 4
+/** Of an answer that says more than its status, which is nobody's business. */
+const answerBytesMax = 65_536
+const endedMemo = 10_000
 const leaseMs = 30_000
 const renewEveryMs = 10_000
 /** While another delivers, this is how often the lease is asked for again. */
@@ -37,6 +44,11 @@ const firstWaitMs = 1_000
 const longestWaitMs = 3_600_000
 /** A notice that has not been taken so long after it was found is not sent any more. */
 const givenUpMs = 3 * 86_400_000
+
+/** The way to a receiver. It may be on a private network: the address is the operator's. */
+export function webhookHttp(clock: Clock): SinkHttp {
+  return new SinkHttp({ permitPrivate: true, connections }, { clock })
+}
 
 /** A notice on its way. */
 interface Pending {
@@ -56,6 +68,8 @@ export class Webhook {
   /** In metrics and the log: the host alone, and a part of the id, because the rest of a url may be a secret. */
   readonly #name: string
   readonly #pending = new Map<string, Pending>()
+  /** Ids that are written down as done: the news of a notice may come after it was found and delivered. */
+  readonly #ended = new Memo<string, true>(endedMemo)
   readonly #stop = new AbortController()
   readonly #attempts = new Set<Promise<void>>()
   #fence: Fence | null = null
@@ -89,7 +103,7 @@ export class Webhook {
     await this.#running
     await Promise.allSettled(this.#attempts)
     this.#letGo()
-    await this.#parts.wire.close()
+    await this.#parts.http.close()
     // Left to run out when this fails: that only takes longer.
     if (this.#fence !== null) await this.#parts.outbox.release(this.#fence).catch(() => undefined)
   }
@@ -165,7 +179,7 @@ export class Webhook {
 
   #add(notice: Notice, sinceMs: number): void {
     const { types, accounts } = this.config
-    if (notice.atMs < sinceMs || this.#pending.has(notice.id)) return
+    if (notice.atMs < sinceMs || this.#pending.has(notice.id) || this.#ended.get(notice.id) === true) return
     if ((types !== null && !types.includes(notice.type)) || (accounts !== null && !matchesAny(accounts, notice.account))) return
     this.#pending.set(notice.id, { notice, attempts: 0, nextMs: this.#parts.clock.nowMs(), running: false })
     this.#wake()
@@ -201,22 +215,22 @@ export class Webhook {
   }
 
   async #deliver(pending: Pending): Promise<void> {
-    const { clock, log, metrics, wire } = this.#parts
+    const { clock, log, metrics, http } = this.#parts
     const { notice } = pending
     if (clock.nowMs() >= notice.atMs + givenUpMs) return await this.#giveUp(pending, 'it was not taken for three days')
     pending.attempts += 1
     const body = JSON.stringify(toNoticeEvent(notice))
     const headers = {
-      ...this.config.headers, 'content-type': 'application/cloudevents+json; charset=utf-8', 'user-agent': 'tallygate', ...signatureHeaders({ id: notice.id, body }, this.config.secrets, clock.nowMs()),
+      ...this.config.headers, 'content-type': 'application/cloudevents+json; charset=utf-8', 'user-agent': 'tallygate', ...signatureHeaders(this.config.secrets, notice.id, Math.floor(clock.nowMs() / 1_000), body),
     }
     const attempt = new AbortController()
     const cancel = clock.after(attemptMs, () => attempt.abort(new Error('the receiver took too long')), { unref: true })
-    let answer: WebhookAnswer | null = null
+    let answer: HttpAnswer | null = null
     let why = ''
     try {
-      answer = await wire.post(headers, body, AbortSignal.any([this.#stop.signal, attempt.signal]))
+      answer = await http.send({ url: this.config.url, headers, body, answerMax: answerBytesMax, statusSuffices: true }, AbortSignal.any([this.#stop.signal, attempt.signal]))
     } catch (error) {
-      why = error instanceof Error && 'code' in error ? String(error.code) : 'no answer'
+      why = error instanceof DeliveryFailed ? error.message : 'no answer'
     } finally {
       cancel()
     }
@@ -238,12 +252,12 @@ export class Webhook {
   }
 
   /** Later, by chance and by what the receiver asks for. */
-  #later(pending: Pending, answer: WebhookAnswer | null): void {
+  #later(pending: Pending, answer: HttpAnswer | null): void {
     const { clock, random } = this.#parts
     const nowMs = clock.nowMs()
     const longestMs = Math.min(longestWaitMs, firstWaitMs * 2 ** Math.min(pending.attempts, 20))
     pending.nextMs = nowMs + longestMs / 2 + (longestMs / 2) * random.fraction()
-    const askedMs = answer === null || (answer.status !== 429 && answer.status !== 503) ? null : retryAfterMs(answer.retryAfter, nowMs)
+    const askedMs = answer === null || (answer.status !== 429 && answer.status !== 503) ? null : retryAfterMs(answer.headers['retry-after'] ?? null, nowMs)
     // Meant for all that we send, not for this alone.
     if (askedMs !== null) {
       this.#quietUntilMs = nowMs + Math.min(askedMs, longestWaitMs)
@@ -261,6 +275,7 @@ export class Webhook {
 
   async #done(pending: Pending, state: 'delivered' | 'given_up'): Promise<void> {
     await this.#parts.records.put(noticeKinds.delivery, `${this.config.id}/${pending.notice.id}`, { state, at_ms: this.#parts.clock.nowMs(), attempts: pending.attempts })
+    this.#ended.set(pending.notice.id, true)
     this.#pending.delete(pending.notice.id)
   }
 

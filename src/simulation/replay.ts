@@ -127,7 +127,7 @@ export class Replay {
   constructor(offer: Offer, watcher: Watcher) {
     this.#offer = offer
     this.#watcher = watcher
-    this.#ledger = new Ledger({ forgetAfterMs: offer.forgetAfterMs })
+    this.#ledger = new Ledger({ forgetAfterMs: offer.forgetAfterMs, tellsStanding: false })
   }
 
   take(call: RecordedCall): void {

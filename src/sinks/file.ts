@@ -2,17 +2,14 @@ import { constants } from 'node:fs'
 import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { Clock } from '../clock.ts'
-import type { UsageEvent } from '../metering/event.ts'
-import type { DeliveryReport, Sink } from './sink.ts'
+import type { DeliveryReport, Sink, SinkKind, SinkRecord } from './sink.ts'
 
-export interface FileSettings {
+interface FileSettings {
   readonly path: string
-  /** A new file is begun once this one has as many bytes. */
-  readonly maxBytes: number
-  /** A new file is begun every day (UTC). */
+  readonly max_bytes: number
   readonly daily: boolean
-  /** Files begun before this long ago are removed, ms; absent: none is. */
-  readonly keepMs?: number
+  /** ms */
+  readonly keep: number | null
 }
 
 const DAY_MS = 86_400_000
@@ -28,16 +25,31 @@ const TAIL_BYTES = 8 * 1024 * 1024
  * one delivers at a time, and whoever takes over finds it as the one before has left it.
  * Rotated files are named `usage.2026-11-22.1.ndjson`.
  */
-export async function openFileSink(name: string, settings: FileSettings, clock: Clock): Promise<Sink> {
+export const file: SinkKind = {
+  type: 'file',
+  takes: 'events',
+  contract: {
+    verified: true, batchMax: 1_000, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'the event\'s id, at the end of the file',
+    duplicateSignal: 'silent', failureUnit: 'batch', oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'durable',
+    corrections: 'negative', serialBy: 'none', inFlightMax: 1,
+  },
+  settings: {
+    path: { is: 'path', about: 'Where; folders are made.' },
+    max_bytes: { is: 'size', otherwise: 100 * 1_048_576, about: 'A new file is begun beyond this. Default 100MiB.' },
+    daily: { is: 'boolean', otherwise: true, about: 'A new file is begun every day (UTC). Default true.' },
+    keep: { is: 'duration', otherwise: null, about: 'Files begun longer ago than this are removed. Default: none is.' },
+  },
+  open: (_name, settings, { clock }) => openFile(settings as unknown as FileSettings, clock),
+}
+
+async function openFile(settings: FileSettings, clock: Clock): Promise<Sink> {
   // That it can be had is found out now; how it ends only once this gateway delivers, because another may be in the middle of a line.
   await mkdir(dirname(settings.path), { recursive: true, mode: 0o700 })
   await (await open(settings.path, MODE, 0o600)).close()
-  return new FileSink(name, settings, clock)
+  return new FileSink(settings, clock)
 }
 
 class FileSink implements Sink {
-  readonly name: string
-  readonly batchMax = 1_000
   readonly #settings: FileSettings
   readonly #clock: Clock
   #file: FileHandle | null = null
@@ -48,8 +60,7 @@ class FileSink implements Sink {
   /** Ids at the file's end, which may come again; dropped once deliveries have passed them. */
   #written = new Set<string>()
 
-  constructor(name: string, settings: FileSettings, clock: Clock) {
-    this.name = name
+  constructor(settings: FileSettings, clock: Clock) {
     this.#settings = settings
     this.#clock = clock
   }
@@ -75,14 +86,14 @@ class FileSink implements Sink {
     await this.#removeOld()
   }
 
-  async deliver(batch: readonly UsageEvent[], signal: AbortSignal): Promise<DeliveryReport> {
+  async deliver(batch: readonly SinkRecord[], signal: AbortSignal): Promise<DeliveryReport> {
     signal.throwIfAborted()
     await this.#asItIs()
     await this.#rotate()
-    const accepted = batch.map((event) => event.id)
-    const fresh = this.#written.size === 0 ? batch : batch.filter((event) => !this.#written.has(event.id))
+    const accepted = batch.map(({ id }) => id)
+    const fresh = this.#written.size === 0 ? batch : batch.filter(({ id }) => !this.#written.has(id))
     if (fresh.length > 0) {
-      const bytes = Buffer.from(fresh.map((event) => `${JSON.stringify(event)}\n`).join(''), 'utf8')
+      const bytes = Buffer.from(fresh.map((record) => `${JSON.stringify(record.is === 'event' ? record.event : record)}\n`).join(''), 'utf8')
       await this.#append(bytes)
       // Deliveries are in order: after a batch that is wholly new, nothing older than that can come but on purpose. It comes itself, with more behind it, when
       // the store was not there to be told that it is done.
@@ -132,7 +143,7 @@ class FileSink implements Sink {
 
   async #rotate(): Promise<void> {
     const day = dayOf(this.#clock.nowMs())
-    const due = this.#size >= this.#settings.maxBytes || (this.#settings.daily && day !== this.#day && this.#size > 0)
+    const due = this.#size >= this.#settings.max_bytes || (this.#settings.daily && day !== this.#day && this.#size > 0)
     if (!due) {
       if (this.#size === 0) this.#day = day
       return
@@ -146,9 +157,9 @@ class FileSink implements Sink {
   }
 
   async #removeOld(): Promise<void> {
-    const { path, keepMs } = this.#settings
-    if (keepMs === undefined) return
-    const oldest = dayOf(this.#clock.nowMs() - keepMs - DAY_MS)
+    const { path, keep } = this.#settings
+    if (keep === null) return
+    const oldest = dayOf(this.#clock.nowMs() - keep - DAY_MS)
     const folder = dirname(path)
     const { stem, extension } = this.#nameParts()
     for (const name of await readdir(folder)) {

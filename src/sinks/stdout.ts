@@ -1,18 +1,26 @@
-import type { Writable } from 'node:stream'
-import type { UsageEvent } from '../metering/event.ts'
-import type { DeliveryReport, Sink } from './sink.ts'
+import type { Sink, SinkKind } from './sink.ts'
 
 /** Usage events as NDJSON on standard output, for whoever collects it. Acknowledged once handed to the kernel. */
-export function openStdoutSink(name: string, output: Writable): Sink {
+export const stdout: SinkKind = {
+  type: 'stdout',
+  takes: 'events',
+  contract: {
+    verified: true, batchMax: 200, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'the event\'s id, by whoever collects',
+    duplicateSignal: 'none', failureUnit: 'batch', oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'queued',
+    corrections: 'negative', serialBy: 'none', inFlightMax: 1,
+  },
+  settings: {},
+  open: async (_name, _settings, { stdout: output }) => openStdout(output),
+}
+
+function openStdout(output: NodeJS.WritableStream): Sink {
   return {
-    name,
-    batchMax: 200,
-    deliver(batch: readonly UsageEvent[]): Promise<DeliveryReport> {
-      const text = batch.map((event) => `${JSON.stringify(event)}\n`).join('')
+    deliver(batch) {
+      const text = batch.map((record) => `${JSON.stringify(record.is === 'event' ? record.event : record)}\n`).join('')
       return new Promise((resolve, reject) => {
         output.write(text, (error) => {
           if (error) reject(error)
-          else resolve({ accepted: batch.map((event) => event.id), refused: [] })
+          else resolve({ accepted: batch.map(({ id }) => id), refused: [] })
         })
       })
     },

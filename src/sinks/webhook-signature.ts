@@ -1,23 +1,16 @@
 import { createHmac } from 'node:crypto'
 
-/** What is signed: the id stays the same over all attempts, the body too. */
-export interface SignedMessage {
-  readonly id: string
-  readonly body: string
-}
-
+/** A secret with this prefix is base64; any other is the bytes of its text. */
 const prefix = 'whsec_'
 
 /**
- * Headers by Standard Webhooks: the message is what its sender sent, and was sent at `atMs`. One signature for each secret (`whsec_` and base64), so that a receiver may
- * know the old one or the new one while it is replaced.
+ * Standard Webhooks: who sent a body, and when. One signature for each secret, so that a receiver may know the old or the new one while keys are changed.
+ * `id`: the same at every attempt. `timestampSeconds`: of the attempt, so that a receiver may refuse one that is recorded and played again.
  */
-export function signatureHeaders({ id, body }: SignedMessage, secrets: readonly string[], atMs: number): { readonly 'webhook-id': string; readonly 'webhook-timestamp': string; readonly 'webhook-signature': string } {
-  const timestamp = String(Math.floor(atMs / 1_000))
-  const signatures = secrets.map((secret) => `v1,${createHmac('sha256', keyOf(secret)).update(`${id}.${timestamp}.${body}`).digest('base64')}`)
-  return { 'webhook-id': id, 'webhook-timestamp': timestamp, 'webhook-signature': signatures.join(' ') }
-}
-
-function keyOf(secret: string): Buffer {
-  return Buffer.from(secret.slice(prefix.length), 'base64')
+export function signatureHeaders(secrets: readonly string[], id: string, timestampSeconds: number, body: string | Uint8Array): { 'webhook-id': string; 'webhook-timestamp': string; 'webhook-signature': string } {
+  const signatures = secrets.map((secret) => {
+    const key = secret.startsWith(prefix) ? Buffer.from(secret.slice(prefix.length), 'base64') : Buffer.from(secret, 'utf8')
+    return `v1,${createHmac('sha256', key).update(`${id}.${timestampSeconds}.`).update(body).digest('base64')}`
+  })
+  return { 'webhook-id': id, 'webhook-timestamp': String(timestampSeconds), 'webhook-signature': signatures.join(' ') }
 }

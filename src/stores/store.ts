@@ -76,7 +76,7 @@ export interface Outbox {
    * `done` were delivered, and with each everything that `read` gives before it for the same root account. In what order they are told does not matter.
    * Idempotent; refused with StaleFence when another holds the lease.
    */
-  advance(fence: Fence, done: readonly OutboxEntry[]): Promise<void>
+  advance(fence: Fence, done: readonly Pick<OutboxEntry, 'position'>[]): Promise<void>
   /** Keeps the record with its reason in the list of the dead; the cursor is moved by `advance`. */
   bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void>
   dead(consumer?: string): Promise<readonly DeadEntry[]>
@@ -92,6 +92,8 @@ export interface Outbox {
   rewind(consumer: string, to: Position | null): Promise<void>
   /** Moves the cursor of a lease's consumer to where another consumer's stands, forward or back. Absent: it cannot. Refused with StaleFence when another holds the lease. */
   follow?(fence: Fence, other: string): Promise<void>
+  /** The next of what the consumer does not have yet, behind `after` (null: from the first one on), whoever delivers to it; none only at the end. Needs no lease. */
+  waiting?(consumer: string, after: Position | null, count: number): Promise<readonly OutboxEntry[]>
   /** Records not yet delivered, and the instant of the oldest. */
   lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }>
   /** Wakes when records may have been appended; returns a function that stops listening. */
@@ -138,7 +140,8 @@ export interface Records {
    * when it was that already, so that it may be repeated blindly. False: it is something else, and was left alone.
    */
   swap(kind: string, id: string, expected: Readonly<Record<string, unknown>> | undefined, value: Readonly<Record<string, unknown>>): Promise<boolean>
-  delete(kind: string, id: string): Promise<void>
+  /** With `expected`: only while the document is still that. */
+  delete(kind: string, id: string, expected?: Readonly<Record<string, unknown>>): Promise<void>
   /** All of them, by id. */
   list(kind: string): Promise<readonly { readonly id: string; readonly value: Readonly<Record<string, unknown>> }[]>
   watch(kind: string, listener: (id: string, value: Readonly<Record<string, unknown>> | undefined) => void): () => void

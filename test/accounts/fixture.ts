@@ -27,7 +27,8 @@ export class FakeRecords implements Records {
     await this.put(kind, id, value)
     return true
   }
-  delete(kind: string, id: string): Promise<void> {
+  delete(kind: string, id: string, expected?: Value): Promise<void> {
+    if (expected !== undefined && !isDeepStrictEqual(this.#kinds.get(kind)?.get(id), expected)) return Promise.resolve()
     this.writes += 1
     this.#kinds.get(kind)?.delete(id)
     for (const listener of this.#listeners.get(kind) ?? []) listener(id, undefined)

@@ -121,7 +121,7 @@ t.test('one of the file is not changed here, but taken back; of one that recurs 
   t.same(await w.grants.revoke('acme', 'included', null, 'ops'), once, 'again it changes nothing')
   t.same(w.drawn(at('2026-12-05')), { monthly: [] })
   await rejects(t, w.grants.revoke('acme', 'nothing', null, 'ops'), 'not_found', /has no grant "nothing"/)
-  t.match(listGrants(w.directory, 'acme', at('2026-12-05')), [{ id: 'included@2026-12-01T00:00:00Z', state: 'voided' }])
+  t.match(listGrants(w.directory, 'acme', at('2026-12-05')), [{ id: 'included@2026-12-01T00:00:00Z', state: 'revoked' }])
 })
 
 t.test('what cannot be drawn is refused with a sentence', async (t) => {
@@ -136,6 +136,7 @@ t.test('what cannot be drawn is refused with a sentence', async (t) => {
   await rejects(t, w.grants.add(wish({ expiresMs: at('2026-11-01') }), 'ops'), 'invalid', /expires before it is effective/)
   await rejects(t, w.grants.add(wish({ effectiveMs: at('2026-01-01'), expiresMs: at('2026-11-01') }), 'ops'), 'invalid', /would already have expired/)
   await rejects(t, w.grants.add(wish({ id: 'a@b' }), 'ops'), 'invalid', /an id is/)
+  await rejects(t, w.grants.add(wish({ id: 'monthly', limit: 'monthly' }), 'ops'), 'invalid', /the id is the name of its limit/)
   t.equal((await w.records.list(recordKinds.grant)).length, 0)
 })
 

@@ -3,7 +3,7 @@
 import t from 'tap'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
 import { documentsOf, recordKinds } from '../../src/accounts/account-records.ts'
-import { GrantChanges, listGrants } from '../../src/accounts/grants.ts'
+import { GrantChanges, listGrants, listBreakage } from '../../src/accounts/grants.ts'
 import type { Breakage } from '../../src/accounts/grants.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
 import { PeriodEnds } from '../../src/accounts/period-ends.ts'
@@ -32,7 +32,8 @@ interface World {
   readonly store: Store
   readonly directory: StoredKeyDirectory
   readonly grants: GrantChanges
-  readonly told: Breakage[]
+  /** What was recorded as left, in the order in which it expired. */
+  broken(): Promise<readonly Breakage[]>
   set(text: string | number): void
   now(): number
   /** Both replicas look. */
@@ -52,20 +53,19 @@ async function open(t: Teardown, startsAt: string, plans: readonly Plan[], accou
   t.teardown(() => store.close())
   const toConfig = (these: readonly Plan[], of: readonly Account[]): Config => ({ ...configOf([key('dev', hashOfSecret(secret), { account: of[0]!.id })], of), plans: new Map(these.map((each) => [each.name, each])), addOns: new Map() })
   let current = toConfig(plans, accounts)
-  const told: Breakage[] = []
   let replicas: { directory: StoredKeyDirectory; ends: PeriodEnds }[] = []
   const start = async (): Promise<void> => {
     for (const { directory } of replicas) directory.close()
     replicas = await Promise.all([1, 2].map(async () => {
       const directory = await StoredKeyDirectory.open(store.records, current, clock)
-      return { directory, ends: new PeriodEnds({ store, directory, clock, random: systemRandom, forgetAfterMs, tell: (breakage) => told.push(breakage), failed: (error) => { throw error } }) }
+      return { directory, ends: new PeriodEnds({ store, directory, clock, forgetAfterMs, failed: (error) => { throw error } }) }
     }))
   }
   await start()
   const directory = (): StoredKeyDirectory => replicas[0]!.directory
   const changes = new AccountChanges(store.records, directory(), clock, systemRandom)
   const world: World = {
-    store, told, get directory() { return directory() }, grants: new GrantChanges(store, directory(), changes, clock, systemRandom),
+    store, broken: () => listBreakage(store.records, null), get directory() { return directory() }, grants: new GrantChanges(store, directory(), changes, clock, systemRandom),
     set: (text) => { nowMs = typeof text === 'number' ? text : at(text) }, now: () => nowMs,
     look: async () => { await Promise.all(replicas.map(({ ends }) => ends.look())) },
     restart: start,
@@ -214,21 +214,32 @@ t.test('what an expired grant had left is recorded once, with what was left when
   const open1 = await w.call(200, { open: true })
   w.set('2026-11-01T12:30:00Z')
   await w.look()
-  t.same(w.told, [], 'a call that was admitted before may still draw it')
+  t.same(await w.broken(), [], 'a call that was admitted before may still draw it')
   await open1.settle(150)
   w.set('2026-11-01T13:31:00Z')
   await Promise.all([w.look(), w.look()])
   await w.restart()
   await w.look()
-  t.match(w.told, [{ account: 'acme', grant: 'bought', limit: 'daily', meter: 'total_tokens', amount: 500, left: 250, expiredMs: at('2026-11-01T12:00:00Z') }])
-  t.equal(w.told.length, 1)
+  t.match(await w.broken(), [{ account: 'acme', grant: 'bought', limit: 'daily', meter: 'total_tokens', amount: 500, left: 250, expiredMs: at('2026-11-01T12:00:00Z') }])
+  t.equal((await w.broken()).length, 1)
   w.set('2026-11-02T02:00:00Z')
   await w.look()
-  t.equal(w.told.length, 1, 'all of what the plan included was used')
+  t.equal((await w.broken()).length, 1, 'all of what the plan included was used')
   w.set('2026-11-03T02:00:00Z')
   await w.restart()
   await w.look()
-  t.match(w.told.slice(1), [{ grant: 'included@2026-11-02T00:00:00Z', left: 1_000 }])
+  t.match((await w.broken()).slice(1), [{ grant: 'included@2026-11-02T00:00:00Z', left: 1_000 }])
   t.same((await w.grants.breakage('acme')).map(({ grant, left }) => [grant, left]), [['bought', 250], ['included@2026-11-02T00:00:00Z', 1_000]])
   t.same(await w.grants.breakage('other'), [])
+})
+
+t.test('where there are many grants, those that are used up are left out, which changes nothing that is left', async (t) => {
+  const w = await open(t, '2026-11-01T10:00:00Z', [{ ...plan('free'), limits: [limitOf('credit total_tokens 0 lifetime')] }])
+  for (let nth = 0; nth < 20; nth++) await w.grants.add({ account: 'acme', id: `top-up-${nth}`, limit: 'credit', amount: 10, priority: nth + 1, effectiveMs: undefined, expiresMs: null, source: 'purchase', note: null }, 'ops')
+  await w.call(35)
+  await w.look()
+  t.same(listGrants(w.directory, 'acme', w.now()).filter(({ state }) => state === 'spent').map(({ id }) => id).sort(), ['top-up-0', 'top-up-1', 'top-up-2'])
+  t.same(await Promise.all([170, 165, 0].map(async (tokens) => (await w.call(tokens, { open: true })).outcome)), ['denied', 'admitted', 'admitted'], '165 are left, to the token')
+  const again = await w.grants.add({ account: 'acme', id: 'top-up-0', limit: 'credit', amount: 10, priority: 1, effectiveMs: undefined, expiresMs: null, source: 'purchase', note: null }, 'ops')
+  t.match(again, { state: 'spent', used: 10 }, 'given again, it is the one that was used')
 })

@@ -40,6 +40,8 @@ async function open() {
     pendingCall: async () => undefined, forecasts: async () => new Map(), standing: async () => null, analytics: analyticsOff(outbox),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 0, archived: 0, done: Promise.resolve() }),
+    reconcile: async () => { throw new Error('nobody asks for it here') },
+    deliveryStatus: () => new Map(), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const ask = async (method: string, path: string, body: Body = {}, query: Record<string, string> = {}): Promise<{ status: number; body: Record<string, unknown> }> => {

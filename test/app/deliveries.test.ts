@@ -16,12 +16,12 @@ import { tmpDir } from '../fixtures/tmp-dir.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
 
 const withSinks = (...sinks: readonly SinkConfig[]): Config => ({ sinks, instance: 'test' }) as unknown as Config
-const file = (name: string, path: string): SinkConfig => ({ name, type: 'file', settings: { path, maxBytes: 1_000_000, daily: false } })
+const file = (name: string, path: string): SinkConfig => ({ name, type: 'file', settings: { path, max_bytes: 1_000_000, daily: false, keep: null }, mapping: null })
 const ids = (path: string): string[] => readFileSync(path, 'utf8').trim().split('\n').filter((line) => line !== '').map((line) => (JSON.parse(line) as { id: string }).id)
 
 async function open(t: Teardown) {
   const store = await openMemory({ clock: systemClock, forgetAfterMs: 60_000, hotMs: 3_600_000 })
-  const deliveries = new Deliveries({ outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), stdout: new PassThrough() })
+  const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), stdout: new PassThrough() })
   t.teardown(async () => {
     await deliveries.stop()
     await store.close()

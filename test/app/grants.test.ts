@@ -98,7 +98,7 @@ for (const [name, store] of Object.entries(stores)) {
     t.equal(await status(gateway, 'dev'), 429, 'what was left is gone')
     t.match(await admin(gateway, 'DELETE', 'grants/acme/nothing'), { status: 404 })
     const { body } = await admin(gateway, 'GET', 'grants?account=acme')
-    t.match(body, { grants: [{ id: 'second', state: 'voided', used: 0 }, { id: 'first', state: 'active', used: 2, remaining: 0 }].sort((a, b) => (a.id < b.id ? 1 : -1)) })
+    t.match(body, { grants: [{ id: 'second', state: 'revoked', used: 0 }, { id: 'first', state: 'active', used: 2, remaining: 0 }].sort((a, b) => (a.id < b.id ? 1 : -1)) })
     t.same(((await admin(gateway, 'GET', 'audit')).body['changes'] as { action: string; target: string }[]).map(({ action, target }) => `${action} ${target}`).sort(), ['grant.add acme/first', 'grant.add acme/second', 'grant.revoke acme/second'])
 
     // Prepaid credit, in both dialects.
@@ -142,7 +142,7 @@ for (const [name, store] of Object.entries(stores)) {
       else await waitFor('the gateway to know of it', async () => ((await admin(gateway, 'GET', 'grants?account=acme')).body['grants'] as unknown[]).length === 3)
     }
     t.match(await admin(gateway, 'DELETE', 'grants/group/spare'), { status: 200 }, 'one of the file can be taken back')
-    t.match(await admin(gateway, 'GET', 'grants?account=group'), { body: { grants: [{ id: 'spare', where: 'file', state: 'voided' }, {}] } })
+    t.match(await admin(gateway, 'GET', 'grants?account=group'), { body: { grants: [{ id: 'spare', where: 'file', state: 'revoked' }, {}] } })
     t.equal(await gateway.stop(), 0)
   })
 }

@@ -10,7 +10,7 @@ import { systemClock, type Clock } from '../../src/clock.ts'
 import { toUsageEvent, type UsageEvent } from '../../src/metering/event.ts'
 import { exchangeId } from '../../src/metering/id.ts'
 import { systemRandom } from '../../src/random.ts'
-import { openFileSink } from '../../src/sinks/file.ts'
+import { eventRecord } from '../../src/sinks/sink.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
 import type { Outbox, Store } from '../../src/stores/store.ts'
 import { tmpDir, type Teardown } from '../fixtures/tmp-dir.ts'
@@ -18,6 +18,7 @@ import { LogLines } from '../stores/embedded-fixture.ts'
 import { openTestStore } from '../stores/redis-fixture.ts'
 import { startRedis } from '../fixtures/redis.ts'
 import { eventBody, settleOf } from '../stores/sample-moves.ts'
+import { openFile } from '../sinks/open.ts'
 
 const dayMs = 86_400_000
 const start = Date.UTC(2026, 10, 20, 12)
@@ -43,7 +44,7 @@ async function rig(t: Teardown, hotMs = dayMs) {
   const dir = tmpDir(t)
   const path = join(dir, 'events.ndjson')
   const store = await openMemory({ clock, forgetAfterMs: 3_600_000, hotMs })
-  const sink = await openFileSink('archive', { path, maxBytes: 4_000, daily: true, keepMs: 30 * dayMs }, clock)
+  const sink = await openFile({ path, max_bytes: 4_000, daily: true, keep: 30 * dayMs }, clock)
   const log = new LogLines()
   const history = new EventHistory({ outbox: store.outbox, archive: () => new Archive(path, log), clock })
   await store.outbox.setConsumers(['archive'])
@@ -55,7 +56,7 @@ async function rig(t: Teardown, hotMs = dayMs) {
   const archive = async (count = 1_000): Promise<void> => {
     const fence = (await store.outbox.lease('archive', 'test', clock.now, clock.now + 60_000))!
     const entries = await store.outbox.read(fence, count)
-    await sink.deliver(entries.map(({ record }) => toUsageEvent(record)), never)
+    await sink.deliver(entries.map(({ record }) => eventRecord(toUsageEvent(record))), never)
     await store.outbox.advance(fence, entries)
   }
   return { clock, dir, path, store, history, archive, log }

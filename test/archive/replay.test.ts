@@ -39,7 +39,7 @@ class AheadClock implements Clock {
   tick(): void { for (const task of this.#tasks) task() }
 }
 
-const fileSink = (name: string, path: string): SinkConfig => ({ name, type: 'file', settings: { path, maxBytes: 1e9, daily: false } })
+const fileSink = (name: string, path: string): SinkConfig => ({ name, type: 'file', settings: { path, max_bytes: 1e9, daily: false, keep: null }, mapping: null })
 const idsIn = (path: string): string[] => readFileSync(path, 'utf8').trim().split('\n').filter((line) => line !== '').map((line) => (JSON.parse(line) as { id: string }).id)
 
 function gateway(t: Teardown, store: Store, dir: string, clock: Clock, sinks: readonly SinkConfig[]) {

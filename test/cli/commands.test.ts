@@ -141,7 +141,7 @@ t.test('keys new prints a secret and the line for the config, and stores nothing
   const { code, out } = await tallygate(t, dir, ['keys', 'new', '--yaml', '--id', 'fresh', '--account', 'acme'])
   t.equal(code, 0)
   writeConfig(dir, `${basics}${freePlan}${out.slice(out.indexOf('keys:'))}`)
-  t.match(await tallygate(t, dir, ['check']), { code: 0, out: /1 keys/ })
+  t.match(await tallygate(t, dir, ['check']), { code: 0, out: /1 key,/ })
   const { gateway } = await serve(t, dir)
   t.equal((await chat(gateway, secretIn(out))).status, 200)
 })

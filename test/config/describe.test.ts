@@ -49,10 +49,11 @@ keys: [{ id: k, plan: p, secret: hunter2-hunter2-hunter2 }, { id: k2, plan: p, h
 admin: { tokens: [{ name: t, secret: hunter2-hunter2-token }] }
 models: { __proto__: { context_tokens: 5 } }
 telemetry: { otlp: http://h:4318, headers: { x-token: hunter2 } }
+notifications: { webhooks: [{ url: "https://hooks.example.com/hunter2?token=hunter2", secret: whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg==, headers: { authorization: hunter2 } }] }
 `, { TALLYGATE_ADMIN_TOKEN: 'hunter2-hunter2-admin' }))
-  t.notMatch(text, /hunter2|abab/)
+  t.notMatch(text, /hunter2|abab|whsec_|aHVudGVy/)
   t.notMatch(text, /[0-9a-f]{64}/, 'nor a hash')
-  for (const part of ['redis://(hidden)@h:6379', 'credential: (hidden)', 'id: k2', 'name: env', 'ceiling: 1', 'bodyMaxBytes', '__proto__', 'x-token: (hidden)']) t.ok(text.includes(part), part)
+  for (const part of ['redis://(hidden)@h:6379', 'credential: (hidden)', 'id: k2', 'name: env', 'ceiling: 1', 'bodyMaxBytes', '__proto__', 'https://hooks.example.com/(hidden)', 'authorization: (hidden)', 'x-token: (hidden)']) t.ok(text.includes(part), part)
 })
 
 t.test('no form of a store\'s address shows its password, printed or refused', async (t) => {

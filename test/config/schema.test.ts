@@ -7,7 +7,7 @@ import { jsonSchema, jsonSchemaText } from '../../src/config/json-schema.ts'
 import { toText } from '../../src/config/problem.ts'
 import { ENDPOINTS, PROVIDERS } from '../../src/config/schema.ts'
 import { providers } from '../../src/providers/index.ts'
-import { sinkTypes } from '../../src/sinks/index.ts'
+import { sinkKinds } from '../../src/sinks/index.ts'
 
 const checkout = new URL('../../', import.meta.url)
 const good = new URL('./good/', import.meta.url)
@@ -45,15 +45,16 @@ const beyondShapes = new Set([
   'limit-name-twice', 'limit-window-missing', 'limit-window-too-short', 'meter-minus', 'meter-number-only', 'meter-of-cost', 'meter-of-nothing', 'meter-reserved', 'model-output-beyond-context', 'models-tie',
   'number-beyond-2-53', 'number-cost-too-fine', 'number-fraction', 'number-huge-suffix', 'number-octal', 'number-plus', 'number-scientific', 'number-hex', 'number-inf', 'overdraft-beyond-2-53', 'overdraft-on-concurrency', 'overdraft-on-unlimited',
   'plan-extends-circle', 'plan-extends-typo', 'plan-typo-in-account', 'plan-typo-in-key', 'price-card-typo', 'price-patterns-tie', 'price-too-fine', 'price-twice', 'server-cors-path', 'server-listen-port-range',
-  'server-listens-on-admin-port', 'server-proxy', 'sink-name-twice', 'sink-path-twice', 'store-spool-on-embedded', 'sum-beyond-2-53', 'upstream-missing', 'upstream-url-password', 'upstream-credential-newline',
+  'server-listens-on-admin-port', 'server-proxy', 'sink-meters', 'sink-name-twice', 'sink-path-twice', 'sink-private-address', 'store-spool-on-embedded', 'sum-beyond-2-53', 'upstream-missing', 'upstream-url-password', 'upstream-credential-newline',
   'upstreams-ambiguous', 'upstreams-two-defaults', 'yaml-1-1', 'tag-int', 'tag-custom', 'two-documents', 'secret-file-missing', 'secret-file-empty', 'secret-env-short', 'key-twice',
   'store-redis-no-host', 'store-redis-port', 'store-redis-port-word', 'store-redis-port-zero', 'store-redis-several', 'store-redis-password-at', 'store-redis-password-slash', 'store-redis-password-colon', 'store-redis-password-percent',
   'store-redis-password-latin1', 'store-redis-password-space', 'store-redis-password-missing', 'store-redis-query', 'store-redis-database', 'store-redis-database-twice', 'store-redis-ipv6', 'store-redis-ipv6-nonsense', 'store-redis-host',
   'store-redis-substituted', 'store-substituted-path', 'store-cluster-database', 'store-cluster-comma', 'store-sentinel-no-master', 'store-sentinel-master', 'store-sentinel-database', 'store-synchronous-on-redis', 'store-partitions-on-embedded',
-  'grant-limit', 'subscription-end-and-renewal', 'subscription-moment', 'subscription-plan-changes', 'subscription-term', 'add-on-unknown', 'add-on-amount',
+  'grant-limit', 'grant-id', 'grant-beside', 'subscription-end-and-renewal', 'subscription-moment', 'subscription-plan-changes', 'subscription-term', 'add-on-unknown', 'add-on-amount',
   'store-deadline-short', 'events-keep-alone', 'events-archive-name', 'events-keep-short', 'server-workers-embedded', 'server-workers-memory', 'plan-name-proto', 'merge-proto',
   'cost-plus-currency', 'cost-plus-hidden', 'cost-plus-provider', 'plan-fee-twice', 'plan-fee-without-prices', 'plan-included', 'plan-unpriced-model',
   'price-long-input-order', 'price-long-input-tiers', 'price-no-models', 'price-package-of-nothing', 'price-tiers-end', 'price-tiers-middle',
+  'key-seats-by-subscription', 'limit-subscription-elsewhere', 'meter-of-seats', 'seats-linger-elsewhere', 'seats-linger-too-long', 'seats-per-end-user', 'seats-with-overdraft', 'seats-with-window',
   'limit-notify-concurrency', 'limit-notify-minute', 'limit-notify-unlimited', 'notifications-threshold-zero', 'webhook-header', 'webhook-no-secret', 'webhook-secret-and-secrets', 'webhook-secret-plain',
   'telemetry-password', 'telemetry-sample', 'telemetry-signal', 'webhook-secret-short', 'webhook-secret-twice', 'webhook-url-password', 'webhook-url-twice',
   'price-tiers-order', 'price-two-forms', 'price-two-scales', 'price-version-order', 'price-version-twice', 'price-versions-in-two-currencies',
@@ -77,14 +78,15 @@ t.test('the JSON Schema refuses mistakes of shape', async (t) => {
 })
 
 t.test('every YAML block in our documents that looks like a configuration passes check', async (t) => {
-  const documents = ['README.md', ...readdirSync(new URL('docs/', checkout)).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
+  const documents = ['README.md', ...readdirSync(new URL('docs/', checkout), { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
   let blocks = 0
   let hashes = 0
   for (const document of documents) {
     for (const [, block = ''] of read(document).matchAll(/^```yaml\n([\s\S]*?)^```/gm)) {
       if (!/^(server|admin|store|events|upstreams|models|meters|prices|plans|accounts|keys|sinks|notifications|telemetry|include):/m.test(block) || /^apiVersion:|^services:/m.test(block)) continue
       blocks++
-      const env = { UPSTREAM_API_KEY: 'sk-x', ACME_KEY: 'a-secret-of-twenty-characters', OPS_TOKEN: 'a-token-of-twenty-characters', HOOK_SECRET: 'whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXo=', OLD_HOOK_SECRET: 'whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXx=' }
+      const named = [...block.matchAll(/\$\{([A-Z][A-Z0-9_]*)\}/g)].map(([, name = '']) => [name, 'a-secret-of-twenty-characters'])
+      const env = { ...Object.fromEntries(named) as Record<string, string>, UPSTREAM_API_KEY: 'sk-x', OPS_TOKEN: 'a-token-of-twenty-characters', HOOK_SECRET: 'whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXo=', OLD_HOOK_SECRET: 'whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXx=' }
       const text = block.replaceAll(/sha256:(…|<[^>]*>)/g, () => `sha256:${String(blocks).padStart(32, '0')}${String(hashes++).padStart(32, '0')}`)
       const { config, problems } = loadConfig({ file: `${document} (block ${blocks})`, text, env, hostName: 'h' })
       t.ok(config !== null, problems.map(toText).join('\n'))
@@ -93,8 +95,8 @@ t.test('every YAML block in our documents that looks like a configuration passes
   t.ok(blocks >= 2, `${blocks} blocks`)
 })
 
-t.test('every setting is in docs/configuration.md', async (t) => {
-  const text = read('docs/configuration.md')
+t.test('every setting is in docs/configuration.md, or in docs/sinks.md', async (t) => {
+  const text = `${read('docs/configuration.md')}${read('docs/sinks.md')}`
   const missing: string[] = []
   const visit = (node: unknown): void => {
     if (typeof node !== 'object' || node === null) return
@@ -130,6 +132,7 @@ t.test('plans can name exactly the endpoints that the dialects have', async (t) 
 })
 
 t.test('the sinks that a configuration may name are those that exist', async (t) => {
+  const sinkTypes = sinkKinds.map((kind) => kind.type)
   const known = sinkTypes.filter((type) => loadConfig({ file: 's', text: `sinks: [{ name: s, type: ${type}, path: ./x }]`, env: {}, hostName: 'h' }).problems.every((problem) => problem.path !== 'sinks[0].type'))
   t.strictSame(known, sinkTypes)
 })

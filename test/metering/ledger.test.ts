@@ -89,6 +89,7 @@ function addRule(world: World, words: string[]): void {
 function parseAmounts(words: string[]): { amounts: Map<string, Amount>; rest: Map<string, string> } {
   const amounts = new Map<string, Amount>()
   const rest = new Map<string, string>()
+  if (words.at(-1) === 'seat') rest.set('seat', '')
   for (let i = 0; i + 1 < words.length; i += 2) {
     const [name, value] = [words[i]!, words[i + 1]!]
     if (['u', 'point', 'until', 'usage'].includes(name)) { rest.set(name, value); continue }
@@ -133,7 +134,7 @@ function move(world: World, verb: string, words: string[]): { said: string; chec
   switch (verb) {
     case 'reserve': {
       const [min, max] = (rest.get('u') ?? '0..0').split('..').map(Number)
-      const a = kept(world.ledger.reserve({ ...base, checks, uMin: min!, uMax: max!, deadlineMs: world.nowMs + 15_000, skeleton: event(id) }))
+      const a = kept(world.ledger.reserve({ ...base, checks, uMin: min!, uMax: max!, deadlineMs: world.nowMs + 15_000, skeleton: rest.has('seat') ? { ...event(id), seat: true } : event(id) }))
       if (a.outcome === 'admitted') return { said: `admitted${rest.has('u') ? ` u ${a.u}` : ''}${a.shadowed.map((s) => ` shadow ${s}`).join('')}`, checks }
       if (a.outcome === 'denied') return { said: `denied${a.refusals.map((r) => ` by ${r.limit} (${r.why})`).join('')}`, checks }
       return { said: a.outcome, checks }

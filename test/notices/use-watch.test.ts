@@ -1,8 +1,7 @@
 import t from 'tap'
-import { toUsageEvent } from '../../src/metering/event.ts'
 import type { Notice } from '../../src/notices/notice.ts'
 import { StoreUnavailable } from '../../src/stores/store.ts'
-import { openUseWorld } from './use-world.ts'
+import { delivered, openUseWorld } from './use-world.ts'
 
 const at = (text: string): number => Date.parse(text)
 const hour = 3_600_000
@@ -25,7 +24,7 @@ t.test('each threshold of a period is told once, whoever looks, in the numbers o
   await w.use('ci', 1)
   const [half] = await w.look(one)
   t.match(half, {
-    type: 'threshold', account: 'acme', atMs: now, source: 'tallygate/test', text: "acme has used 50% of 'monthly': 500 of 1,000 tokens",
+    type: 'threshold', account: 'acme', atMs: now, source: 'tallygate/test', text: "acme has reached 50% of 'monthly': 500 of 1,000 tokens are used",
     data: { limit: 'monthly', meter: 'total_tokens', window: 'month', per: 'account', threshold: 50, percent: 50, used: 500, ceiling: 1000, remaining: 500, plan: 'pro', period_start: '2026-11-01T00:00:00.000Z', period_end: '2026-12-01T00:00:00.000Z' },
     forgetMs: at('2026-12-01') + 90 * day,
   })
@@ -112,7 +111,7 @@ plans: { pro: { prices: p, limits: [{ name: budget, meter: cost, limit: 0.04, wi
 accounts: { acme: { plan: pro } }
 `, now)
   await w.use('dev', 20_000_000)
-  t.match(await w.look(w.watch()), [{ text: "acme has used 50% of 'budget': 0.02 of 0.04 EUR", data: { used: 0.02, ceiling: 0.04, currency: 'EUR', period_start: null, period_end: null } }])
+  t.match(await w.look(w.watch()), [{ text: "acme has reached 50% of 'budget': 0.02 of 0.04 EUR are used", data: { used: 0.02, ceiling: 0.04, currency: 'EUR', period_start: null, period_end: null } }])
 })
 
 t.test('grants extend what is 100 %, and are told of one by one; prepaid credit as a whole when it is used up, again after each purchase', async (t) => {
@@ -218,7 +217,7 @@ accounts: { acme: { plan: pro } }
   w.set(at('2026-12-01') + 90 * day + 1)
   t.same(await left(), ['ever'])
   // The same old event once more, seen by a gateway that remembers nothing.
-  const events = (await w.store.outbox.scan(null, 10)).map(({ record }) => toUsageEvent(record))
+  const events = (await w.store.outbox.scan(null, 10)).map(({ record }) => delivered(record))
   await w.watch().deliver(events, new AbortController().signal)
   t.same(told(await w.all()), ['threshold acme ever 50'], 'what is forgotten is not told again')
 })

@@ -9,6 +9,7 @@ import { toText } from '../../src/config/problem.ts'
 import { silentLog } from '../../src/log.ts'
 import type { Log } from '../../src/log.ts'
 import { toUsageEvent } from '../../src/metering/event.ts'
+import type { OutboxRecord } from '../../src/metering/event.ts'
 import { draftStanding } from '../../src/metering/reservation.ts'
 import { Metrics } from '../../src/metrics.ts'
 import type { Notice } from '../../src/notices/notice.ts'
@@ -16,6 +17,7 @@ import { NoticeBook, listNotices } from '../../src/notices/notice-book.ts'
 import { StoredPaces } from '../../src/notices/paces.ts'
 import { UseWatch } from '../../src/notices/use-watch.ts'
 import { systemRandom } from '../../src/random.ts'
+import type { SinkRecord } from '../../src/sinks/sink.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
 import type { Position, Store } from '../../src/stores/store.ts'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
@@ -84,7 +86,7 @@ export async function openUseWorld(t: Teardown, yaml: string, startMs: number): 
     async look(watch) {
       const before = new Set((await all()).map(({ id }) => id))
       const entries = await store.outbox.scan(position, 1_000)
-      if (entries.length > 0) await watch.deliver(entries.map(({ record }) => toUsageEvent(record)), new AbortController().signal)
+      if (entries.length > 0) await watch.deliver(entries.map(({ record }) => delivered(record)), new AbortController().signal)
       position = entries.at(-1)?.position ?? position
       return (await all()).filter(({ id }) => !before.has(id))
     },
@@ -98,4 +100,10 @@ function withKeys(config: Config): Config {
   const ids = new Set(config.keys.map(({ id }) => id))
   const added = [key('dev', 'acme'), key('ci', 'acme'), key('kid', 'team')].filter(({ id, account }) => !ids.has(id) && config.accounts.has(account ?? ''))
   return { ...config, keys: [...config.keys, ...added] }
+}
+
+/** As the delivery loop hands it over. */
+export function delivered(record: OutboxRecord): SinkRecord {
+  const event = toUsageEvent(record)
+  return { is: 'event', id: event.id, timeMs: Date.parse(event.time), event }
 }

@@ -9,9 +9,8 @@ import { Metrics } from '../../src/metrics.ts'
 import { noticeId } from '../../src/notices/notice.ts'
 import type { Notice } from '../../src/notices/notice.ts'
 import { NoticeBook } from '../../src/notices/notice-book.ts'
-import { Webhook } from '../../src/notices/webhook.ts'
+import { Webhook, webhookHttp } from '../../src/notices/webhook.ts'
 import { systemRandom } from '../../src/random.ts'
-import { WebhookWire } from '../../src/sinks/webhook-request.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
 import { StoreUnavailable } from '../../src/stores/store.ts'
 import type { Store } from '../../src/stores/store.ts'
@@ -59,7 +58,7 @@ async function open(t: Teardown): Promise<World> {
     },
     hook(url, more = {}, holder = 'test') {
       const config: WebhookConfig = { id: 'hook-of-the-test', url, secrets: [secretA], types: null, accounts: null, headers: {}, ...more }
-      const hook = new Webhook({ config, wire: new WebhookWire(url), records: store.records, outbox: store.outbox, clock, random: systemRandom, log, metrics, holder })
+      const hook = new Webhook({ config, http: webhookHttp(clock), records: store.records, outbox: store.outbox, clock, random: systemRandom, log, metrics, holder })
       hooks.push(hook)
       hook.start()
       return hook

@@ -1,8 +1,8 @@
 import { GatewayError } from '../../src/errors.ts'
 import { DownstreamGone, type Downstream } from '../../src/gateway/downstream.ts'
 import type { UpstreamCall, UpstreamListener, UpstreamRequest, UpstreamWire } from '../../src/gateway/forward.ts'
-import type { UsageEvent } from '../../src/metering/event.ts'
-import type { DeliveryReport, Sink } from '../../src/sinks/sink.ts'
+import type { DeliveryReport, Sink, SinkKind, SinkRecord } from '../../src/sinks/sink.ts'
+import { someKind } from '../sinks/some-kind.ts'
 import type { FaultKind } from './scenario.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import type { GatewayProcess, World } from './world.ts'
@@ -518,7 +518,7 @@ export interface Receiver {
 
 export class SimulatedSink implements Sink {
   readonly name: string
-  readonly batchMax: number
+  readonly kind: SinkKind
   readonly #world: World
   readonly #process: GatewayProcess
   readonly #receiver: Receiver
@@ -526,19 +526,22 @@ export class SimulatedSink implements Sink {
 
   constructor(world: World, process: GatewayProcess, receiver: Receiver, random: SeededRandom) {
     this.name = receiver.name
-    this.batchMax = random.pick([1, 3, 100])
+    this.kind = someKind({ contract: { batchMax: random.pick([1, 3, 100]) } })
     this.#world = world
     this.#process = process
     this.#receiver = receiver
     this.#random = random
   }
 
-  deliver(batch: readonly UsageEvent[], signal: AbortSignal): Promise<DeliveryReport> {
+  deliver(batch: readonly SinkRecord[], signal: AbortSignal): Promise<DeliveryReport> {
     const world = this.#world
     const random = this.#random
     if (signal.aborted) return Promise.reject(new Error('aborted'))
     // The bytes leave now; what comes back may be lost.
-    const sent = batch.map((event) => ({ id: event.id, json: JSON.stringify(world.bug === 'change_event' && random.chance(0.3) ? { ...event, time: `${event.time} ` } : event) }))
+    const sent = batch.map((record) => {
+      const event = record.is === 'event' ? record.event : null
+      return { id: record.id, json: JSON.stringify(event !== null && world.bug === 'change_event' && random.chance(0.3) ? { ...event, time: `${event.time} ` } : event) }
+    })
     return new Promise((resolve, reject) => {
       const answer = (afterMs: number, settle: () => void): void => {
         world.timeline.at(afterMs, () => { if (this.#process.alive) settle() })

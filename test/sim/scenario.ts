@@ -98,7 +98,7 @@ export function drawScenario(random: SeededRandom): Scenario {
         id, hash: id, account: child ? 'child' : 'root', plan: plan.name, limits: draw.chance(0.3) ? keyLimits(draw, id) : [], entitlements: {}, labels: {}, expiresMs: null,
         endUserFrom: { kind: 'body', field: 'user' }, where: 'scenario',
       })),
-      sinks: sinks.map((name) => ({ name, type: 'simulated', settings: {} })),
+      sinks: sinks.map((name) => ({ name, type: 'simulated', settings: {}, mapping: null })),
       events: { hotMs: dayMs, archive: null, keepMs: 90 * dayMs }, analytics: null, notifications: null,
       instance: 'sim',
       version: '0',

@@ -229,9 +229,10 @@ export class World {
       tokenizer,
       forwarder: upstream,
     })
-    process.deliveries = [...this.receivers.values()].map((receiver) => new Delivery({
-      sink: new SimulatedSink(this, process, receiver, own.fork(receiver.name)), outbox: link.outbox, clock, random: own.fork('delivery'), log, metrics, holder: `${name} ${generation}`,
-    }))
+    process.deliveries = [...this.receivers.values()].map((receiver) => {
+      const sink = new SimulatedSink(this, process, receiver, own.fork(receiver.name))
+      return new Delivery({ name: receiver.name, kind: sink.kind, mapping: null, sink, outbox: link.outbox, clock, random: own.fork('delivery'), log, metrics, holder: `${name} ${generation}` })
+    })
     for (const delivery of process.deliveries) delivery.start()
     this.processes.push(process)
     this.trace(() => `${name} has started`)

@@ -1,3 +1,4 @@
+// test: timeout 180 s
 // What a simulation says of a recorded month is what a live gateway does with the same calls under that plan: call by call, limit by limit.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,8 +9,9 @@ import type { Config } from '../../src/config/config.ts'
 import type { UsageEvent } from '../../src/metering/event.ts'
 import { providers } from '../../src/providers/index.ts'
 import { bytesOf, inOrderOfAdmission } from '../../src/simulation/event-order.ts'
+import { systemRandom } from '../../src/random.ts'
 import { Simulation, type SimulationReport } from '../../src/simulation/simulation.ts'
-import { openFileSink } from '../../src/sinks/file.ts'
+import { file as fileSink } from '../../src/sinks/file.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
 import { tmpDir } from '../fixtures/tmp-dir.ts'
 import { SeededRandom } from '../sim/seeded-random.ts'
@@ -146,9 +148,10 @@ t.test('from the file that a file sink wrote, in whatever order its lines are, t
   const calls = plannedCalls(7, 600)
   const recorded = await record(before, calls, 7)
   const live = await record(after, calls, 8)
-  const sink = await openFileSink('file', { path: join(dir, 'events.ndjson'), maxBytes: 1e9, daily: false }, systemClock)
-  await sink.deliver(recorded.events.slice(0, 300), new AbortController().signal)
-  await sink.deliver(recorded.events.slice(300), new AbortController().signal)
+  const sink = await fileSink.open('file', { path: join(dir, 'events.ndjson'), max_bytes: 1e9, daily: false, keep: null }, { clock: systemClock, random: systemRandom, stdout: process.stdout, instance: 'test' })
+  const written = recorded.events.map((event) => ({ is: 'event', id: event.id, timeMs: Date.parse(event.time), event }) as const)
+  await sink.deliver(written.slice(0, 300), new AbortController().signal)
+  await sink.deliver(written.slice(300), new AbortController().signal)
   await sink.close()
   const lines = recorded.events.map((event) => JSON.stringify(event)).sort((one, other) => (one.slice(-40) < other.slice(-40) ? -1 : 1))
   writeFileSync(join(dir, 'shuffled.ndjson'), `${lines.join('\n')}\nno event\n`)

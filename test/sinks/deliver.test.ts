@@ -1,26 +1,25 @@
 import t from 'tap'
 import { systemClock } from '../../src/clock.ts'
 import { silentLog } from '../../src/log.ts'
-import type { UsageEvent } from '../../src/metering/event.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { systemRandom } from '../../src/random.ts'
 import { Delivery } from '../../src/sinks/deliver.ts'
-import type { DeliveryReport, Sink } from '../../src/sinks/sink.ts'
+import type { DeliveryReport, SinkRecord } from '../../src/sinks/sink.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
 import type { Store } from '../../src/stores/store.ts'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
+import { someKind } from './some-kind.ts'
 import { check, newId, reserveOf, settleOf } from '../stores/sample-moves.ts'
 
-type Deliver = (batch: readonly UsageEvent[]) => Promise<DeliveryReport>
+type Deliver = (batch: readonly SinkRecord[]) => Promise<DeliveryReport>
 
 async function world(t: Teardown, sinks: Record<string, Deliver>): Promise<{ store: Store; add(count: number): Promise<string[]>; deliveries: Delivery[]; metrics: Metrics }> {
   const store = await openMemory({ clock: systemClock, forgetAfterMs: 3_600_000, hotMs: 3_600_000 })
   await store.outbox.setConsumers(Object.keys(sinks))
   const metrics = new Metrics()
   const deliveries = Object.entries(sinks).map(([name, deliver]) => {
-    const sink: Sink = { name, batchMax: 10, deliver, close: async () => undefined }
-    return new Delivery({ sink, outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics, holder: 'test' })
+    return new Delivery({ name, kind: someKind(), mapping: null, sink: { deliver, close: async () => undefined }, outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics, holder: 'test' })
   })
   t.teardown(async () => {
     await Promise.all(deliveries.map((delivery) => delivery.stop()))
@@ -42,7 +41,7 @@ async function world(t: Teardown, sinks: Record<string, Deliver>): Promise<{ sto
 }
 
 
-const all = (batch: readonly UsageEvent[]): DeliveryReport => ({ accepted: batch.map((event) => event.id), refused: [] })
+const all = (batch: readonly SinkRecord[]): DeliveryReport => ({ accepted: batch.map((event) => event.id), refused: [] })
 
 t.test('every event arrives in order, once, and what is appended later follows by itself', async (t) => {
   const got: string[] = []
@@ -110,7 +109,7 @@ t.test('stopping in the middle loses nothing: another one goes on from the curso
   await waitFor('the first batch', () => got.length === 10)
   await deliveries[0]!.stop()
   slow = false
-  const next = new Delivery({ sink: { name: 'one', batchMax: 10, deliver, close: async () => undefined }, outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics, holder: 'test' })
+  const next = new Delivery({ name: 'one', kind: someKind(), mapping: null, sink: { deliver, close: async () => undefined }, outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics, holder: 'test' })
   next.start()
   t.teardown(() => next.stop())
   t.ok(await next.flush(systemClock.nowMs() + 5_000), 'flush tells when nothing is left')
@@ -128,7 +127,7 @@ t.test('while another delivers the lease is asked for once a second, however muc
     return lease(consumer, holder, ...rest)
   }
   const deliveryOf = (holder: string, deliver: Deliver): Delivery => new Delivery({
-    sink: { name: 'one', batchMax: 10, deliver, close: async () => undefined },
+    name: 'one', kind: someKind(), mapping: null, sink: { deliver, close: async () => undefined },
     outbox: store.outbox, clock: systemClock, random: systemRandom, log: silentLog, metrics: new Metrics(), holder,
   })
   const take = (holder: string): Deliver => async (batch) => {

@@ -3,37 +3,38 @@ import { join } from 'node:path'
 import t from 'tap'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import type { UsageEvent } from '../../src/metering/event.ts'
-import { openFileSink } from '../../src/sinks/file.ts'
+import { eventRecord, type EventRecord } from '../../src/sinks/sink.ts'
 import { tmpDir } from '../fixtures/tmp-dir.ts'
+import { openFile, type FileSettings } from './open.ts'
 
 const never = new AbortController().signal
-const events = (from: number, count: number): UsageEvent[] => Array.from({ length: count }, (_, i) => ({
+const events = (from: number, count: number): EventRecord[] => Array.from({ length: count }, (_, i) => eventRecord({
   specversion: '1.0', type: 'tallygate.usage.v1', source: 'tallygate/test', id: `e-${from + i}`, subject: 'a', time: '2026-11-22T10:00:00.000Z',
   datacontenttype: 'application/json', data: { total_tokens: from + i, model: 'a\nb "é"' },
 }))
-const settings = (path: string, more: object = {}): { path: string; maxBytes: number; daily: boolean } => ({ path, maxBytes: 1e9, daily: false, ...more })
+const settings = (path: string, more: object = {}): FileSettings => ({ path, max_bytes: 1e9, daily: false, keep: null, ...more })
 const idsIn = (path: string): string[] => readFileSync(path, 'utf8').split('\n').filter((line) => line !== '').map((line) => (JSON.parse(line) as UsageEvent).id)
 const at = (nowMs: () => number): Clock => ({ ...systemClock, nowMs, monotonicMs: () => 0, after: () => () => undefined, every: () => () => undefined, sleep: async () => undefined })
 
 t.test('every event is one line of JSON, in order, readable by the owner only', async (t) => {
   const path = join(tmpDir(t), 'deep/usage.ndjson')
-  const sink = await openFileSink('file', settings(path), systemClock)
+  const sink = await openFile(settings(path), systemClock)
   const report = await sink.deliver(events(0, 3), never)
   t.same(report, { accepted: ['e-0', 'e-1', 'e-2'], refused: [] })
   t.same(idsIn(path), ['e-0', 'e-1', 'e-2'])
-  t.same(JSON.parse(readFileSync(path, 'utf8').split('\n')[1]!), events(1, 1)[0], 'nothing is lost on the way')
+  t.same(JSON.parse(readFileSync(path, 'utf8').split('\n')[1]!), events(1, 1)[0]?.event, 'nothing is lost on the way')
   t.equal(statSync(path).mode & 0o777, 0o600)
   await sink.close()
 })
 
 t.test('after a crash the file is resumed at its last whole line, and what it already holds is not written again', async (t) => {
   const path = join(tmpDir(t), 'usage.ndjson')
-  const whole = await openFileSink('file', settings(path), systemClock)
+  const whole = await openFile(settings(path), systemClock)
   await whole.deliver(events(0, 5), never)
   await whole.close()
-  appendFileSync(path, JSON.stringify(events(5, 1)[0]).slice(0, 40))
+  appendFileSync(path, JSON.stringify(events(5, 1)[0]?.event).slice(0, 40))
   const torn = statSync(path).size
-  const sink = await openFileSink('file', settings(path), systemClock)
+  const sink = await openFile(settings(path), systemClock)
   t.equal(statSync(path).size, torn, 'opening alone changes nothing: another gateway may be writing that line')
   // The cursor was not advanced before the crash, so the batch comes again, with more behind it.
   t.same((await sink.deliver(events(3, 4), never)).accepted, ['e-3', 'e-4', 'e-5', 'e-6'])
@@ -47,7 +48,7 @@ t.test('after a crash the file is resumed at its last whole line, and what it al
 
 t.test('a batch that comes again, because the store could not be told that it is done, is not written again', async (t) => {
   const path = join(tmpDir(t), 'usage.ndjson')
-  const sink = await openFileSink('file', settings(path), systemClock)
+  const sink = await openFile(settings(path), systemClock)
   await sink.deliver(events(0, 3), never)
   t.same((await sink.deliver(events(0, 5), never)).accepted.length, 5, 'once more, with more behind it')
   t.same((await sink.deliver(events(1, 2), never)).accepted.length, 2, 'and a part of it')
@@ -59,7 +60,7 @@ t.test('a batch that comes again, because the store could not be told that it is
 t.test('a tail torn at any byte loses no acknowledged event', async (t) => {
   const dir = tmpDir(t)
   const path = join(dir, 'usage.ndjson')
-  const first = await openFileSink('file', settings(path), systemClock)
+  const first = await openFile(settings(path), systemClock)
   await first.deliver(events(0, 2), never)
   const acknowledged = statSync(path).size
   await first.deliver(events(2, 1), never)
@@ -68,7 +69,7 @@ t.test('a tail torn at any byte loses no acknowledged event', async (t) => {
   for (let cut = acknowledged; cut < bytes.length; cut++) {
     writeFileSync(path, bytes)
     truncateSync(path, cut)
-    const sink = await openFileSink('file', settings(path), systemClock)
+    const sink = await openFile(settings(path), systemClock)
     await sink.deliver(events(2, 1), never)
     await sink.close()
     if (idsIn(path).join() !== 'e-0,e-1,e-2') t.fail(`cut at ${cut}: ${idsIn(path).join()}`)
@@ -80,7 +81,7 @@ t.test('a new file is begun by size and by day; no line is lost or split', async
   const dir = tmpDir(t)
   const path = join(dir, 'usage.ndjson')
   let nowMs = Date.parse('2026-11-22T23:59:00Z')
-  const sink = await openFileSink('file', settings(path, { maxBytes: 600, daily: true }), at(() => nowMs))
+  const sink = await openFile(settings(path, { max_bytes: 600, daily: true }), at(() => nowMs))
   for (let i = 0; i < 6; i++) await sink.deliver(events(i, 1), never)
   nowMs = Date.parse('2026-11-23T00:01:00Z')
   await sink.deliver(events(6, 1), never)
@@ -93,10 +94,10 @@ t.test('a new file is begun by size and by day; no line is lost or split', async
 t.test('a write that fails is cut back and tried again whole', async (t) => {
   const dir = tmpDir(t)
   const path = join(dir, 'usage.ndjson')
-  const sink = await openFileSink('file', settings(path), systemClock)
+  const sink = await openFile(settings(path), systemClock)
   await sink.deliver(events(0, 1), never)
   // /dev/full refuses every byte, as a full disk does.
-  const full = await openFileSink('full', settings('/dev/full'), systemClock).catch(() => null)
+  const full = await openFile(settings('/dev/full'), systemClock).catch(() => null)
   if (full !== null) await t.rejects(full.deliver(events(1, 1), never), { code: 'ENOSPC' })
   t.ok(existsSync(path))
   await t.rejects(sink.deliver(events(1, 1), AbortSignal.abort()))
@@ -108,7 +109,7 @@ t.test('a write that fails is cut back and tried again whole', async (t) => {
 t.test('gateways that take turns at one file lose and double nothing, whoever has opened it when', async (t) => {
   const dir = tmpDir(t)
   const path = join(dir, 'usage.ndjson')
-  const [one, other] = [await openFileSink('file', settings(path, { maxBytes: 4_000 }), systemClock), await openFileSink('file', settings(path, { maxBytes: 4_000 }), systemClock)]
+  const [one, other] = [await openFile(settings(path, { max_bytes: 4_000 }), systemClock), await openFile(settings(path, { max_bytes: 4_000 }), systemClock)]
   for (let n = 0; n < 40; n += 4) {
     await one.deliver(events(n, 3), never)
     // The other has not heard how far the first one came.
@@ -125,9 +126,9 @@ t.test('gateways that take turns at one file lose and double nothing, whoever ha
 
 t.test('a line that another gateway is writing is not cut off by one that starts', async (t) => {
   const path = join(tmpDir(t), 'usage.ndjson')
-  const line = `${JSON.stringify(events(0, 1)[0])}\n`
+  const line = `${JSON.stringify(events(0, 1)[0]?.event)}\n`
   writeFileSync(path, line.slice(0, 50))
-  const starting = await openFileSink('file', settings(path), systemClock)
+  const starting = await openFile(settings(path), systemClock)
   appendFileSync(path, line.slice(50))
   await starting.deliver(events(0, 2), never)
   t.same(idsIn(path), ['e-0', 'e-1'])
@@ -138,7 +139,7 @@ t.test('an archive keeps its files for as long as is asked, and touches no other
   const dir = tmpDir(t)
   const path = join(dir, 'events.ndjson')
   let nowMs = Date.UTC(2026, 0, 1, 12)
-  const sink = await openFileSink('archive', { path, maxBytes: 1e9, daily: true, keepMs: 3 * 86_400_000 }, at(() => nowMs))
+  const sink = await openFile({ path, max_bytes: 1e9, daily: true, keep: 3 * 86_400_000 }, at(() => nowMs))
   const others = ['events.ndjson.bak', 'events.2020-01-01.ndjson', 'other.2020-01-01.1.ndjson', 'events.2020-01-01.1.txt']
   for (const name of others) writeFileSync(join(dir, name), '')
   for (let day = 0; day < 8; day++) {

@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 import type { Balance, Check } from '../../src/metering/check.ts'
 import type { Draw } from '../../src/metering/moves.ts'
-import { StaleFence, type OutboxEntry, type Store } from '../../src/stores/store.ts'
+import { StaleFence, type OutboxEntry, type Position, type Store } from '../../src/stores/store.ts'
 import { check, extendOf, FORGET_AFTER_MS, LEASE_MS, newId, reserveOf, settleOf, slidingCheck } from './sample-moves.ts'
 
 export interface StoreSuiteOptions {
@@ -300,6 +300,33 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     c.t.same(await outbox.read(one, 10), [])
   })
 
+  law('what a consumer does not have yet can be read by anybody, page by page', async (c) => {
+    const tokens = check(c.counter('tokens'), null, 1)
+    const { outbox } = c.store
+    const waiting = async (consumer: string, count = 2): Promise<(number | undefined)[]> => {
+      const found: (number | undefined)[] = []
+      for (let after: Position | null = null; ;) {
+        const page: readonly OutboxEntry[] = await outbox.waiting?.(consumer, after, count) ?? []
+        const last = page.at(-1)
+        if (last === undefined) return found
+        found.push(...page.map((entry) => entry.record.usage.total_tokens))
+        after = last.position
+      }
+    }
+    c.t.ok(outbox.waiting !== undefined)
+    c.t.same(await waiting('one'), [])
+    for (let i = 0; i < 5; i++) await c.store.settle(settleOf(newId(c.now), c.now + i, c.home, [tokens], [i]))
+    const fence = (await outbox.lease('one', 'me', c.now, c.now + 60_000))!
+    const all = await outbox.read(fence, 10)
+    c.t.same(await waiting('one'), [0, 1, 2, 3, 4])
+    await outbox.advance(fence, all.slice(0, 2))
+    c.t.same(await waiting('one'), [2, 3, 4])
+    c.t.same(await waiting('one', 100), [2, 3, 4])
+    c.t.same(await waiting('nobody'), [0, 1, 2, 3, 4], 'of one that nobody has seen: all')
+    await outbox.advance(fence, all)
+    c.t.same(await waiting('one'), [])
+  })
+
   law('bury keeps the event with its reason until it is exhumed', async (c) => {
     const tokens = check(c.counter('tokens'), null, 1)
     const id = newId(c.now)
@@ -409,6 +436,12 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     c.t.same(await records.get('key', 'a'), { plan: 'max' })
     await records.delete('key', 'a')
     c.t.equal(await records.swap('key', 'a', { plan: 'max' }, { plan: 'free' }), false, 'deleted')
+    await records.put('note', 'a', { plan: 'pro', 2: 'x' })
+    await records.delete('note', 'a', { plan: 'pro' })
+    c.t.same(await records.get('note', 'a'), { plan: 'pro', 2: 'x' }, 'it is something else')
+    await records.delete('note', 'a', { 2: 'x', plan: 'pro' })
+    c.t.equal(await records.get('note', 'a'), undefined)
+    await records.delete('note', 'a', { plan: 'pro' })
     c.t.same(seen, [['a', { plan: 'pro', 2: 'x' }], ['a', { plan: 'max' }], ['a', undefined]], 'and watchers are told of what was done')
   })
 

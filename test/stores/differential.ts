@@ -36,6 +36,7 @@ interface Life {
   readonly needs: readonly { readonly fixed: number; readonly perUnit: number }[]
   checkpoint: number
   counted: Counted | null
+  readonly seat: boolean
 }
 
 class World {
@@ -108,7 +109,7 @@ class World {
     const templates = this.templates.get(home)!.filter(() => this.chance(0.6))
     const bytes = Uint8Array.from({ length: 10 }, () => this.below(256))
     const life: Life = {
-      id: exchangeId(admittedMs, bytes), home, admittedMs, templates, checkpoint: 0, counted: null,
+      id: exchangeId(admittedMs, bytes), home, admittedMs, templates, checkpoint: 0, counted: null, seat: bytes[9]! < 26,
       needs: templates.map(() => ({ fixed: this.below(300), perUnit: this.chance(0.5) ? 1 + this.below(4) : 0 })),
     }
     this.lives.push(life)
@@ -133,7 +134,7 @@ class World {
     switch (kind) {
       case 'reserve': {
         const uMax = this.below(400)
-        const move = { id, nowMs, home, checks: this.checksOf(life), uMin: this.below(uMax + 1), uMax, deadlineMs: nowMs + LEASE_MS, skeleton: { ...skeleton, model: `model of ${home}\n"quoted"` } }
+        const move = { id, nowMs, home, checks: this.checksOf(life), uMin: this.below(uMax + 1), uMax, deadlineMs: nowMs + LEASE_MS, skeleton: { ...(life.seat ? { seat: true as const } : {}), ...skeleton, model: `model of ${home}\n"quoted"` } }
         return { what: `reserve ${id}`, expected: this.ledger.reserve(move).answer, on: (store) => store.reserve(move) }
       }
       case 'extend': {

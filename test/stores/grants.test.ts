@@ -6,7 +6,7 @@ import type { Check } from '../../src/metering/check.ts'
 import type { Entitlement } from '../../src/metering/entitlement.ts'
 import { burnDown, grantEndsMs, isEffective, type Grant } from '../../src/metering/grant.ts'
 import { allowance } from '../../src/metering/limits/allowance.ts'
-import { grantLook } from '../../src/metering/limits/counter.ts'
+import { allowanceLook, grantLook } from '../../src/metering/limits/counter.ts'
 import type { AppliedLimit } from '../../src/metering/limits/limit.ts'
 import { checksAtEnd } from '../../src/metering/late-grants.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
@@ -148,7 +148,7 @@ for (const [name, open] of Object.entries(stores)) {
         for (const { bucket, amount } of settled.drawn) drawn.set(bucket, (drawn.get(bucket) ?? 0) + amount)
       }
       const of = (id: string): number => drawn.get(id) ?? 0
-      const [balance, ...looks] = await store.balances(HOME, [check(0), ...grants.map(grantLook)])
+      const [balance, ofAllowance, ...looks] = await store.balances(HOME, [check(0), allowanceLook(check(0).slots[0]!, plan.ceiling), ...grants.map(grantLook)])
       const held = open_.reduce((sum, one) => sum + one.held, 0)
       const byAllowance = of('monthly') + of('monthly of another plan')
       const settled = [...drawn.values()].reduce((sum, amount) => sum + amount, 0)
@@ -163,6 +163,7 @@ for (const [name, open] of Object.entries(stores)) {
         balance!.reserved === held ? '' : `${balance!.reserved} held, of ${held}`,
         // What was held of a grant that is gone meanwhile may show as a room below nothing; else nothing is below.
         balance!.room === plan.ceiling - byAllowance + available - held ? '' : `room ${balance!.room}, ${plan.ceiling - byAllowance} + ${available} − ${held}`,
+        ofAllowance!.room === plan.ceiling - byAllowance - held ? '' : `${ofAllowance!.room} of the allowance alone`,
         given === available + coming + lost + settled - byAllowance ? '' : `${given} given`,
       ].filter((problem) => problem !== '')
       if (problems.length > 0) t.fail(`step ${step}: ${problems.join('; ')}`)

@@ -12,7 +12,7 @@ const FROM = Number(process.env['SEED'] ?? 1)
 /** Rows of the table of moves that the seeds must have met. */
 const met = [
   'reserve admitted', 'reserve denied', 'reserve expired', 'reserve too_old', 'extend revived', 'extend denied', 'extend expired', 'settle settled_late', 'settle settled_unheld', 'settle differs',
-  'settle quarantined', 'void expired', 'expire expired', 'expire not_due',
+  'settle quarantined', 'void expired', 'expire expired', 'expire freed', 'expire not_due',
 ]
 
 t.setTimeout(280_000)
@@ -52,6 +52,8 @@ const planted: readonly (readonly [string, Script, string, string])[] = [
   ['a grant that an earlier period has drawn counts in this one', admitScript, 'if bucket[4] then\n      total', 'if false then\n      total'],
   ['what the period before holds does not count against grants', admitScript, 'return pending + min(left, held)', 'return pending'],
   ['a correction gives a grant more than the period took', finishScript, 'if buckets[i][4] then share = min(share, backBeyond) end', ''],
+  ['a seat that has ended is told as a call', finishScript, 'if decode(r.skeleton).seat == true then', 'if false then'],
+  ['a seat that has ended keeps its room', finishScript, 'freed(changes, r, slots)\n    mayAll', 'mayAll'],
   ['an expired reservation is admitted again', admitScript, "if r.state == 'E' then return 'expired' end", ''],
 ]
 

@@ -5,6 +5,7 @@ import { meterName, meterScale } from '../../metering/meter.ts'
 import type { Limit, Overdraft, Window } from '../../metering/limits/limit.ts'
 import { StoreUnavailable } from '../../stores/store.ts'
 import { accountPage, accountSorts } from '../account-page.ts'
+import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Field, Route } from '../route.ts'
 import { accountFields, wishesOf } from './account-wishes.ts'
@@ -12,7 +13,7 @@ import { intentFields, intentOf } from './intent.ts'
 
 export const accountRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/accounts', role: 'viewer', summary: 'All accounts, keys that are their own account among them',
+    method: 'GET', path: '/api/v1/accounts', shape: answers.accounts, role: 'viewer', summary: 'All accounts, keys that are their own account among them',
     query: {
       limit: { type: 'integer', about: 'how many; all unless given', minimum: 1, maximum: 500 },
       offset: { type: 'integer', about: 'so many are passed over', minimum: 0, maximum: 10_000_000 },
@@ -20,16 +21,17 @@ export const accountRoutes: readonly Route[] = [
       sort: { type: 'string', about: 'id unless given; the last four by the roll-ups of the last 30 days', values: accountSorts },
       order: { type: 'string', about: 'unless given, names from the first on and amounts from the largest', values: ['asc', 'desc'] },
       suspended: { type: 'boolean', about: 'only those that are, or are not' },
+      forecast: { type: 'boolean', about: 'forecast_at of all of them too; it looks at the limits of every account, which takes a while where there are many; with limit it is always told' },
     },
     answer: 'total, offset, limit; accounts: id, plan, parent, where, revision, unused_because, keys, suspension, calendar, add-ons, state of the subscription, forecast_at: when the first of its limits will be used up at its present rate, where that is before the limit begins anew',
     handle: ({ query }, parts) => accountPage(query, parts),
   },
   {
-    method: 'GET', path: '/api/v1/accounts/{id}', role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, its labels, limits of its own and keys; standing: what is used of every limit; terms: as they were given, of one made at run time',
+    method: 'GET', path: '/api/v1/accounts/{id}', shape: answers.account, role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, its labels, limits of its own and keys; standing: what is used of every limit; terms: as they were given, of one made at run time',
     handle: ({ params }, parts) => accountOf(params['id'] ?? '', parts),
   },
   {
-    method: 'POST', path: '/api/v1/accounts/{id}', role: 'admin', summary: 'Make or change an account that is not in the config; what is not given stays as it is',
+    method: 'POST', path: '/api/v1/accounts/{id}', shape: answers.account, role: 'admin', summary: 'Make or change an account that is not in the config; what is not given stays as it is',
     answer: 'the account as GET gives it', body: accountFields,
     async handle(asked, parts) {
       const id = asked.params['id'] ?? ''
@@ -38,7 +40,7 @@ export const accountRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'DELETE', path: '/api/v1/accounts/{id}', role: 'admin', summary: 'Take away an account that is not in the config; its counters and events stay', answer: 'id, removed',
+    method: 'DELETE', path: '/api/v1/accounts/{id}', shape: answers.accountRemoved, role: 'admin', summary: 'Take away an account that is not in the config; its counters and events stay', answer: 'id, removed',
     query: { revision: intentFields['revision'] as Field },
     async handle({ params, query, who }, { accounts }) {
       const id = params['id'] ?? ''
@@ -47,7 +49,7 @@ export const accountRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/accounts/{id}/suspend', role: 'admin', summary: 'Refuse every call of an account and of those under it, until resumed',
+    method: 'POST', path: '/api/v1/accounts/{id}/suspend', shape: answers.accountSuspended, role: 'admin', summary: 'Refuse every call of an account and of those under it, until resumed',
     answer: 'id, state',
     body: { reason: { type: 'string', about: 'why, for the record' } },
     async handle({ params, body, who }, { changes }) {
@@ -57,7 +59,7 @@ export const accountRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/accounts/{id}/resume', role: 'admin', summary: 'Lift a suspension',
+    method: 'POST', path: '/api/v1/accounts/{id}/resume', shape: answers.accountResumed, role: 'admin', summary: 'Lift a suspension',
     answer: 'id, state: active, or suspended while the config says so',
     async handle({ params, who }, { changes }) {
       const { suspendedByConfig } = await changes.resumeAccount(params['id'] ?? '', who)
@@ -65,11 +67,11 @@ export const accountRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/plans', role: 'viewer', summary: 'The plans in use', answer: 'plans: name, version, public, entitlements, limits, policy, prices',
+    method: 'GET', path: '/api/v1/plans', shape: answers.plans, role: 'viewer', summary: 'The plans in use', answer: 'plans: name, version, public, entitlements, limits, policy, prices',
     handle: (_asked, { config }) => ({ plans: [...config().plans.values()].map(toPlanDocument) }),
   },
   {
-    method: 'GET', path: '/api/v1/audit', role: 'viewer', summary: 'Who changed what, newest first', answer: 'changes: at, who, action, target, details',
+    method: 'GET', path: '/api/v1/audit', shape: answers.audit, role: 'viewer', summary: 'Who changed what, newest first', answer: 'changes: at, who, action, target, details',
     query: { limit: { type: 'integer', about: 'how many; 100 unless given', minimum: 1, maximum: 1000 } },
     async handle({ query }, { changes }) {
       const entries = await changes.audit(typeof query['limit'] === 'number' ? query['limit'] : 100)
@@ -129,6 +131,7 @@ function toLimitDocument(limit: Limit): unknown {
     name: limit.name, meter: meterName(limit.meter), limit: limit.ceiling === null ? null : limit.ceiling / scale, window: windowWords(limit.window),
     per: limit.per, each: limit.each, for: { models: limit.forModels, endpoints: limit.forEndpoints },
     mode: limit.mode, visible: limit.visible, overdraft: overdraftWords(limit.overdraft, scale),
+    ...(limit.window.kind === 'in_flight' && limit.window.seats !== undefined ? { seats: { holder: limit.window.seats.holder, linger_ms: limit.window.seats.lingerMs, by_subscription: limit.bySubscription === true } } : {}),
   }
 }
 

@@ -7,6 +7,7 @@ import type { Dimension, Dimensions, Kept, RefusalDimension, RefusalRow, Unit, U
 import { toInstant, toWholeSecond } from '../../metering/event.ts'
 import { decimalOfNanos } from '../../metering/price.ts'
 import { StoreUnavailable } from '../../stores/store.ts'
+import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Field, Fields, Route } from '../route.ts'
 import { toPastMs } from '../when.ts'
@@ -31,11 +32,11 @@ const onlyField = (name: string): Field => ({ type: 'string', about: `of this ${
 
 export const analyticsRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/analytics', role: 'viewer', summary: 'How far usage is rolled up', answer: 'state: current, behind, rebuilding, failing or off; behind: events to be counted; complete_until, kept, rebuild, missed',
+    method: 'GET', path: '/api/v1/analytics', shape: answers.analytics, role: 'viewer', summary: 'How far usage is rolled up', answer: 'state: current, behind, rebuilding, failing or off; behind: events to be counted; complete_until, kept, rebuild, missed',
     handle: (_asked, parts) => statusOf(parts),
   },
   {
-    method: 'POST', path: '/api/v1/analytics/rebuild', role: 'admin', summary: 'Make the roll-ups of usage again from the events of the archive and the store', status: 202, answer: 'as GET /api/v1/analytics tells',
+    method: 'POST', path: '/api/v1/analytics/rebuild', shape: answers.analytics, role: 'admin', summary: 'Make the roll-ups of usage again from the events of the archive and the store', status: 202, answer: 'as GET /api/v1/analytics tells',
     body: {},
     async handle({ who }, parts) {
       const { analytics, changes, gateway, config } = parts
@@ -51,7 +52,7 @@ export const analyticsRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/analytics/usage', role: 'viewer', summary: 'Usage by minute, hour, day or month, from the roll-ups',
+    method: 'GET', path: '/api/v1/analytics/usage', shape: answers.rolledUsage, role: 'viewer', summary: 'Usage by minute, hour, day or month, from the roll-ups',
     answer: 'unit, from, to, complete_until, by, series, truncated, rows: from, grouping fields, sums of every quantity, cost by currency, refused, percentiles of latency and time to first token, tokens_per_second',
     query: {
       ...timeFields,
@@ -64,7 +65,7 @@ export const analyticsRoutes: readonly Route[] = [
     handle: (asked, parts) => usageOf(asked, parts),
   },
   {
-    method: 'GET', path: '/api/v1/analytics/refusals', role: 'viewer', summary: 'Refused calls by minute, hour, day or month', answer: 'unit, from, to, by, series, truncated, rows: from, grouping fields, refused',
+    method: 'GET', path: '/api/v1/analytics/refusals', shape: answers.rolledRefusals, role: 'viewer', summary: 'Refused calls by minute, hour, day or month', answer: 'unit, from, to, by, series, truncated, rows: from, grouping fields, refused',
     query: {
       ...timeFields,
       by: { type: 'string', about: `comma-separated: ${REFUSAL_DIMENSIONS.join(', ')}` },
@@ -84,7 +85,7 @@ export const analyticsRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/refusals', role: 'viewer', summary: 'The latest refused calls that this gateway remembers, newest first',
+    method: 'GET', path: '/api/v1/refusals', shape: answers.refusals, role: 'viewer', summary: 'The latest refused calls that this gateway remembers, newest first',
     answer: 'refusals: at, request_id, account, key, limit, reason, model, ceiling, used, remaining, resets_at',
     query: {
       account: onlyField('account'), limit: { type: 'string', about: 'refused by this limit only, by its name' },
@@ -103,7 +104,7 @@ export const analyticsRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/live', role: 'viewer', summary: 'What happens just now, as server-sent events, one a second',
+    method: 'GET', path: '/api/v1/live', shape: answers.live, role: 'viewer', summary: 'What happens just now, as server-sent events, one a second',
     answer: 'at, requests_per_second, tokens_per_second, cost_per_second by currency, errors_per_second, refused_per_second, open, streams, refusals: by reason in the last minute, sinks: name, lag, dead; analytics_lag',
     handle({ gone }, parts) {
       if (parts.gateway === null) throw new Problem(409, 'no gateway runs here')

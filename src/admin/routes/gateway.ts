@@ -1,9 +1,10 @@
+import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { ReloadState, Route } from '../route.ts'
 
 export const gatewayRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/health', role: null, summary: 'Is the gateway well?', answer: 'status: ok, draining or not_admitting; reason',
+    method: 'GET', path: '/api/v1/health', shape: answers.health, role: null, summary: 'Is the gateway well?', answer: 'status: ok, draining or not_admitting; reason',
     handle(_asked, { gateway, storeStatus }) {
       const { admitting, reason } = storeStatus()
       const status = gateway?.draining() === true ? 'draining' : admitting ? 'ok' : 'not_admitting'
@@ -11,7 +12,7 @@ export const gatewayRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/config', role: 'viewer', summary: 'Which config is in use, and how the last reload went',
+    method: 'GET', path: '/api/v1/config', shape: answers.configInUse, role: 'viewer', summary: 'Which config is in use, and how the last reload went',
     answer: 'version, instance, files, plans, accounts, keys, upstreams, started_at, last_reload',
     handle(_asked, { config, gateway, directory }) {
       const current = config()
@@ -26,7 +27,7 @@ export const gatewayRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/config/reload', role: 'admin', summary: 'Read the config again and use it, all or nothing', answer: 'ok, at, version',
+    method: 'POST', path: '/api/v1/config/reload', shape: answers.reloaded, role: 'admin', summary: 'Read the config again and use it, all or nothing', answer: 'ok, at, version',
     body: {},
     async handle({ who }, { config, gateway, changes }) {
       if (gateway === null) throw new Problem(409, 'no gateway runs here')

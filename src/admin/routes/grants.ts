@@ -4,6 +4,7 @@ import { momentOf } from '../../config/scalars.ts'
 import { looseText } from '../../config/yaml.ts'
 import { meterScale } from '../../metering/meter.ts'
 import type { Meter } from '../../metering/meter.ts'
+import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Field, Fields, Route } from '../route.ts'
 
@@ -12,12 +13,12 @@ const ofAccount: Fields = { account: { type: 'string', about: 'of this account a
 
 export const grantRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/grants', role: 'viewer', summary: 'Grants of the config and of the store, those that are over too; of those that recur, the present ones',
+    method: 'GET', path: '/api/v1/grants', shape: answers.grants, role: 'viewer', summary: 'Grants of the config and of the store, those that are over too; of those that recur, the present ones',
     answer: 'grants: account, id, limit, meter, amount, used, remaining, priority, instants, source, state, where', query: ofAccount,
     handle: async ({ query }, { grants }) => ({ grants: (await grants.standing(textOf(query, 'account'))).map((grant) => toDocument(grant, grants)) }),
   },
   {
-    method: 'POST', path: '/api/v1/grants', role: 'admin', status: 201, summary: 'Give an account an amount beyond a limit; sent again with the same id, it is given once',
+    method: 'POST', path: '/api/v1/grants', shape: answers.grant, role: 'admin', status: 201, summary: 'Give an account an amount beyond a limit; sent again with the same id, it is given once',
     answer: 'the grant as in the list',
     body: {
       account: { type: 'string', required: true, about: 'who gets it' },
@@ -33,7 +34,7 @@ export const grantRoutes: readonly Route[] = [
     handle: addGrant,
   },
   {
-    method: 'DELETE', path: '/api/v1/grants/{account}/{id}', role: 'admin', summary: 'Take back what is left of a grant, also of one of the config; of one that recurs by its own id, with all that would come',
+    method: 'DELETE', path: '/api/v1/grants/{account}/{id}', shape: answers.grantRevoked, role: 'admin', summary: 'Take back what is left of a grant, also of one of the config; of one that recurs by its own id, with all that would come',
     answer: 'account, id, revoked_at', query: { reason: { type: 'string', about: 'why, for the journal' } },
     async handle({ params, query, who }, { grants }) {
       const [account, id] = [params['account'] ?? '', params['id'] ?? '']
@@ -42,7 +43,7 @@ export const grantRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/breakage', role: 'viewer', summary: 'What grants had left when they expired', answer: 'breakage: account, grant, limit, meter, amount, left, expired_at', query: ofAccount,
+    method: 'GET', path: '/api/v1/breakage', shape: answers.breakage, role: 'viewer', summary: 'What grants had left when they expired', answer: 'breakage: account, grant, limit, meter, amount, left, expired_at', query: ofAccount,
     handle: async ({ query }, parts) => ({ breakage: (await parts.grants.breakage(textOf(query, 'account'))).map((each) => breakageDocument(each, parts)) }),
   },
 ]
@@ -66,7 +67,7 @@ async function addGrant({ body, who }: Asked, { grants, directory }: AdminParts)
 function toDocument({ account, id, limit, meter, amount, used, priority, effectiveMs, expiresMs, createdMs, createdBy, source, note, voidedMs, state, where }: GrantStanding, grants: GrantChanges): unknown {
   const scale = scaleOf(grants.meterOf(meter))
   return {
-    account, id, limit, meter, amount: amount / scale, used: used === null ? null : used / scale, remaining: used === null ? null : Math.max(0, amount - used) / scale, priority,
+    account, id, limit, meter, amount: amount / scale, used: used === null ? null : used / scale, remaining: state === 'revoked' ? 0 : used === null ? null : Math.max(0, amount - used) / scale, priority,
     effective_at: effectiveMs === 0 ? null : instant(effectiveMs), expires_at: instant(expiresMs), created_at: createdMs === 0 ? null : instant(createdMs), created_by: createdBy, source, note,
     revoked_at: instant(voidedMs), state, where,
   }

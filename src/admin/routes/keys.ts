@@ -1,4 +1,5 @@
 import { findKey, listKeys } from '../../accounts/account-overview.ts'
+import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { Asked, Field, Route } from '../route.ts'
 import { toDurationMs, toInstantMs } from '../when.ts'
@@ -10,11 +11,11 @@ const changeField = intentFields['change'] as Field
 
 export const keyRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/keys', role: 'viewer', summary: 'All keys: of the config and made at run time', answer: 'keys: id, account, plan, state, where, expiry, rotation, revocation',
+    method: 'GET', path: '/api/v1/keys', shape: answers.keys, role: 'viewer', summary: 'All keys: of the config and made at run time', answer: 'keys: id, account, plan, state, where, expiry, rotation, revocation',
     handle: (_asked, { directory, clock }) => ({ keys: listKeys(directory, clock.nowMs()) }),
   },
   {
-    method: 'POST', path: '/api/v1/keys', role: 'admin', status: 201, summary: 'Make a key; its secret is told this once',
+    method: 'POST', path: '/api/v1/keys', shape: answers.keyMade, role: 'admin', status: 201, summary: 'Make a key; its secret is told this once',
     answer: 'id, secret, and the key as in the list; secret null, and told: why, when this change has been made before',
     body: {
       id: { type: 'string', about: 'a name of your own; else one is made up' },
@@ -33,7 +34,7 @@ export const keyRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/keys/{id}', role: 'viewer', summary: 'One key', answer: 'the key as in the list',
+    method: 'GET', path: '/api/v1/keys/{id}', shape: answers.key, role: 'viewer', summary: 'One key', answer: 'the key as in the list',
     handle({ params }, { directory, clock }) {
       const key = findKey(directory, params['id'] ?? '', clock.nowMs())
       if (key === undefined) throw new Problem(404, `there is no key "${params['id']}"`)
@@ -41,7 +42,7 @@ export const keyRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/keys/{id}/rotate', role: 'admin', summary: 'Give a key a new secret; the old one works on for the grace',
+    method: 'POST', path: '/api/v1/keys/{id}/rotate', shape: answers.keyRotated, role: 'admin', summary: 'Give a key a new secret; the old one works on for the grace',
     answer: 'id, secret (told this once), grace_until, where the config still has the old hash; secret null, and told: why, when this change has been made before',
     body: { change: changeField, grace: { type: 'string', about: `how long the old secret works on; ${graceDefault} unless given` } },
     async handle({ params, body, who }, { directory, changes, clock }) {
@@ -51,7 +52,7 @@ export const keyRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/keys/{id}/revoke', role: 'admin', summary: 'Shut a key out until the revocation is lifted, one of the config too',
+    method: 'POST', path: '/api/v1/keys/{id}/revoke', shape: answers.keyRevoked, role: 'admin', summary: 'Shut a key out until the revocation is lifted, one of the config too',
     answer: 'id, where the key still stands',
     body: { reason: { type: 'string', about: 'why, for the record' } },
     async handle({ params, body, who }, { changes }) {
@@ -60,7 +61,7 @@ export const keyRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'DELETE', path: '/api/v1/keys/{id}/revocation', role: 'admin', summary: 'Lift a revocation', answer: 'the key as in the list',
+    method: 'DELETE', path: '/api/v1/keys/{id}/revocation', shape: answers.keyRestored, role: 'admin', summary: 'Lift a revocation', answer: 'the key as in the list',
     async handle({ params, who }, { changes, directory, clock }) {
       const id = params['id'] ?? ''
       await changes.liftRevocation(id, who)

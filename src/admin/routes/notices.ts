@@ -1,6 +1,7 @@
 import { NOTICE_TYPES } from '../../config/config.ts'
 import { toNoticeEvent } from '../../notices/notice.ts'
 import { listNotices } from '../../notices/notice-book.ts'
+import * as answers from '../answers.ts'
 import type { Route } from '../route.ts'
 import { toPastMs } from '../when.ts'
 
@@ -8,7 +9,7 @@ const shownMax = 1_000
 
 export const noticeRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/notices', role: 'viewer', summary: 'What somebody was told: limits that run out, subscriptions that end, grants that expire; the newest first',
+    method: 'GET', path: '/api/v1/notices', shape: answers.notices, role: 'viewer', summary: 'What somebody was told: limits that run out, subscriptions that end, grants that expire; the newest first',
     answer: 'notices: CloudEvents of the type tallygate.notice.v1, as webhooks get them; more: how many there are beside them',
     query: {
       account: { type: 'string', about: 'of this account alone' },

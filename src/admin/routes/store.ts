@@ -1,10 +1,11 @@
 import type { StoreConfig } from '../../config/config.ts'
 import { withoutPassword } from '../../config/redis-url.ts'
+import * as answers from '../answers.ts'
 import type { Route } from '../route.ts'
 
 export const storeRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/store', role: 'viewer', summary: 'The store: where it is, whether it admits, what could be lost, what waits',
+    method: 'GET', path: '/api/v1/store', shape: answers.store, role: 'viewer', summary: 'The store: where it is, whether it admits, what could be lost, what waits',
     answer: 'kind, where it is, admitting, reason, format, epoch, reservations: pending ones, undelivered: events that some sink has not taken, servers, losses, '
       + 'sinks: name, waiting, oldest_at, dead, missed; quarantined: settlements that could not be booked, spool: of this machine',
     async handle(_asked, { config, storeStatus, outbox, quarantined, inspectStore }) {

@@ -1,6 +1,7 @@
 import { findSubscription, listSubscriptions } from '../../accounts/subscriptions.ts'
 import type { SubscriptionOverview, SubscriptionWishes } from '../../accounts/subscriptions.ts'
 import { isTimeZone, momentOf, termOf, termText } from '../../config/scalars.ts'
+import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Field, Fields, Route } from '../route.ts'
 import { toDurationMs } from '../when.ts'
@@ -30,15 +31,15 @@ const wishFields: Fields = {
 
 export const subscriptionRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/subscriptions', role: 'viewer', summary: 'All subscriptions: of the config and made at run time', answer: 'subscriptions: account, kind, state, instants, term, plans, add-ons, where, revision',
+    method: 'GET', path: '/api/v1/subscriptions', shape: answers.subscriptions, role: 'viewer', summary: 'All subscriptions: of the config and made at run time', answer: 'subscriptions: account, kind, state, instants, term, plans, add-ons, where, revision',
     handle: (_asked, { directory, clock }) => ({ subscriptions: listSubscriptions(directory, clock.nowMs()).map(toDocument) }),
   },
   {
-    method: 'GET', path: '/api/v1/subscriptions/{account}', role: 'viewer', summary: 'The subscription of an account', answer: 'the subscription as in the list',
+    method: 'GET', path: '/api/v1/subscriptions/{account}', shape: answers.subscription, role: 'viewer', summary: 'The subscription of an account', answer: 'the subscription as in the list',
     handle: ({ params }, parts) => subscriptionOf(params['account'] ?? '', parts),
   },
   {
-    method: 'POST', path: '/api/v1/subscriptions/{account}', role: 'admin', summary: 'Make or change the subscription of an account; what is not given stays as it is',
+    method: 'POST', path: '/api/v1/subscriptions/{account}', shape: answers.subscription, role: 'admin', summary: 'Make or change the subscription of an account; what is not given stays as it is',
     answer: 'the subscription as in the list', body: { ...wishFields, ...intentFields },
     async handle(asked, parts) {
       const account = asked.params['account'] ?? ''
@@ -47,7 +48,7 @@ export const subscriptionRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/subscriptions/{account}/renew', role: 'admin', summary: 'One term more for a subscription that does not renew by itself', answer: 'the subscription as in the list', body: intentFields,
+    method: 'POST', path: '/api/v1/subscriptions/{account}/renew', shape: answers.subscription, role: 'admin', summary: 'One term more for a subscription that does not renew by itself', answer: 'the subscription as in the list', body: intentFields,
     async handle(asked, parts) {
       const account = asked.params['account'] ?? ''
       await parts.subscriptions.renew(account, intentOf(asked))
@@ -55,7 +56,7 @@ export const subscriptionRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'POST', path: '/api/v1/subscriptions/{account}/cancel', role: 'admin', summary: 'End a subscription: with the term that runs, or when it is said', answer: 'the subscription as in the list',
+    method: 'POST', path: '/api/v1/subscriptions/{account}/cancel', shape: answers.subscription, role: 'admin', summary: 'End a subscription: with the term that runs, or when it is said', answer: 'the subscription as in the list',
     body: { at: { type: 'string', about: 'now, a day or an instant; the end of the running term, unless given' }, ...intentFields },
     async handle(asked, parts) {
       const account = asked.params['account'] ?? ''
@@ -66,7 +67,7 @@ export const subscriptionRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'DELETE', path: '/api/v1/subscriptions/{account}', role: 'admin', summary: 'Take a subscription away: the account is then served without one', answer: 'account, removed',
+    method: 'DELETE', path: '/api/v1/subscriptions/{account}', shape: answers.subscriptionRemoved, role: 'admin', summary: 'Take a subscription away: the account is then served without one', answer: 'account, removed',
     query: { revision: intentFields['revision'] as Field },
     async handle({ params, query, who }, { subscriptions }) {
       const account = params['account'] ?? ''

@@ -12,7 +12,7 @@ import type { Column } from './table.ts'
 import { html, useState } from './view.ts'
 import type { VNode } from './view.ts'
 
-const tones: Readonly<Record<string, Tone>> = { active: 'good', pending: 'warn', voided: 'bad', expired: 'plain', unused: 'warn' }
+const tones: Readonly<Record<string, Tone>> = { active: 'good', pending: 'warn', revoked: 'bad', expired: 'plain', unused: 'warn' }
 
 export function AccountGrants({ account, limits, changes, changed }: { readonly account: string; readonly limits: readonly LimitStanding[]; readonly changes: boolean; changed(): void }): VNode {
   const [giving, setGiving] = useState(false)
@@ -33,7 +33,7 @@ export function AccountGrants({ account, limits, changes, changed }: { readonly 
     { name: 'left', title: 'Left', numeric: true, value: (row) => row.remaining, show: (row) => exact(row.remaining) },
     { name: 'from', title: 'From', value: (row) => row.effective_at, show: (row) => html`<${When} at=${row.effective_at} />` },
     { name: 'expires', title: 'Expires', value: (row) => row.expires_at, show: (row) => html`<${When} at=${row.expires_at} />` },
-    { name: 'state', title: 'State', value: (row) => row.state, show: (row) => html`<${Badge} tone=${tones[row.state] ?? 'plain'}>${row.state === 'voided' ? 'taken back' : row.state}</${Badge}>` },
+    { name: 'state', title: 'State', value: (row) => row.state, show: (row) => html`<${Badge} tone=${tones[row.state] ?? 'plain'}>${row.state === 'revoked' ? 'taken back' : row.state}</${Badge}>` },
     ...(changes ? [{ name: 'do', title: 'Change', sorts: false, value: () => null, show: (row: GrantRow) => (row.state === 'active' || row.state === 'pending' ? html`<button type="button" class="small" aria-label=${`Take back ${row.id}`} onClick=${() => setRevoking(row)}>Take back …</button>` : null) }] : []),
   ]
   const extendable = limits.filter(({ name, limit, meter }) => limit !== null && !name.includes('/') && meter !== 'concurrency' && meter !== 'seats')

@@ -1,9 +1,12 @@
 import { assert } from '../../assert.ts'
 import { periodAt } from '../calendar.ts'
-import { LOOKED_AT_LATE_MS } from '../grant.ts'
+import { grantEndsMs, LOOKED_AT_LATE_MS } from '../grant.ts'
+import type { Grant } from '../grant.ts'
 import { LONGEST_GRACE_MS, usageTermAt } from '../subscription.ts'
+import { Memo } from './counter.ts'
 import type { AppliedLimit, LimitKind } from './limit.ts'
-import { grantedCheck, singleCheck, singleFitsAtMs } from './single.ts'
+import { grantedCheck, grantedNames, singleCheck, singleFitsAtMs } from './single.ts'
+import type { Granted } from './single.ts'
 
 /**
  * An amount for a period: day, week, month, billing period, term of the subscription or lifetime; a budget is the same in money. One counter, named by the period's start.
@@ -14,11 +17,9 @@ export const allowance: LimitKind = {
   handles: (window) => window.kind === 'billing_period' || window.kind === 'term' || window.kind === 'lifetime'
     || (window.kind === 'calendar' && (window.unit === 'day' || window.unit === 'week' || window.unit === 'month')),
   check(applied, need, admittedMs, _nowMs, clamp) {
+    if (applied.grants !== undefined) return grantedCheck(grantedOf(applied, applied.grants, admittedMs), need, clamp)
     const period = periodOf(applied, admittedMs)
-    const endsMs = counterEndsMs(applied, period?.endMs ?? null)
-    if (applied.grants === undefined) return singleCheck(applied, need, period?.startMs ?? 0, endsMs, clamp)
-    const neighbours = period === null ? [] : [periodOf(applied, period.startMs - 1)!.startMs, ...(period.endMs === null ? [] : [period.endMs])]
-    return grantedCheck(applied, need, admittedMs, period?.startMs ?? 0, endsMs, neighbours, clamp)
+    return singleCheck(applied, need, period?.startMs ?? 0, counterEndsMs(applied, period?.endMs ?? null), clamp)
   },
   resetsAtMs: (applied, nowMs) => periodOf(applied, nowMs)?.endMs ?? null,
   fitsAtMs: (applied, nowMs, usedBySlot, ceiling, amount) => singleFitsAtMs(nowMs, periodOf(applied, nowMs)?.endMs ?? null, usedBySlot?.[0] ?? 0, ceiling, amount),
@@ -26,6 +27,22 @@ export const allowance: LimitKind = {
     const period = periodOf(applied, nowMs)
     return period === null || period.endMs === null ? null : period.endMs - period.startMs
   },
+}
+
+const granted = new Memo<AppliedLimit, Granted>(4_096)
+
+/** From memory while neither the period nor what may be drawn changes: three periods of a calendar are dear. */
+function grantedOf(applied: AppliedLimit, grants: readonly Grant[], atMs: number): Granted {
+  const known = granted.get(applied)
+  if (known !== undefined && known.fromMs <= atMs && atMs < known.untilMs) return known
+  const period = periodOf(applied, atMs)
+  const neighbours = period === null ? [] : [periodOf(applied, period.startMs - 1)!.startMs, ...(period.endMs === null ? [] : [period.endMs])]
+  const edges = grants.flatMap((grant) => [grant.effectiveMs, grantEndsMs(grant) ?? Infinity])
+  const fresh = grantedNames(applied, atMs, period?.startMs ?? 0, counterEndsMs(applied, period?.endMs ?? null), neighbours, {
+    fromMs: Math.max(period?.startMs ?? -Infinity, ...edges.filter((edge) => edge <= atMs)), untilMs: Math.min(period?.endMs ?? Infinity, ...edges.filter((edge) => edge > atMs)),
+  })
+  granted.set(applied, fresh)
+  return fresh
 }
 
 /**

@@ -13,8 +13,14 @@ export type Window =
   /** The subscription's term: it begins anew when that is renewed. Without a subscription it never does. */
   | { readonly kind: 'term' }
   | { readonly kind: 'lifetime' }
-  /** Concurrency: what is in flight, no window. */
-  | { readonly kind: 'in_flight' }
+  /** Concurrency: what is in flight, no window. With `seats`: who is, or was a moment ago. */
+  | { readonly kind: 'in_flight'; readonly seats?: Seating }
+
+/** Who holds a seat, and for how long after his last call has ended, in ms: at least so long. */
+export interface Seating {
+  readonly holder: 'key' | 'end_user'
+  readonly lingerMs: number
+}
 
 export type Overdraft =
   | { readonly kind: 'none' }
@@ -46,6 +52,8 @@ export interface Limit {
   readonly mode: 'enforce' | 'shadow'
   readonly visible: boolean
   readonly overdraft: Overdraft
+  /** The ceiling is the number of seats that the account's subscription has; 0 without one. */
+  readonly bySubscription?: true
   /** What is drawn here was paid before: when it is used up, payment is required. */
   readonly prepaid?: boolean
   /** Percentages of use that are told, ascending; none: nothing is. Absent: those of `notifications`, where it is among their limits. */

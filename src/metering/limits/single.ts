@@ -8,14 +8,22 @@ export function singleCheck(applied: AppliedLimit, need: Need, period: number, e
   return { slots, at: 0, span: 1, endsMs, ceilings, fixed: need.fixed, perUnit: need.perUnit, clampable }
 }
 
-/** The same for a limit that grants extend. `neighbours`: the starts of the periods before and after, whose calls may draw the same grants. */
-export function grantedCheck(applied: AppliedLimit, need: Need, admittedMs: number, period: number, endsMs: number | null, neighbours: readonly number[], clampable: boolean): Check {
+/** What the check of a limit that grants extend has in one period, as long as the same of them may be drawn. */
+export interface Granted extends Pick<Check, 'slots' | 'endsMs' | 'ceilings' | 'alongside'> {
+  readonly fromMs: number
+  readonly untilMs: number
+}
+
+/** `neighbours`: the starts of the periods before and after, whose calls may draw the same grants. */
+export function grantedNames(applied: AppliedLimit, atMs: number, period: number, endsMs: number | null, neighbours: readonly number[], span: Pick<Granted, 'fromMs' | 'untilMs'>): Granted {
   const base = counterBase(applied)
   const slot = base + period
-  return {
-    slots: [slot], at: 0, span: 1, endsMs, ceilings: [grantedCeiling(applied, slot, admittedMs)], alongside: neighbours.map((start) => base + start),
-    fixed: need.fixed, perUnit: need.perUnit, clampable,
-  }
+  return { ...span, slots: [slot], endsMs, ceilings: [grantedCeiling(applied, slot, atMs)], alongside: neighbours.map((start) => base + start) }
+}
+
+/** The same for a limit that grants extend. */
+export function grantedCheck({ slots, endsMs, ceilings, alongside = [] }: Granted, need: Need, clampable: boolean): Check {
+  return { slots, at: 0, span: 1, endsMs, ceilings, alongside, fixed: need.fixed, perUnit: need.perUnit, clampable }
 }
 
 function oneName(base: string, period: number): readonly string[] {

@@ -37,6 +37,8 @@ export function windowTag(window: Window): string {
     case 'sliding': return `sliding${window.ms}`
     case 'fixed': return `fixed${window.ms}`
     case 'calendar': return window.unit
+    // Who holds seats is part of what is counted; for how long he keeps one is not.
+    case 'in_flight': return window.seats === undefined ? window.kind : `seats_${window.seats.holder}`
     default: return window.kind
   }
 }

@@ -102,6 +102,10 @@ export class LocalOutbox implements Outbox {
     await this.#move(fence.consumer, this.#cursor(other))
   }
 
+  waiting(consumer: string, after: Position | null, count: number): Promise<readonly OutboxEntry[]> {
+    return this.#read(Math.max(this.#cursor(consumer), after === null ? 0 : ordinalOf(after)), count)
+  }
+
   async lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }> {
     const from = Math.max(this.#cursor(consumer), this.#journal.trimmedThrough)
     const count = this.#journal.lastOrdinal - from

@@ -37,8 +37,9 @@ export class LocalRecords implements Records {
     })
   }
 
-  delete(kind: string, id: string): Promise<void> {
+  delete(kind: string, id: string, expected?: Value): Promise<void> {
     return this.#inTurn(kind, id, async () => {
+      if (expected !== undefined && !sameDocument(await this.#journal.document(kind, id), JSON.stringify(expected))) return
       await this.#journal.change([{ kind: 'delete', of: kind, id }])
       this.#tell(kind, id, undefined)
     })

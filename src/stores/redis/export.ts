@@ -17,6 +17,8 @@ export interface ExportParts {
   /** The store's time, ms since 1970. */
   readonly nowMs: () => number
   readonly forgetAfterMs: number
+  /** Ends seats that linger: nobody sits on them, and no gateway is left that would sweep them. */
+  readonly endSeats: () => Promise<void>
 }
 
 const EVENTS_PAGE = 1_000
@@ -47,6 +49,7 @@ async function nobodyUses(parts: ExportParts): Promise<void> {
     if (last.some((until, i) => until > first[i]!)) throw new RowsRefused('a gateway uses this store: stop every gateway on it first')
     await clock.sleep(LOOK_MS)
   }
+  await parts.endSeats()
   const open = await all(link, partitionsOf(keys).map((p) => ({ key: keys.due(p), name: 'ZCARD', args: [keys.due(p)] })))
   const count = open.reduce<number>((sum, one) => sum + Number(one), 0)
   if (count > 0) throw new RowsRefused(`${count} calls are still open in this store, of a gateway that has not ended them: start one for half a minute, which ends them, then stop it`)

@@ -239,7 +239,7 @@ export function toVoidAnswer(text: string): VoidAnswer | Unmade {
 
 export function toExpireAnswer(text: string): ExpireAnswer | Unmade {
   switch (text) {
-    case 'expired': case 'not_due': case 'unknown': return { outcome: text }
+    case 'expired': case 'freed': case 'not_due': case 'unknown': return { outcome: text }
     default: return unmade(text)
   }
 }

@@ -1,5 +1,5 @@
 import type { OutboxEntry } from '../store.ts'
-import { comparePlaces, eventIdText, rangeStart, toEventId, toPlace, type EventPlace, type StreamEntry } from './event-position.ts'
+import { comparePlaces, eventIdText, rangeStart, toEventId, toPlace, type EventId, type EventPlace, type StreamEntry } from './event-position.ts'
 import type { KeyNames } from './keys.ts'
 import type { RedisLink } from './link.ts'
 
@@ -19,6 +19,8 @@ export interface ScanParts {
   readonly keys: KeyNames
   /** Partitions that may have events after `from`. */
   readonly partitions: readonly number[]
+  /** What of a partition is passed over, up to and with this one; absent: nothing. */
+  readonly through?: ReadonlyMap<number, EventId>
   /** Reads a stored event; undefined: it is damaged. */
   read(partition: number, entry: StreamEntry): OutboxEntry | undefined
   /** Called when a partition's stream cannot be read at all. */
@@ -31,7 +33,7 @@ export interface ScanParts {
  */
 export async function scanEvents(parts: ScanParts, from: EventPlace | null, count: number): Promise<OutboxEntry[]> {
   const page = Math.min(PAGE_MAX, Math.max(2, Math.ceil((2 * count) / Math.max(1, parts.partitions.length))))
-  let sources: Source[] = parts.partitions.map((partition) => ({ partition, next: rangeStart(partition, from), more: true, ahead: [] }))
+  let sources: Source[] = parts.partitions.map((partition) => ({ partition, next: rangeStart(partition, laterOf(from, partition, parts.through)), more: true, ahead: [] }))
   const found: OutboxEntry[] = []
   while (found.length < count) {
     await refill(parts, sources.filter((source) => source.more && source.ahead.length === 0), page)
@@ -58,6 +60,13 @@ export async function scanEvents(parts: ScanParts, from: EventPlace | null, coun
     for (const { entry } of ready.sort((a, b) => comparePlaces(a.place, b.place))) if (found.length < count) found.push(entry)
   }
   return found
+}
+
+function laterOf(from: EventPlace | null, partition: number, through: ScanParts['through']): EventPlace | null {
+  const id = through?.get(partition)
+  if (id === undefined) return from
+  const place = { ...id, partition }
+  return from === null || comparePlaces(place, from) > 0 ? place : from
 }
 
 async function refill({ link, keys, read, damaged }: ScanParts, sources: readonly Source[], page: number): Promise<void> {

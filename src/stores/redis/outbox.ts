@@ -238,6 +238,28 @@ export class RedisOutbox implements Outbox {
     }))
   }
 
+  async waiting(consumer: string, after: Position | null, count: number): Promise<readonly OutboxEntry[]> {
+    const place = after === null ? null : toPlace(after)
+    const written = (await this.#look([])).flatMap((last, partition) => {
+      if (last instanceof StoreUnavailable) throw last
+      return typeof last === 'string' ? [{ partition, last: toEventId(last) }] : []
+    })
+    const cursors = await this.#commands(written.map(({ partition }) => this.#hget(this.#keys.cursor(partition, consumer), 'id')))
+    const through = new Map<number, EventId>()
+    const partitions: number[] = []
+    for (const [i, { partition, last }] of written.entries()) {
+      const cursor = cursors[i]
+      const done = typeof cursor === 'string' && cursor !== '' ? toEventId(cursor) : null
+      if (done !== null) through.set(partition, done)
+      if ((done?.ordinal ?? 0) < last.ordinal && (place === null || comparePlaces({ ...last, partition }, place) > 0)) partitions.push(partition)
+    }
+    return scanEvents({
+      link: this.#link, keys: this.#keys, partitions, through,
+      read: (partition, entry) => this.#read(partition, entry),
+      damaged: (partition, error) => this.#tellDamage(partition, error),
+    }, place, Math.min(count, READ_MAX))
+  }
+
   async lag(consumer: string): Promise<{ readonly count: number; readonly oldestMs: number | null }> {
     const lasts = (await this.#look([])).map((last) => (typeof last === 'string' ? toEventId(last) : orThrow(last)))
     const waiting = lasts.flatMap((last, partition) => (last === null ? [] : [{ partition, last }]))

@@ -100,9 +100,17 @@ export class RedisRecords implements Records {
     throw new StoreUnavailable('the document changes faster than it can be compared')
   }
 
-  async delete(kind: string, id: string): Promise<void> {
-    await this.#write(kind, ['delete', kind, id])
-    this.#wrote(kind, id, undefined)
+  async delete(kind: string, id: string, expected?: Value): Promise<void> {
+    const wanted = expected === undefined ? undefined : JSON.stringify(expected)
+    let guess = wanted
+    for (let tries = 0; tries < SWAPS_MAX; tries++) {
+      const [done, found] = await this.#write(kind, ['delete', kind, id, ...(guess === undefined ? [] : [guess])])
+      if (done === 1) return this.#wrote(kind, id, undefined)
+      if (!sameDocument(found ?? undefined, wanted)) return
+      // The same in other words.
+      guess = found ?? undefined
+    }
+    throw new StoreUnavailable('the document changes faster than it can be compared')
   }
 
   async list(kind: string): Promise<readonly { readonly id: string; readonly value: Value }[]> {

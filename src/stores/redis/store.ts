@@ -245,7 +245,19 @@ export class RedisStore implements Store {
     const { link, keys, clock, forgetAfterMs } = this.#parts
     const nowMs = (): number => this.nowMs()
     return framed({ version, source: 'redis', partitions: keys.partitions, epoch: this.#epoch, at: new Date(nowMs()).toISOString() },
-      exportRows({ link, keys, outbox: this.outbox, clock, nowMs, forgetAfterMs }))
+      exportRows({ link, keys, outbox: this.outbox, clock, nowMs, forgetAfterMs, endSeats: () => this.#endSeats() }))
+  }
+
+  async #endSeats(): Promise<void> {
+    const nowMs = this.nowMs()
+    for (let ended = -1; ended !== 0;) {
+      ended = 0
+      for (const { id, home } of await this.due(Number.MAX_SAFE_INTEGER)) {
+        if ((await this.pending(id))?.skeleton.seat !== true) continue
+        await this.expire({ id, home, nowMs, checkpoint: null })
+        ended += 1
+      }
+    }
   }
 
   /** The time that all replicas go by. */

@@ -183,7 +183,7 @@ t.test('C14: a prompt that does not fit what is left is refused before a byte go
 t.test('C15, C16: paths that no dialect knows are 404; models that the plan does not name are 403 and make no metric series', async (t) => {
   const upstream = await openScriptedUpstream(t, openai())
   const rig = await startRig(t, upstream.url, { entitlements: '{ models: ["test-*"] }' })
-  for (const target of ['/v1/batches', '/v1/files', '/v1/audio/speech', '/v1/images/generations', '/nothing', '/v1/chat/completions/']) {
+  for (const target of ['/v1/batches', '/v1/files', '/v1/audio/speech', '/v1/images/edits', '/nothing', '/v1/chat/completions/']) {
     t.equal((await rig.request({ method: 'POST', target, body: {} })).status, 404, target)
     t.equal((await rig.request({ method: 'POST', target, body: {}, key: null })).status, 404, `${target} without a key`)
   }

@@ -89,6 +89,18 @@ moves.expire = { texts = 1, make = function(m, texts)
   if r.state ~= 'O' then return 'unknown' end
   if checkpoint ~= cjson.null and (checkpoint ~= r.checkpoint or r.deadline > nowMs) then return 'not_due' end
   if r.lines ~= texts[1] then return 'again' end
+  if decode(r.skeleton).seat == true then
+    -- A seat is nothing that was used: it ends without an event.
+    local changes, slots = {}, {}
+    for i = 1, #lines do slots[i] = lines[i][1] end
+    freed(changes, r, slots)
+    mayAll(changes)
+    typeIs(due, 'zset')
+    make(changes)
+    keep(key, { state = 'V' }, ttl)
+    onceWritten('ZREM', KEYS[plain + due], id)
+    return 'freed'
+  end
   local amounts = r.counted or r.booked
   local usage = r.counted and r.countedUsage or r.booked and r.bookedUsage or ''
   if not amounts then

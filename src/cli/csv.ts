@@ -1,0 +1,19 @@
+/**
+ * RFC 4180. `numbers`: columns of decimal texts. A spreadsheet takes a text that begins with one of = + - @ for a formula and runs it, and names come from outside: such a text gets an
+ * apostrophe before it.
+ */
+export function toCsv(columns: readonly string[], rows: readonly (readonly (string | null)[])[], numbers: ReadonlySet<string>): string {
+  const isNumber = columns.map((column) => numbers.has(column))
+  const line = (texts: readonly string[]): string => `${texts.join(',')}\r\n`
+  return [line(columns.map(quoted)), ...rows.map((row) => line(columns.map((_column, index) => field(row[index] ?? null, isNumber[index] === true))))].join('')
+}
+
+function field(text: string | null, number: boolean): string {
+  if (text === null) return ''
+  if (number && /^-?\d+(\.\d+)?$/.test(text)) return text
+  return quoted(/^[\s\0]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text)
+}
+
+function quoted(text: string): string {
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
+}

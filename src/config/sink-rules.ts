@@ -1,0 +1,96 @@
+import { sinkKind } from '../sinks/index.ts'
+import { whyNotHost } from '../sinks/address.ts'
+import type { MeterMapping, MeterRule, SinkKind } from '../sinks/sink.ts'
+import type { SinkConfig, SinkMapping } from './config.ts'
+import type { Report } from './problem.ts'
+import { listed, pathOf } from './problem.ts'
+import type { RawSink, RawSinkMeter } from './schema.ts'
+import { toldQuantity } from './weighted-meter.ts'
+
+/** The path of a file sink; null: it is another. */
+export function filePathOf(raw: RawSink): string | null {
+  const path = raw['path']
+  return raw.type === 'file' && typeof path === 'string' ? path : null
+}
+
+/** What sinks say, checked against each other and against what their receivers can take. */
+export function sinksOf(raws: readonly RawSink[], report: Report): readonly SinkConfig[] {
+  const names = new Set<string>()
+  const paths = new Map<string, string>()
+  return raws.map((raw) => {
+    const wrong = (field: string, sentence: string): void => report.problem(raw.node.entries.get(field)?.value ?? raw.node, pathOf(raw.trail, field), sentence)
+    if (names.has(raw.name)) wrong('name', `there are two sinks named ${raw.name}`)
+    names.add(raw.name)
+    const path = filePathOf(raw)
+    const other = path === null ? undefined : paths.get(path)
+    if (other !== undefined) wrong('path', `is the file of the sink ${other} too; every sink needs its own`)
+    if (path !== null) paths.set(path, raw.name)
+    const kind = sinkKind(raw.type)
+    if (!kind.contract.verified) report.warn(raw.node.entries.get('type')?.value ?? raw.node, pathOf(raw.trail, 'type'), `is experimental: the rules of ${kind.type} could not be confirmed; compare its totals with yours`)
+    const settings: Record<string, unknown> = {}
+    for (const name of [...Object.keys(kind.settings), 'private']) {
+      const value = raw[name]
+      // What is put in by name is plain data for the sink.
+      if (value !== undefined) settings[name] = value instanceof Map ? Object.fromEntries(value) : value
+      if (kind.settings[name]?.is === 'url' && typeof value === 'string') checkAddress(raw, name, value, report)
+    }
+    return { name: raw.name, type: raw.type, settings, mapping: mappingOf(raw, kind, report) }
+  })
+}
+
+function checkAddress(raw: RawSink, field: string, address: string, report: Report): void {
+  const url = URL.parse(address)
+  const at = raw.node.entries.get(field)?.value
+  if (url === null || at === undefined) return
+  const why = whyNotHost(url.hostname, raw['private'] === true)
+  if (why !== null) report.problem(at, pathOf(raw.trail, field), why)
+  else if (url.protocol === 'http:' && raw['private'] !== true) report.warn(at, pathOf(raw.trail, field), 'is not encrypted: whoever is on the way reads its secret and the events; write https://')
+}
+
+function mappingOf(raw: RawSink, kind: SinkKind, report: Report): SinkMapping | null {
+  const filter = raw.filter === null ? noFilter : { accounts: raw.filter.accounts, plans: raw.filter.plans, models: raw.filter.models }
+  if (kind.takes === 'events') return raw.filter === null ? null : { filter, meters: null, customers: {}, unmapped: 'bury', rollup: null }
+  return {
+    filter, meters: metersOf(raw, kind, report), customers: Object.fromEntries(raw.customers ?? []), unmapped: raw.unmapped ?? 'bury', rollup: raw.rollup ?? null,
+  }
+}
+
+const noFilter: SinkMapping['filter'] = { accounts: null, plans: null, models: null }
+
+function metersOf(raw: RawSink, kind: SinkKind, report: Report): readonly MeterRule[] {
+  const rules: MeterRule[] = []
+  const own = raw.meters ?? null
+  const mappings = own === null ? kind.meters ?? [] : own.map(toMapping)
+  const codes = mappings.map(({ code }) => code)
+  mappings.forEach((mapping, index) => {
+    const given = own?.[index]
+    const wrong = (field: 'code' | 'quantity' | 'copied', sentence: string): void => {
+      if (given === undefined) report.problem(raw.node, raw.trail, `the sink's own meter ${mapping.code} ${sentence}`)
+      else report.problem(given.node.entries.get(field)?.value ?? given.node, pathOf(given.trail, field), given.quantity.substituted && field === 'quantity' ? 'what is substituted here has to be a quantity, and is not' : sentence)
+    }
+    const quantity = toldQuantity(mapping.quantity)
+    if ('problem' in quantity) return wrong('quantity', quantity.problem)
+    const { terms, scale } = quantity.value
+    if (kind.contract.values === 'integer' && scale !== 1) return wrong('quantity', `has fractions, and ${kind.type} takes whole numbers only; write ${scale} * it, and the price for as much less`)
+    for (const field of Object.values(mapping.copied ?? {})) if (!copyable.test(field)) wrong('copied', `"${field}" is no field of an event that can be copied; these are: ${listed(fields)}, labels.NAME, caller.user, caller.session, caller.tags.NAME`)
+    const fixed = Object.values(mapping.fixed ?? {})
+    const name = codes.indexOf(mapping.code) === codes.lastIndexOf(mapping.code) ? mapping.code : [mapping.code, ...fixed].join(':')
+    if (rules.some((rule) => rule.name === name)) return wrong('code', `has meters that cannot be told apart: ${mapping.code} twice; give them different fixed properties`)
+    rules.push({ name, code: mapping.code, terms, scale, valueProperty: mapping.valueProperty ?? 'value', copied: mapping.copied ?? {}, fixed: mapping.fixed ?? {} })
+  })
+  return rules
+}
+
+/** Fields of an event's data that are single words. */
+const fields = [
+  'id', 'time', 'source', 'account', 'key', 'plan', 'plan_version', 'provider', 'endpoint', 'model', 'model_served', 'upstream', 'upstream_request_id', 'service_tier', 'stream', 'status', 'end', 'usage_source', 'settled_at',
+  'corrects', 'currency', 'price_version',
+]
+const copyable = new RegExp(`^(?:${fields.join('|')}|labels\\..+|caller\\.(?:user|session|request_id)|caller\\.tags\\..+)$`)
+
+function toMapping(raw: RawSinkMeter): MeterMapping {
+  return {
+    code: raw.code, quantity: raw.quantity.text, ...(raw.value_property === null ? {} : { valueProperty: raw.value_property }),
+    copied: Object.fromEntries(raw.copied ?? []), fixed: Object.fromEntries(raw.fixed ?? []),
+  }
+}

@@ -1,0 +1,270 @@
+// The document of the admin API is held against the server that runs: every operation with a valid example and with wrong input, every answer against its schema.
+// test: timeout 120 s
+
+import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import t, { type Test } from 'tap'
+import { z } from 'zod'
+import { startGatewayProcess } from '../fixtures/gateway-process.ts'
+import { waitFor } from '../fixtures/wait-for.ts'
+
+type Json = Readonly<Record<string, unknown>>
+
+interface Parameter { readonly name: string; readonly in: 'path' | 'query'; readonly required: boolean; readonly schema: Json }
+interface Content { readonly content: Readonly<Record<string, { readonly schema: Json }>> }
+interface Operation {
+  readonly security: readonly unknown[]
+  readonly 'x-tallygate-role'?: 'viewer' | 'admin'
+  readonly parameters: readonly Parameter[]
+  readonly requestBody?: Content
+  readonly responses: Readonly<Record<string, Content>>
+}
+interface Document { readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>; readonly components: { readonly schemas: Readonly<Record<string, Json>> } }
+
+/** A valid call of one operation. Values of the path by their names. */
+interface Example {
+  readonly path?: Readonly<Record<string, string>>
+  readonly query?: Readonly<Record<string, string>>
+  readonly body?: Json
+}
+
+const day = 86_400_000
+const rpm = { name: 'rpm', meter: 'requests', limit: 60, window: '1m' }
+
+/** In this order: what is made by one is used by the next. A new operation needs an example here. */
+const examples: Readonly<Record<string, readonly Example[]>> = {
+  'GET /': [{}],
+  'GET /metrics': [{}],
+  'GET /upstreams/{name}/health': [{ path: { name: 'model' } }],
+  'GET /upstreams/{name}/metrics': [{ path: { name: 'model' } }],
+  'GET /api/v1/openapi.json': [{}],
+  'GET /api/v1/health': [{}],
+  'GET /api/v1/config': [{}],
+  'POST /api/v1/config/reload': [{ body: {} }],
+  'POST /api/v1/accounts/{id}': [
+    { path: { id: 'globex' }, body: { plan: 'pro', timezone: 'Europe/Berlin', billing_anchor: '2026-01-15', labels: { team: 'ml' }, add_ons: ['more'], limits: [rpm], entitlements: { models: ['m'] }, revision: 0, change: 'signup-1' } },
+    { path: { id: 'globex' }, body: { limits: '[{ name: rpm, meter: requests, limit: 30, window: 1m }]', revision: 1 } },
+    { path: { id: 'gone' }, body: { plan: 'free' } },
+  ],
+  'GET /api/v1/accounts': [{}, { query: { forecast: 'true' } }],
+  'GET /api/v1/accounts/{id}': [{ path: { id: 'globex' } }, { path: { id: 'acme' } }, { path: { id: 'solo' } }],
+  'DELETE /api/v1/accounts/{id}': [{ path: { id: 'gone' }, query: { revision: '1' } }, { path: { id: 'gone' } }],
+  'POST /api/v1/accounts/{id}/suspend': [{ path: { id: 'globex' }, body: { reason: 'unpaid' } }],
+  'POST /api/v1/accounts/{id}/resume': [{ path: { id: 'globex' } }],
+  'GET /api/v1/plans': [{}],
+  'POST /api/v1/keys': [{ body: { account: 'globex', id: 'g1', expires_in: '30d', change: 'order-1' } }, { body: { account: 'globex', id: 'g1', change: 'order-1' } }, { body: { plan: 'free' } }],
+  'GET /api/v1/keys': [{}],
+  'GET /api/v1/keys/{id}': [{ path: { id: 'g1' } }, { path: { id: 'acme-1' } }],
+  'POST /api/v1/keys/{id}/rotate': [{ path: { id: 'g1' }, body: { grace: '1h', change: 'rotate-1' } }, { path: { id: 'g1' }, body: { change: 'rotate-1' } }],
+  'POST /api/v1/keys/{id}/revoke': [{ path: { id: 'g1' }, body: { reason: 'lost' } }],
+  'DELETE /api/v1/keys/{id}/revocation': [{ path: { id: 'g1' } }],
+  'POST /api/v1/subscriptions/{account}': [{ path: { account: 'globex' }, body: { term: 'year', renewal: 'none', start: new Date(Date.now() - 30 * day).toISOString().slice(0, 10), grace: '14d', seats: 5, plan: 'free', add_ons: 'more', change: 'sub-1' } }],
+  'GET /api/v1/subscriptions': [{}],
+  'GET /api/v1/subscriptions/{account}': [{ path: { account: 'globex' } }],
+  'POST /api/v1/subscriptions/{account}/renew': [{ path: { account: 'globex' }, body: { revision: 1 } }],
+  'POST /api/v1/subscriptions/{account}/cancel': [{ path: { account: 'globex' }, body: { at: 'now' } }],
+  'DELETE /api/v1/subscriptions/{account}': [{ path: { account: 'globex' }, query: { revision: '3' } }, { path: { account: 'globex' } }],
+  'POST /api/v1/grants': [{ body: { account: 'acme', limit: 'monthly', amount: '500k', id: 'promo-1', expires: '2099-01-01', note: 'welcome' } }, { body: { account: 'acme', limit: 'monthly', amount: 10, id: 'promo-2' } }],
+  'GET /api/v1/grants': [{}, { query: { account: 'acme' } }],
+  'DELETE /api/v1/grants/{account}/{id}': [{ path: { account: 'acme', id: 'promo-2' }, query: { reason: 'mistake' } }],
+  'GET /api/v1/breakage': [{}],
+  'GET /api/v1/audit': [{ query: { limit: '5' } }],
+  'GET /api/v1/usage': [{ query: { by: 'account,model', bucket: 'day' } }, {}],
+  'GET /api/v1/events': [{ query: { since: '1h', limit: '10' } }, {}],
+  'GET /api/v1/events/{id}': [{ path: { id: '{event}' } }],
+  'GET /api/v1/events/dead': [{}],
+  'POST /api/v1/events/dead/retry': [{ body: {} }],
+  'POST /api/v1/events/replay': [{ body: { sink: 'file', since: '1h' } }],
+  'GET /api/v1/sinks': [{}],
+  'GET /api/v1/sinks/{name}/reconciliation': [{ path: { name: 'file' }, query: { period: new Date().toISOString().slice(0, 7) } }],
+  'POST /api/v1/sinks/{name}/reconciliation': [{ path: { name: 'file' }, body: { period: new Date().toISOString().slice(0, 7) } }],
+  'GET /api/v1/usage/focus': [{}, { query: { bucket: 'hour', account: 'acme' } }],
+  'GET /api/v1/events/quarantined': [{}, { query: { sink: 'file' } }],
+  'POST /api/v1/events/quarantined/release': [{ body: { sink: 'file', how: 'drop' } }],
+  'POST /api/v1/events/{id}/credit': [{ path: { id: '{event}' }, body: { sink: 'file' } }],
+  'GET /api/v1/invoices/{account}': [{ path: { account: 'acme' }, query: { period: 'current', with: 'children' } }, { path: { account: 'acme' } }],
+  'GET /api/v1/explain/{id}': [{ path: { id: '{event}' } }],
+  'GET /api/v1/simulation/state': [{}],
+  'GET /api/v1/notices': [{ query: { limit: '10' } }, {}],
+  'GET /api/v1/store': [{}],
+}
+
+const opsToken = 'ops-token-0123456789abcdef'
+const viewToken = 'view-token-0123456789abcdef'
+const secret = 'tg-test-openapi-0123456789'
+const sha = (of: string): string => createHash('sha256').update(of).digest('hex')
+
+const yaml = (model: string): string => `
+admin:
+  tokens: [{ name: ops, hash: "sha256:${sha(opsToken)}", role: admin }, { name: view, hash: "sha256:${sha(viewToken)}", role: viewer }]
+upstreams: { model: { url: "${model}", provider: openai } }
+prices: { standard: { currency: USD, version: 2026-01, models: { "*": { input_tokens: 1/k, output_tokens: { graduated: [{ up_to: 100, price: 2/k }, { price: 1/k }] }, requests: 0.0001 } } } }
+plans:
+  free: { public: true, limits: [{ name: rpm, meter: requests, limit: 100, window: 1m }] }
+  pro:
+    prices: standard
+    fees: [{ name: Base, amount: 49 }]
+    limits: [{ name: monthly, meter: total_tokens, limit: 1M, window: billing_period, overdraft: 10% }, { name: spend, meter: cost, limit: 50, window: month }, { name: seats, meter: seats, limit: 5, linger: 1m }]
+add_ons: { more: { limits: [{ name: monthly, limit: +1M }] } }
+accounts:
+  acme: { plan: pro, labels: { segment: smb } }
+  team: { parent: acme }
+  trial: { plan: free, subscription: { kind: trial, start: 2026-01-01, trial_end: 2099-01-01 } }
+keys:
+  - { id: acme-1, account: acme, secret: "${secret}" }
+  - { id: team-1, account: team, secret: "${secret}-team" }
+  - { id: solo, plan: free, secret: "${secret}-solo" }
+sinks: [{ name: file, type: file, path: "{dir}/events.ndjson" }]
+`
+
+async function startModel(): Promise<{ url: string; close(): void }> {
+  const server = createServer((request, response) => {
+    request.resume()
+    if (request.method === 'GET') {
+      response.writeHead(200, { 'content-type': 'text/plain' }).end('fine')
+      return
+    }
+    response.writeHead(200, { 'content-type': 'application/json' })
+    response.end(JSON.stringify({ id: 'x', object: 'chat.completion', model: 'm', choices: [{ index: 0, message: { role: 'assistant', content: 'hi' }, finish_reason: 'stop' }], usage: { prompt_tokens: 10, completion_tokens: 5, total_tokens: 15 } }))
+  })
+  await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close: () => { server.closeAllConnections(); server.close() } }
+}
+
+t.test('the document says what the server does', { timeout: 110_000 }, async (t) => {
+  const model = await startModel()
+  t.teardown(() => model.close())
+  const gateway = await startGatewayProcess(t, yaml(model.url))
+  const called = await fetch(`${gateway.url}/v1/chat/completions`, {
+    method: 'POST', headers: { authorization: `Bearer ${secret}`, 'content-type': 'application/json' }, body: JSON.stringify({ model: 'm', max_tokens: 20, messages: [{ role: 'user', content: 'hello' }] }),
+  })
+  t.equal(called.status, 200, await called.text())
+  const event = called.headers.get('x-request-id') ?? ''
+  const document = await (await fetch(`${gateway.adminUrl}/api/v1/openapi.json`)).json() as Document
+
+  const send = (method: string, path: string, more: { token?: string | null; body?: unknown; raw?: string; type?: string } = {}): Promise<Response> => {
+    const { token = opsToken, body, raw, type = 'application/json' } = more
+    const text = raw ?? (body === undefined ? undefined : JSON.stringify(body))
+    return fetch(`${gateway.adminUrl}${path}`, {
+      method, ...(text === undefined ? {} : { body: text }), headers: { ...(token === null ? {} : { authorization: `Bearer ${token}` }), ...(text === undefined ? {} : { 'content-type': type }) },
+    })
+  }
+  const filled = (path: string, values: Readonly<Record<string, string>> = {}): string => path.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent((values[name] ?? 'nothing-like-it').replace('{event}', event)))
+  const operations = Object.entries(document.paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, operation]) => ({ name: `${method.toUpperCase()} ${path}`, method: method.toUpperCase(), path, operation })))
+  const operationOf = new Map(operations.map((each) => [each.name, each]))
+  const schemaOf = (schema: Json): z.ZodType => z.fromJSONSchema({ ...(schema['$ref'] === '#/components/schemas/Problem' ? document.components.schemas['Problem'] : schema) } as Parameters<typeof z.fromJSONSchema>[0])
+
+  /** The answer's status and content type are documented, and its body is as its schema says. Gives the body. */
+  const asDocumented = async (t: Test, what: string, { responses }: Operation, response: Response, wanted: readonly number[]): Promise<unknown> => {
+    const text = await response.text()
+    t.ok(wanted.includes(response.status), `${what}: ${response.status}, and not ${wanted.join(' or ')}: ${text.slice(0, 300)}`)
+    const documented = responses[String(response.status)]
+    if (documented === undefined) return t.fail(`${what}: ${response.status} is not documented`)
+    const type = response.headers.get('content-type')?.split(';')[0] ?? ''
+    const content = documented.content[type] ?? documented.content['*/*']
+    if (content === undefined) return t.fail(`${what}: ${type} is not documented for ${response.status}`)
+    if (!type.endsWith('json')) return text
+    const body = JSON.parse(text) as unknown
+    const read = schemaOf(content.schema).safeParse(body)
+    t.ok(read.success, `${what}: ${read.success ? 'as its schema says' : `${z.prettifyError(read.error)}\n${text.slice(0, 1_500)}`}`)
+    return body
+  }
+
+  await t.test('every operation has an example here, and a schema for its answer', async (t) => {
+    t.same(operations.map(({ name }) => name).filter((name) => examples[name] === undefined), [], 'operations without an example')
+    t.same(Object.keys(examples).filter((name) => !operationOf.has(name)), [], 'examples without an operation')
+    for (const { name, operation } of operations) {
+      const [success] = Object.entries(operation.responses).find(([status]) => status.startsWith('2')) ?? []
+      const json = success === undefined ? undefined : operation.responses[success]?.content['application/json']
+      if (json !== undefined && name !== 'GET /api/v1/openapi.json') t.ok(json.schema['properties'] !== undefined || json.schema['anyOf'] !== undefined || json.schema['oneOf'] !== undefined, `${name} says what its answer looks like`)
+    }
+  })
+
+  await t.test('every operation answers a valid example as documented', async (t) => {
+    await waitFor('the event to be there', async () => (await send('GET', `/api/v1/events/${event}`)).status === 200)
+    for (const [name, list] of Object.entries(examples)) {
+      const found = operationOf.get(name)
+      if (found === undefined) continue
+      const success = Object.keys(found.operation.responses).map(Number).filter((status) => status >= 200 && status < 300)
+      for (const { path, query, body } of list) {
+        const search = query === undefined ? '' : `?${new URLSearchParams(query).toString()}`
+        await asDocumented(t, name, found.operation, await send(found.method, `${filled(found.path, path)}${search}`, body === undefined ? {} : { body }), success)
+      }
+    }
+  })
+
+  await t.test('an answer that is not as its schema says is seen', async (t) => {
+    const { schema } = operationOf.get('GET /api/v1/config')?.operation.responses['200']?.content['application/json'] ?? { schema: {} }
+    const config = await (await send('GET', '/api/v1/config')).json() as Json
+    t.ok(schemaOf(schema).safeParse(config).success)
+    const { version: _, ...less } = config
+    for (const wrong of [less, { ...config, more: 1 }, { ...config, keys: '3' }, { ...config, started_at: 'yesterday' }]) t.notOk(schemaOf(schema).safeParse(wrong).success)
+  })
+
+  await t.test('every operation refuses wrong input as documented', async (t) => {
+    for (const { name, method, path, operation } of operations) {
+      const [example = {}] = examples[name] ?? []
+      const good = filled(path, example.path)
+      const refused = async (what: string, response: Promise<Response>, ...wanted: number[]): Promise<void> => {
+        const body = await asDocumented(t, `${name}, ${what}`, operation, await response, wanted)
+        t.match(body, { title: String, status: Number, detail: /\w+/ }, `${name}, ${what}: a sentence`)
+      }
+      if (operation.security.length > 0) {
+        await refused('without a token', send(method, good, { token: null }), 401)
+        await refused('with a wrong token', send(method, good, { token: 'wrong-token-0123456789' }), 401)
+      }
+      if (operation['x-tallygate-role'] === 'admin') await refused('as a viewer', send(method, good, { token: viewToken, ...(method === 'GET' ? {} : { body: example.body ?? {} }) }), 403)
+      const isApi = path.startsWith('/api/')
+      if (path.includes('{') && (method === 'GET' || method === 'DELETE')) {
+        const asked = operation.parameters.filter((parameter) => parameter.in === 'query' && parameter.required).map(({ name: of }): [string, string] => [of, example.query?.[of] ?? ''])
+        const response = await send(method, `${filled(path)}${asked.length === 0 ? '' : `?${new URLSearchParams(asked).toString()}`}`)
+        // To take away what is not there is no mistake.
+        if (!(method === 'DELETE' && response.status === 200)) await refused('about nothing that is there', Promise.resolve(response), 404, 422, 409)
+      }
+      if (isApi) await refused('with a question that it does not know', send(method, `${good}?nonsense=1`, method === 'GET' ? {} : { body: example.body ?? {} }), 400)
+      for (const { name: field, in: place, schema } of operation.parameters) {
+        if (place !== 'query' || (schema['type'] !== 'integer' && schema['enum'] === undefined)) continue
+        await refused(`with a wrong ${field}`, send(method, `${good}?${field}=nonsense`), 400)
+      }
+      if (operation.requestBody === undefined) continue
+      const schema = operation.requestBody.content['application/json']?.schema
+      await refused('with a field that it does not know', send(method, good, { body: { ...example.body, nonsense: 1 } }), 422)
+      await refused('with what is no JSON', send(method, good, { raw: '{' }), 400)
+      await refused('with a list', send(method, good, { raw: '[]' }), 400)
+      await refused('with a form', send(method, good, { raw: 'a=b', type: 'application/x-www-form-urlencoded' }), 415)
+      await refused('with far too much', send(method, good, { raw: `{"x":"${'x'.repeat(70_000)}"}` }), 413)
+      for (const [field, of] of Object.entries((schema?.['properties'] ?? {}) as Readonly<Record<string, Json>>)) {
+        await refused(`with a wrong ${field}`, send(method, good, { body: { ...example.body, [field]: of['type'] === 'string' || Array.isArray(of['type']) ? { no: 'text' } : 1.5 } }), 422)
+      }
+      for (const field of (schema?.['required'] ?? []) as readonly string[]) {
+        const { [field]: _, ...rest } = example.body ?? {}
+        await refused(`without ${field}`, send(method, good, { body: rest }), 422)
+      }
+    }
+  })
+
+  await t.test('every path that the server answers is in the document, and answers no other method', async (t) => {
+    const page = await (await send('GET', '/')).text()
+    const linked = [...page.matchAll(/href="([^"?]+)/g)].map(([, path]) => path ?? '')
+    t.ok(linked.length > 5)
+    const source = readFileSync(new URL('../../src/admin/admin-server.ts', import.meta.url), 'utf8')
+    const own = [...source.matchAll(/path(?: === |\.startsWith\()'([^']+)'/g)].map(([, path]) => path ?? '')
+    t.ok(own.includes('/metrics'))
+    for (const path of [...linked, ...own]) t.ok(Object.keys(document.paths).some((each) => each === path || (path.endsWith('/') && each.startsWith(path))), `${path} is documented`)
+    const matches = (template: string, path: string): boolean => new RegExp(`^${template.replace(/\{\w+\}/g, '[^/]+')}$`).test(path)
+    for (const path of Object.keys(document.paths)) {
+      for (const method of ['GET', 'POST', 'DELETE', 'PUT', 'PATCH']) {
+        // Another template may mean this path too: GET /events/{id} that of GET /events/dead.
+        const also = operations.filter((each) => matches(each.path, path))
+        if (also.some((each) => each.method === method)) continue
+        const response = await send(method, filled(path), method === 'GET' ? {} : { body: {} })
+        t.equal(response.status, 405, `${method} ${path}`)
+        if (path.startsWith('/api/')) t.same(response.headers.get('allow')?.split(', ').sort(), [...new Set(also.map((each) => each.method))].sort(), `${method} ${path}`)
+        await response.text()
+      }
+    }
+    for (const path of ['/api/v1/nothing', '/api/v2/health', '/api', '/favicon.ico', '/upstreams/model/other']) t.equal((await send('GET', path)).status, 404, path)
+  })
+})
