@@ -73,12 +73,12 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
   const store = await openStoreOf(config, parts)
   const clock = store.nowMs === undefined ? parts.clock : withTime(parts.clock, () => store.nowMs?.() ?? parts.clock.nowMs())
   try {
-    const directory = await StoredKeyDirectory.open(store.records, config, clock)
+    const directory = await patiently(clock, () => StoredKeyDirectory.open(store.records, config, clock))
     const changes = new AccountChanges(store.records, directory, clock, random)
     const subscriptions = new SubscriptionChanges(store.records, directory, changes, clock)
     const accounts = new MadeAccounts(store, directory, changes, clock)
     const grants = new GrantChanges(store, directory, changes, clock, random)
-    const paces = await StoredPaces.open(store.records)
+    const paces = await patiently(clock, () => StoredPaces.open(store.records))
     const analytics = new Analytics({
       outbox: store.outbox, clock, log, onHold: () => void deliveries.tellConsumers().catch((error: unknown) => log.warn({ error: String(error) }, 'the store could not be told its consumers')),
       open: async (kept) => (await import('./analytics/open-rollups.ts')).openRollups(config.store, store, kept),
@@ -116,7 +116,10 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
             }
             const sink = await openSink(config, { clock, random, stdout, instance: current().instance })
             try {
-              return await (note === null ? reconcile(config, sink, asked, about) : reconcileAndApply(config, sink, asked, about, note))
+              const found = await (note === null ? reconcile(config, sink, asked, about) : reconcileAndApply(config, sink, asked, about, note))
+              // One account says nothing of the others, and a receiver that cannot be asked nothing at all.
+              if (asked.account === null && found.asked !== 'nothing') metrics.unexplained.set({ sink: config.name }, found.unexplained)
+              return found
             } finally {
               await sink.close().catch(() => undefined)
             }
@@ -135,6 +138,23 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
   } catch (error) {
     await store.close()
     throw error
+  }
+}
+
+const patienceMs = 10_000
+const readAgainMs = 100
+
+/** A store that has just been opened may be gone again, or slower than its deadline while many processes start at once: reading is tried again for a while. */
+async function patiently<Read>(clock: Clock, read: () => Promise<Read>): Promise<Read> {
+  const untilMs = clock.monotonicMs() + patienceMs
+  for (;;) {
+    try {
+      return await read()
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error
+      if (clock.monotonicMs() >= untilMs) throw new BooksUnavailable(`the store cannot be read: ${error.message}`, { cause: error })
+    }
+    await clock.sleep(readAgainMs)
   }
 }
 

@@ -50,7 +50,7 @@ export class Metrics {
 
   // What is told to others.
   readonly outboxLag = this.#gauge('tallygate_outbox_events', 'Events not yet delivered, by sink.', ['sink'], 'max')
-  readonly outboxAge = this.#gauge('tallygate_outbox_oldest_seconds', 'Age of the oldest undelivered event, by sink.', ['sink'], 'max')
+  readonly outboxAge = this.#gauge('tallygate_outbox_oldest_seconds', 'How long the oldest event has waited since it could be delivered, by sink.', ['sink'], 'max')
   readonly dead = this.#gauge('tallygate_dead_events', 'Buried events, by sink.', ['sink'], 'max')
   readonly outboxMissed = this.#counter('tallygate_outbox_missed_total', 'Events that were removed before a sink had them, by sink: it was not configured then.', ['sink'])
   readonly delivered = this.#counter('tallygate_delivered_total', 'Events delivered, by sink.', ['sink'])
@@ -61,6 +61,7 @@ export class Metrics {
   readonly unmapped = this.#counter('tallygate_delivery_unmapped_total', 'Events of accounts without a customer at the receiver, by sink.', ['sink'])
   readonly quarantined = this.#gauge('tallygate_quarantined_records', 'Records that wait for an operator, by sink: whether they were booked is not known.', ['sink'], 'max')
   readonly sinkPaused = this.#gauge('tallygate_sink_paused', '1 while a sink is paused: its key or its settings are refused.', ['sink'], 'max')
+  readonly unexplained = this.#gauge('tallygate_unexplained_differences', 'Differences from a receiver\'s books that ours did not explain, by sink, when they were last compared.', ['sink'], 'max')
   readonly notices = this.#counter('tallygate_notices_total', 'Notices that this gateway was the first to tell, by type.', ['type'])
   readonly webhookDeliveries = this.#counter('tallygate_webhook_deliveries_total', 'Notices sent to a webhook: delivered, failed attempts, and given up.', ['webhook', 'outcome'])
   readonly webhookWaiting = this.#gauge('tallygate_webhook_notices', 'Notices that a webhook has not taken yet.', ['webhook'], 'max')

@@ -12,9 +12,10 @@ import { answerAdmin } from './admin-api.ts'
 import { UnknownToken, adminCaller } from './admin-caller.ts'
 import type { AdminCaller, AdminHead, AdminToken, Credentials } from './admin-caller.ts'
 import { sendEvents } from './event-stream.ts'
-import { logIn, logOut, tooMany, whoAmI } from './login.ts'
+import { loginOperations, tooMany } from './login.ts'
 import { LoginBrake } from './login-brake.ts'
 import { Problem, toProblem } from './problem.ts'
+import { findRoute, readFields } from './route.ts'
 import type { AdminParts } from './route.ts'
 import { Sessions } from './session.ts'
 import { passProbe } from './upstream-probe.ts'
@@ -69,6 +70,7 @@ export async function startAdminServer(parts: AdminServerParts): Promise<Running
       resolve()
     })
   })
+  memory.dashboard.prepare()
   const { address, port } = server.address() as AddressInfo
   return { address: { host: address, port }, close: () => closeServer(server) }
 }
@@ -120,18 +122,18 @@ async function route(request: IncomingMessage, response: ServerResponse, parts: 
     const match = /^\/upstreams\/([^/]+)\/(health|metrics)$/.exec(path)
     const upstream = match === null ? undefined : config.upstreams.get(match[1] ?? '')
     if (upstream === undefined) throw new Problem(404, 'there is only /upstreams/NAME/health and /upstreams/NAME/metrics, of configured upstreams')
-    await passProbe(upstream, match?.[2] === 'health' ? 'health' : 'metrics', response)
-  } else if (path === '/api/v1/session') {
-    mustGet(method, path)
-    sendJson(response, whoAmI(await caller()))
-  } else if (path === '/api/v1/login' || path === '/api/v1/logout') {
-    if (method !== 'POST') throw new Problem(405, `${path} answers POST only`, { allow: 'POST' })
-    const body = await readBody(request)
-    sendJson(response, path === '/api/v1/logout' ? logOut(request, response, sessions) : await logIn(request, response, body, { sessions, brake, tokens, address }))
+    await passProbe(upstream, match?.[2] === 'health' ? 'health' : 'metrics', response, plainHeaders)
   } else if (path.startsWith('/api/')) {
-    const answered = await answerAdmin({
-      method, path, query: queryOf(url), caller: await caller(), body: method === 'GET' ? {} : await readBody(request), gone: () => response.destroyed,
-    }, parts.api)
+    const query = queryOf(url)
+    const body = (): Promise<Record<string, unknown>> | Record<string, unknown> => (method === 'GET' ? {} : readBody(request))
+    const login = findRoute(loginOperations, method, path)?.route
+    if (login !== undefined) {
+      readFields(login.query ?? {}, query, 'query')
+      const asked = readFields(login.body ?? {}, await body(), 'body')
+      sendJson(response, await login.handle(asked, { request, response, sessions, brake, tokens, address, caller }))
+      return
+    }
+    const answered = await answerAdmin({ method, path, query, caller: await caller(), body: await body(), gone: () => response.destroyed }, parts.api)
     if (isIterable(answered.body)) await sendEvents(response, plainHeaders, answered.body, async () => adminCaller({ ...headOf(request), attended: false }, { ...credentials, tokens: tokensOf(parts) }) !== null)
     else send(response, answered.status, 'application/json', JSON.stringify(answered.body))
   } else {

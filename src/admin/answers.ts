@@ -23,6 +23,9 @@ export const configInUse = object({
   upstreams: list(object({ name: text, providers: texts })), sinks: list(object({ name: text, type: text })), started_at: moment, last_reload: orNull(object(reload)),
 })
 
+/** Of whoever asks; all null: he has not shown who he is. `machine`: he is on this machine, and no token is configured. */
+export const session = object({ name: word, role: orNull(oneOf('admin', 'viewer')), by: orNull(oneOf('token', 'session', 'machine')) })
+
 export const store = object({
   kind: oneOf('memory', 'embedded', 'redis'), admitting: flag, reason: word, format: orNull(whole), epoch: word, partitions: orNull(whole), reservations: orNull(whole), undelivered: whole, quarantined: whole,
   servers: list(object({ address: text, product: text, version: word, memory_bytes: orNull(whole), memory_max_bytes: orNull(whole) })), losses: texts,

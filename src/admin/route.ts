@@ -112,7 +112,8 @@ export interface Asked {
   gone(): boolean
 }
 
-export interface Route {
+/** What the document of the API says of a path and a method. */
+export interface Operation {
   readonly method: 'GET' | 'POST' | 'DELETE'
   /** `{name}` stands for one segment. */
   readonly path: string
@@ -127,16 +128,21 @@ export interface Route {
   readonly answer: string
   /** What it looks like. */
   readonly shape: AnswerShape
+  /** The answer is server-sent events; `shape` is that of the data of each. */
+  readonly stream?: true
+  /** Statuses that it may refuse with: beside those that its kind has anyway, or nothing but these. */
+  readonly problems?: { readonly also: readonly number[] } | { readonly only: readonly number[] }
+}
+
+export interface Route extends Operation {
   /** What can be iterated asynchronously is sent as server-sent events, one for each value, for as long as somebody listens. */
   handle(asked: Asked, parts: AdminParts): Promise<unknown> | unknown
 }
 
 const wordsMax = 32_768
 
-export type RouteMatch = { readonly route: Route; readonly params: Readonly<Record<string, string>> } | { readonly allow: readonly string[] }
-
-/** undefined: no such path. `allow`: the path exists with other methods. */
-export function matchRoute(routes: readonly Route[], method: string, path: string): RouteMatch | undefined {
+/** undefined: no such path. Throws a Problem when the path exists with other methods only. */
+export function findRoute<R extends Operation>(routes: readonly R[], method: string, path: string): { readonly route: R; readonly params: Readonly<Record<string, string>> } | undefined {
   const segments = path.split('/')
   const allow: string[] = []
   for (const route of routes) {
@@ -145,7 +151,9 @@ export function matchRoute(routes: readonly Route[], method: string, path: strin
     if (route.method === method) return { route, params }
     allow.push(route.method)
   }
-  return allow.length === 0 ? undefined : { allow: [...new Set(allow)] }
+  if (allow.length === 0) return undefined
+  const methods = [...new Set(allow)]
+  throw new Problem(405, `${path} answers ${methods.join(' and ')} only`, { allow: methods.join(', ') })
 }
 
 function paramsOf(pattern: string, segments: readonly string[]): Record<string, string> | undefined {

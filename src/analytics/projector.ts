@@ -8,7 +8,7 @@ import { bucketOf, nextBucket } from './rollups.ts'
 import type { Increment, Kept, Rollups } from './rollups.ts'
 
 /** The name under which the roll-ups have their place in the outbox. */
-export const ROLLUPS = 'rollups'
+export const ROLLUPS = '@rollups'
 
 export interface ProjectorParts {
   readonly outbox: Outbox

@@ -21,7 +21,9 @@ export const PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'se
 const ENTRY = 'main.ts'
 /** Loaded when a chart is shown. */
 const LATE: ReadonlySet<string> = new Set(['uplot.mjs'])
-const PAGES = /^\/(?:|accounts(?:\/[^/]+)?|plans|sinks|events(?:\/[^/]+)?|notices)$/
+/** Addresses of the page; `{id}` stands for one segment. */
+export const PAGE_PATHS = ['/', '/accounts', '/accounts/{id}', '/plans', '/sinks', '/sinks/{id}', '/events', '/events/{id}', '/notices'] as const
+const PAGES = new RegExp(`^(?:${PAGE_PATHS.map((path) => path.replace('{id}', '[^/]+')).join('|')})$`)
 const ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3.5' fill='%232f6f5e'/%3E"
   + "%3Cpath d='M4.2 4v8M6.7 4v8M9.2 4v8M11.7 4v8M2.8 10.4 13.2 5.6' stroke='%23fff' stroke-width='1.2' stroke-linecap='round'/%3E%3C/svg%3E"
 
@@ -32,21 +34,23 @@ interface Built {
 }
 
 /**
- * The operators' page: one HTML document for every address of it, and the files that make it up. They are made when the first browser comes, in a thread of
- * their own, so that no call waits for it, and then kept in memory.
+ * The operators' page: one HTML document for every address of it, and the files that make it up. They are made in a thread of their own, so that no call
+ * waits for it, and kept in memory.
  */
 export class Dashboard {
   #built: Promise<Built> | null = null
+
+  /** Begins to make the files, so that the first browser need not wait for them. */
+  prepare(): void {
+    // Whoever asks for the page makes another attempt, and is told what became of it.
+    this.#files().catch(() => undefined)
+  }
 
   /** undefined: nothing of the page is there. */
   async answer(request: PageRequest): Promise<PageAnswer | undefined> {
     const isPage = PAGES.test(request.path)
     if (!isPage && !request.path.startsWith('/assets/')) return undefined
-    this.#built ??= build().catch((error: unknown) => {
-      this.#built = null
-      throw error
-    })
-    const { assets, page } = await this.#built
+    const { assets, page } = await this.#files()
     const asset = isPage ? page : assets.get(request.path)
     if (asset === undefined) return undefined
     // An asset's address changes with what it holds.
@@ -55,6 +59,14 @@ export class Dashboard {
     if (request.ifNoneMatch?.includes(asset.etag) === true) return { status: 304, headers, body: new Uint8Array() }
     const [encoding, body] = isPage ? [null, asset.plain] : encoded(asset, request.acceptEncoding ?? '')
     return { status: 200, headers: { ...headers, 'content-type': asset.type, ...(encoding === null ? {} : { 'content-encoding': encoding }) }, body }
+  }
+
+  #files(): Promise<Built> {
+    this.#built ??= build().catch((error: unknown) => {
+      this.#built = null
+      throw error
+    })
+    return this.#built
   }
 }
 
@@ -74,6 +86,8 @@ async function build(): Promise<Built> {
 function assetsFromThread(): Promise<readonly Asset[]> {
   return new Promise((resolve, reject) => {
     const worker = new Worker(new URL('./build-thread.ts', import.meta.url))
+    // A gateway that ends meanwhile does not wait for it.
+    worker.unref()
     worker.once('message', (assets: readonly Asset[]) => resolve(assets))
     worker.once('error', reject)
     worker.once('exit', () => reject(new Error('the page was not made')))

@@ -145,7 +145,8 @@ export class Delivery {
   start(): void {
     const { outbox, clock, metrics, name: sink } = this.#parts
     // Series that alerts look at begin at 0.
-    for (const counter of [metrics.delivered, metrics.deliveryRetries, metrics.outboxMissed]) counter.inc({ sink }, 0)
+    for (const counter of [metrics.delivered, metrics.deliveryRetries, metrics.outboxMissed, metrics.ambiguous, metrics.refusedRecords, metrics.duplicates, metrics.unmapped]) counter.inc({ sink }, 0)
+    metrics.sinkPaused.set({ sink }, 0)
     this.#stopListening = outbox.onAppend(() => {
       this.#news = true
       this.#wake()
@@ -162,7 +163,7 @@ export class Delivery {
 
   /** Ends after the requests under way; what is left waits in the outbox. */
   async stop(): Promise<void> {
-    const { clock, sink, outbox } = this.#parts
+    const { clock, sink, outbox, metrics, name } = this.#parts
     this.#stop.abort()
     this.#wake()
     this.#stopListening()
@@ -170,10 +171,9 @@ export class Delivery {
     const cancel = clock.after(LAST_ANSWERS_MS, () => this.#abort.abort(new Error('stopped')), { unref: true })
     await this.#running
     cancel()
-    this.#parts.metrics.sinkPaused.set({ sink: this.#parts.name }, 0)
     await sink.close()
     // Left to run out when this fails: that only takes longer.
-    for (const gauge of [this.#parts.metrics.outboxLag, this.#parts.metrics.outboxAge, this.#parts.metrics.dead]) gauge.remove({ sink: this.#parts.name })
+    for (const gauge of [metrics.outboxLag, metrics.outboxAge, metrics.dead, metrics.quarantined, metrics.sinkPaused]) gauge.remove({ sink: name })
     if (this.#fence !== null) await outbox.release(this.#fence).catch(() => undefined)
   }
 
@@ -189,10 +189,13 @@ export class Delivery {
   }
 
   async measure(): Promise<void> {
-    const { outbox, records, name, metrics, clock } = this.#parts
+    const { outbox, records, name, metrics, clock, mapping } = this.#parts
     const lag = await outbox.lag(name)
+    const size = mapping?.rollup ?? null
+    // What is summed up is not late before its minute or hour is over.
+    const dueMs = lag.oldestMs === null || size === null ? lag.oldestMs : windowEnd(size, lag.oldestMs) + STRAGGLERS_MS
     metrics.outboxLag.set({ sink: name }, lag.count)
-    metrics.outboxAge.set({ sink: name }, lag.oldestMs === null ? 0 : Math.max(0, clock.nowMs() - lag.oldestMs) / 1000)
+    metrics.outboxAge.set({ sink: name }, dueMs === null ? 0 : Math.max(0, clock.nowMs() - dueMs) / 1000)
     metrics.dead.set({ sink: name }, await outbox.deadCount(name))
     if (records !== undefined && this.#measured % COUNT_EVERY === 0) {
       this.#quarantined = (await quarantined(records, name)).length

@@ -52,7 +52,7 @@ export const analyticsRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/analytics/usage', shape: answers.rolledUsage, role: 'viewer', summary: 'Usage by minute, hour, day or month, from the roll-ups',
+    method: 'GET', path: '/api/v1/analytics/usage', problems: { also: [409] }, shape: answers.rolledUsage, role: 'viewer', summary: 'Usage by minute, hour, day or month, from the roll-ups',
     answer: 'unit, from, to, complete_until, by, series, truncated, rows: from, grouping fields, sums of every quantity, cost by currency, refused, percentiles of latency and time to first token, tokens_per_second',
     query: {
       ...timeFields,
@@ -65,7 +65,7 @@ export const analyticsRoutes: readonly Route[] = [
     handle: (asked, parts) => usageOf(asked, parts),
   },
   {
-    method: 'GET', path: '/api/v1/analytics/refusals', shape: answers.rolledRefusals, role: 'viewer', summary: 'Refused calls by minute, hour, day or month', answer: 'unit, from, to, by, series, truncated, rows: from, grouping fields, refused',
+    method: 'GET', path: '/api/v1/analytics/refusals', problems: { also: [409] }, shape: answers.rolledRefusals, role: 'viewer', summary: 'Refused calls by minute, hour, day or month', answer: 'unit, from, to, by, series, truncated, rows: from, grouping fields, refused',
     query: {
       ...timeFields,
       by: { type: 'string', about: `comma-separated: ${REFUSAL_DIMENSIONS.join(', ')}` },
@@ -104,7 +104,7 @@ export const analyticsRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/live', shape: answers.live, role: 'viewer', summary: 'What happens just now, as server-sent events, one a second',
+    method: 'GET', path: '/api/v1/live', stream: true, problems: { also: [409] }, shape: answers.live, role: 'viewer', summary: 'What happens just now, as server-sent events, one a second',
     answer: 'at, requests_per_second, tokens_per_second, cost_per_second by currency, errors_per_second, refused_per_second, open, streams, refusals: by reason in the last minute, sinks: name, lag, dead; analytics_lag',
     handle({ gone }, parts) {
       if (parts.gateway === null) throw new Problem(409, 'no gateway runs here')

@@ -12,7 +12,7 @@ import type { Column } from './table.ts'
 import { html, useState } from './view.ts'
 import type { VNode } from './view.ts'
 
-const tones: Readonly<Record<string, Tone>> = { active: 'good', pending: 'warn', revoked: 'bad', expired: 'plain', unused: 'warn' }
+const tones: Readonly<Record<string, Tone>> = { active: 'good', pending: 'warn', revoked: 'bad', expired: 'plain', spent: 'plain', unused: 'warn', hidden: 'plain' }
 
 export function AccountGrants({ account, limits, changes, changed }: { readonly account: string; readonly limits: readonly LimitStanding[]; readonly changes: boolean; changed(): void }): VNode {
   const [giving, setGiving] = useState(false)

@@ -3,6 +3,7 @@ import { AccountInvoice } from './account-invoice.ts'
 import { AccountKeys } from './account-keys.ts'
 import { AccountSubscription } from './account-subscription.ts'
 import { AccountUsage } from './account-usage.ts'
+import { AccountTerms } from './account-terms.ts'
 import { stateBadge } from './accounts-page.ts'
 import { accountPath } from './address.ts'
 import { get, post } from './api.ts'
@@ -28,7 +29,7 @@ export function AccountPage({ id, changes }: { readonly id: string; readonly cha
     : problem.status === 404 ? html`<${Empty} title="There is no such account."><a href="/accounts">All accounts</a></${Empty}>` : html`<${Failed} words=${problem.message} retry=${reload} />`}`
   return html`
     <p class="trail"><a href="/accounts">Accounts</a></p>
-    <${PageHead} title=${html`<${Name} of=${id} /> ${stateBadge(data)}`} tools=${changes ? html`<${Suspension} account=${data} done=${reload} />` : undefined}
+    <${PageHead} title=${html`<${Name} of=${id} /> ${stateBadge(data)}`} tools=${changes ? html`<${Change} account=${data} done=${reload} /><${Suspension} account=${data} done=${reload} />` : undefined}
       about=${html`Plan <${Name} of=${data.plan} />${data.parent === null ? null : html`, under <a href=${accountPath(data.parent)}><${Name} of=${data.parent} /></a>`}`} />
     <${Standing} account=${data} />
     <${Limits} of=${loaded} />
@@ -73,6 +74,15 @@ function About({ account }: { readonly account: AccountDetail }): VNode {
     ['Labels', Object.keys(account.labels).length === 0 ? null : Object.entries(account.labels).map(([name, value]) => html`<div key=${name}><bdi>${name}</bdi>: <${Name} of=${value} /></div>`)],
     ['Made', account.created_at === null ? null : html`<${When} at=${account.created_at} /> by ${account.created_by ?? '?'}`],
   ]} /></${Section}>`
+}
+
+/** What stands in the configuration is changed there. */
+function Change({ account, done }: { readonly account: AccountDetail; done(): void }): VNode | null {
+  const [changing, setChanging] = useState(false)
+  const close = (): void => setChanging(false)
+  if (account.terms === null) return null
+  return html`<button type="button" onClick=${() => setChanging(true)}>Change …</button>
+    ${changing ? html`<${AccountTerms} account=${account} close=${close} done=${() => { close(); done() }} />` : null}`
 }
 
 function Suspension({ account, done }: { readonly account: AccountDetail; done(): void }): VNode | null {

@@ -1,4 +1,5 @@
-import { accountPath, setQuery, useAddress } from './address.ts'
+import { AccountTerms } from './account-terms.ts'
+import { accountPath, go, setQuery, useAddress } from './address.ts'
 import { get } from './api.ts'
 import { LimitBar, shareOf } from './bar.ts'
 import { after } from './clock.ts'
@@ -25,7 +26,8 @@ const SORTS = [
 ] as const
 
 /** All accounts, a page at a time. */
-export function AccountsPage(): VNode {
+export function AccountsPage({ changes }: { readonly changes: boolean }): VNode {
+  const [making, setMaking] = useState(false)
   const { query } = useAddress()
   const search = query.get('search') ?? ''
   const sort = SORTS.find(({ value }) => value === query.get('sort'))?.value ?? ''
@@ -35,10 +37,11 @@ export function AccountsPage(): VNode {
   return html`
     <${PageHead} title="Accounts" about=${loaded.data === undefined ? ' ' : `${exact(loaded.data.total)} ${search === '' ? 'in all' : `match "${search}"`}`} tools=${html`
       <label class="sorted">Sorted by <select value=${sort} onChange=${(event: Event) => setQuery({ sort: (event.currentTarget as HTMLSelectElement).value, page: '' })}>${SORTS.map(({ value, words }) => html`<option key=${value} value=${value} selected=${value === sort}>${words}</option>`)}</select></label>
-      <${Search} value=${search} />`} />
+      <${Search} value=${search} />${changes ? html`<button type="button" onClick=${() => setMaking(true)}>New account …</button>` : null}`} />
+    ${making ? html`<${AccountTerms} close=${() => setMaking(false)} done=${(id: string) => go(accountPath(id))} />` : null}
     <section class="panel" aria-label="Accounts"><${Waiting} of=${loaded} lines=${8}>${(data: AccountPage) => html`
       <${Table} name="accounts" caption="Accounts" quiet rows=${data.accounts} key_=${(row: AccountRow) => `${row.id} ${row.unused_because ?? ''}`} columns=${isSize(sort) ? [...columns, ...sizeColumns] : columns} all=${() => everyAccount(search, sort)}
-        empty=${search === '' ? html`<${Empty} title="There are no accounts yet.">They are written into the configuration, or made with <code>tallygate accounts set</code>.</${Empty}>` : html`<${Empty} title="No account matches.">Try a part of its name.</${Empty}>`} foot=${html`<${Pages} page=${page} pages=${Math.max(1, Math.ceil(data.total / PAGE))} />`} />`}</${Waiting}></section>`
+        empty=${search === '' ? html`<${Empty} title="There are no accounts yet.">They are written into the configuration, or made here, over the API and by the command line.</${Empty}>` : html`<${Empty} title="No account matches.">Try a part of its name.</${Empty}>`} foot=${html`<${Pages} page=${page} pages=${Math.max(1, Math.ceil(data.total / PAGE))} />`} />`}</${Waiting}></section>`
 }
 
 const columns: readonly Column<AccountRow>[] = [

@@ -71,6 +71,10 @@ export function accountPath(id: string): string {
   return `/accounts/${encodeURIComponent(id)}`
 }
 
+export function sinkPath(name: string): string {
+  return `/sinks/${encodeURIComponent(name)}`
+}
+
 export function callPath(id: string): string {
   return `/events/${encodeURIComponent(id)}`
 }

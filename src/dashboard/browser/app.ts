@@ -13,6 +13,7 @@ import { PageHead } from './pieces.ts'
 import { PlansPage } from './plans-page.ts'
 import { logOut, whoAmI } from './session.ts'
 import type { Session } from './session.ts'
+import { SinkPage } from './sink-page.ts'
 import { SinksPage } from './sinks-page.ts'
 import { Empty, Failed, Skeleton } from './states.ts'
 import { THEMES, setTheme, theme } from './theme.ts'
@@ -94,7 +95,7 @@ function pageOf({ page, id, session }: PageProps): VNode {
     case '': return html`<${LivePage} />`
     case 'accounts': return id === undefined ? html`<${AccountsPage} changes=${changes} />` : html`<${AccountPage} id=${id} changes=${changes} />`
     case 'plans': return html`<${PlansPage} />`
-    case 'sinks': return html`<${SinksPage} changes=${changes} />`
+    case 'sinks': return id === undefined ? html`<${SinksPage} changes=${changes} />` : html`<${SinkPage} name=${id} changes=${changes} />`
     case 'events': return id === undefined ? html`<${EventsPage} />` : html`<${CallPage} id=${id} />`
     case 'notices': return html`<${NoticesPage} />`
     default: return html`<${PageHead} title="Nothing here" /><${Empty} title="There is no such page."><a href="/">Live traffic</a> is a good place to begin.</${Empty}>`

@@ -4,7 +4,7 @@ import { exact, meterWords, reasonWords, windowWords } from './format.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Facts, Name, PageHead, Section, When } from './pieces.ts'
 import { explained } from './refusal-table.ts'
-import type { Explanation, Refusal, UsageEvent } from './shapes.ts'
+import type { CallPrice, Explanation, PricePart, Refusal, UsageEvent } from './shapes.ts'
 import { Empty, Failed, Skeleton } from './states.ts'
 import { Table } from './table.ts'
 import { html } from './view.ts'
@@ -14,21 +14,6 @@ const SAMPLES = 1_000
 
 type Found = { readonly call: Explanation; readonly events: readonly UsageEvent[] } | { readonly refusal: Refusal } | { readonly nothing: string }
 type LimitRow = Explanation['limits'][number]
-
-interface Price {
-  readonly currency: string | null
-  readonly cost: string | null
-  readonly note: string | null
-  readonly price_version: string | null
-  readonly parts: readonly PricePart[]
-}
-
-interface PricePart {
-  readonly counted: string
-  readonly quantity: string
-  readonly unit_price: string
-  readonly amount: string
-}
 
 /** How a call was held, settled and priced; of a refused one, why. */
 export function CallPage({ id }: { readonly id: string }): VNode {
@@ -63,14 +48,14 @@ function Refused({ of }: { readonly of: Refusal }): VNode {
 }
 
 function Settled({ call, events }: { readonly call: Explanation; readonly events: readonly UsageEvent[] }): VNode {
-  const price = call.price as Price | null
+  const { price } = call
   return html`${call.notes.map((note) => html`<p class="notice" key=${note}>${note}</p>`)}
     <${Section} title="What it was"><${Facts} of=${[
       ['State', html`<${Badge} tone=${call.state === 'settled' ? 'good' : 'warn'}>${call.state.replaceAll('_', ' ')}</${Badge}>${call.end === null ? '' : ` ${call.end.replaceAll('_', ' ')}`}`],
       ['Admitted', html`<${When} at=${call.admitted_at} exact />`], ['Settled', call.settled_at === null ? null : html`<${When} at=${call.settled_at} exact />`],
       ['Account', html`<a href=${accountPath(call.account)}><${Name} of=${call.account} /></a>`], ['Key', html`<${Name} of=${call.key} />`], ['Plan', `${call.plan}, version ${call.plan_version}`],
       ['Endpoint', `${call.provider} ${call.endpoint}${call.stream ? ', streamed' : ''}`], ['Model', html`<${Name} of=${call.model} />`], ['Served by', html`<${Name} of=${call.model_served} /> at <${Name} of=${call.upstream} />`],
-      ['Status', call.status], ['Counted by', call.usage_source === null ? null : call.usage_source.replaceAll('_', ' ')], ['Output bound', call.output_bound],
+      ['Features', call.features.join(', ')], ['Status', call.status], ['Counted by', call.usage_source === null ? null : call.usage_source.replaceAll('_', ' ')], ['Output bound', call.output_bound],
       ['Shadow limits', call.shadow.length === 0 ? null : `${call.shadow.join(', ')} would have refused it`],
     ]} /></${Section}>
     <${Section} title="Limits"><${Table} name="call-limits" caption="What it held and used of each limit" quiet rows=${call.limits} key_=${(row: LimitRow) => `${row.of} ${row.name} ${row.per}`} empty=${html`<${Empty} title="No limit applied." />`} columns=${[
@@ -90,7 +75,7 @@ function drawn({ buckets }: LimitRow): string {
   return buckets.filter((each) => each.drawn !== 0).map((each) => `${each.bucket} ${exact(each.drawn)}`).join(', ')
 }
 
-function Parts({ price }: { readonly price: Price }): VNode {
+function Parts({ price }: { readonly price: CallPrice }): VNode {
   return html`<${Table} name="price" caption=${price.price_version === null ? 'Parts of the price' : `Prices ${price.price_version}`} rows=${price.parts} key_=${(row: PricePart) => row.counted} empty="" columns=${[
     { name: 'counted', title: 'Counted', value: (row: PricePart) => row.counted, show: (row: PricePart) => row.counted.replaceAll('_', ' ') }, { name: 'quantity', title: 'Quantity', numeric: true, value: (row: PricePart) => row.quantity },
     { name: 'each', title: 'Each', numeric: true, value: (row: PricePart) => row.unit_price }, { name: 'amount', title: price.currency ?? 'Amount', numeric: true, value: (row: PricePart) => row.amount },

@@ -35,7 +35,7 @@ function PlanPanel({ plan }: { readonly plan: Plan }): VNode {
     <${Table} name=${`plan-${plan.name}`} caption=${`Limits of ${plan.name}`} quiet rows=${plan.limits} key_=${(row: PlanLimit) => `${row.name} ${plan.limits.indexOf(row)}`} columns=${columns} empty=${html`<${Empty} title="No limits.">Everything that it may use, it may use without end.</${Empty}>`} />
     <${Facts} of=${[
       ['Models', entitlements.models.map((name) => html`<code key=${name}><${Name} of=${name} /></code> `)], ['Endpoints', entitlements.endpoints === null ? null : entitlements.endpoints.join(', ')],
-      ['Output tokens', entitlements.max_output_tokens === null ? null : `at most ${exact(entitlements.max_output_tokens)} a call`], ['Features', entitlements.features.join(', ')], ['Denied', entitlements.deny_features.join(', ')],
+      ['Output tokens', entitlements.max_output_tokens === null ? null : `at most ${exact(entitlements.max_output_tokens)} a call`], ['Context', entitlements.max_context_tokens === null ? null : `at most ${exact(entitlements.max_context_tokens)} tokens`], ['Priority', entitlements.priority], ['Features', entitlements.features.join(', ')], ['Denied', entitlements.deny_features.join(', ')],
       ['Prices', plan.prices === null ? 'none' : `${plan.prices.currency}${plan.prices.version === null ? '' : `, ${plan.prices.version}`}`],
     ]} />
     <details><summary>Policy</summary><${Facts} of=${Object.entries(policy).map(([name, value]) => [name.replaceAll('_', ' '), String(value)])} /></details></${Section}>`

@@ -21,6 +21,8 @@ export interface AccountRow {
   readonly plan: string | null
   readonly parent: string | null
   readonly where: string
+  /** Of one made at run time; what a change is based on. */
+  readonly revision: number | null
   readonly unused_because: string | null
   readonly keys: number
   readonly suspended: boolean
@@ -46,6 +48,8 @@ export interface KeyRow {
   readonly expires_at: string | null
   readonly created_at: string | null
   readonly created_by: string | null
+  readonly revoked_at: string | null
+  readonly revoked_by: string | null
   readonly revoked_reason: string | null
   readonly rotated_at: string | null
   readonly grace_until: string | null
@@ -63,6 +67,8 @@ export interface AccountDetail extends Omit<AccountRow, 'keys' | 'limits_now'> {
   readonly suspended_by: string | null
   readonly suspended_at: string | null
   readonly suspended_parent: string | null
+  /** As they were given, of one made at run time. */
+  readonly terms: { readonly plan: string | null; readonly parent: string | null } | null
   readonly created_at: string | null
   readonly created_by: string | null
 }
@@ -82,6 +88,7 @@ export interface GrantRow {
   readonly created_by: string | null
   readonly source: string
   readonly note: string | null
+  readonly revoked_at: string | null
   readonly state: string
   readonly where: string
 }
@@ -92,16 +99,19 @@ export interface SubscriptionShape {
   readonly state: string
   readonly since: string | null
   readonly until: string | null
-  readonly term: { readonly start: string; readonly end: string } | null
+  readonly term: { readonly start: string; readonly end: string | null } | null
+  readonly start: string
+  readonly end: string | null
+  readonly grace_ms: number
   readonly renewal: string
   readonly term_length: string | null
   readonly trial_end: string | null
   readonly timezone: string
   readonly seats: number | null
   readonly suspended: { readonly from: string; readonly until: string | null } | null
-  readonly plans: readonly { readonly plan: string; readonly version: number; readonly from: string | null }[]
+  readonly plans: readonly { readonly plan: string; readonly version: number; readonly from: string | null; readonly proration: string }[]
   readonly add_ons: readonly string[]
-  readonly next_announcement: { readonly what: string; readonly at: string } | null
+  readonly next_announcement: { readonly what: string; readonly days_ahead: number; readonly at: string } | null
 }
 
 export interface InvoiceLine {
@@ -165,7 +175,10 @@ export interface UsageAnswer {
   readonly unit: 'minute' | 'hour' | 'day' | 'month'
   readonly from: string
   readonly to: string
-  readonly complete_until: string
+  /** null: the store is away. */
+  readonly complete_until: string | null
+  /** There is more than an answer holds. */
+  readonly truncated: boolean
   readonly rows: readonly UsageRow[]
 }
 
@@ -193,6 +206,7 @@ export interface PlanLimit {
   readonly mode: string
   readonly visible: boolean
   readonly overdraft: string | number
+  readonly seats?: { readonly holder: string; readonly linger_ms: number; readonly by_subscription: boolean }
 }
 
 export interface Plan {
@@ -200,17 +214,14 @@ export interface Plan {
   readonly version: number
   readonly public: boolean
   readonly proration: string
-  readonly entitlements: { readonly models: readonly string[]; readonly endpoints: readonly string[] | null; readonly max_output_tokens: number | null; readonly features: readonly string[]; readonly deny_features: readonly string[] }
+  readonly entitlements: { readonly models: readonly string[]; readonly endpoints: readonly string[] | null; readonly max_output_tokens: number | null; readonly max_context_tokens: number | null; readonly priority: number | null; readonly features: readonly string[]; readonly deny_features: readonly string[] }
   readonly limits: readonly PlanLimit[]
   readonly policy: Readonly<Record<string, string | number | boolean>>
   readonly prices: { readonly currency: string; readonly version: string | null } | null
 }
 
-export interface StoreSink {
+export interface Missed {
   readonly name: string
-  readonly waiting: number
-  readonly oldest_at: string | null
-  readonly dead: number
   readonly missed: number
   readonly missed_at: string | null
 }
@@ -224,9 +235,84 @@ export interface Store {
   readonly reservations: number | null
   readonly undelivered: number
   readonly quarantined: number
-  readonly sinks: readonly StoreSink[]
+  /** What a crash could lose, in sentences. */
+  readonly losses: readonly string[]
+  readonly sinks: readonly Missed[]
+  /** Of sinks that are configured no longer. */
+  readonly missed_before: readonly Missed[]
   readonly spool: { readonly settlements: number | null; readonly bytes: number | null } | null
-  readonly servers: readonly { readonly address: string; readonly product: string; readonly version: string }[]
+  readonly servers: readonly { readonly address: string; readonly product: string; readonly version: string | null }[]
+}
+
+export interface Sink {
+  readonly name: string
+  readonly type: string
+  readonly contract: 'verified' | 'experimental'
+  readonly state: 'starting' | 'running' | 'waiting' | 'paused' | 'elsewhere' | 'replaying' | 'not open' | 'stopped'
+  readonly reason: string | null
+  readonly next_try_at: string | null
+  readonly last_delivery_at: string | null
+  readonly waiting: number
+  readonly oldest_at: string | null
+  readonly dead: number
+  readonly quarantined: number
+}
+
+/** Records that nobody sends until somebody decides. */
+export interface Withheld {
+  readonly sink: string
+  readonly of: string
+  readonly why: 'ambiguous' | 'refused'
+  readonly reason: string
+  readonly sent_at: string | null
+  readonly quarantined_at: string
+  readonly records: readonly unknown[]
+}
+
+/** Amounts are exact decimal texts. */
+export interface BookRow {
+  readonly accounts: readonly string[]
+  readonly customer: string | null
+  readonly code: string
+  readonly records: number
+  readonly ours: string
+  /** null: the receiver cannot be asked. */
+  readonly theirs: string | null
+  readonly difference: string | null
+  readonly late: string
+  readonly refused: string
+  readonly quarantined: string
+  readonly missing: string
+  readonly doubled: string
+  readonly unexplained: string
+}
+
+export interface BookDifference {
+  readonly why: string
+  readonly record: string | null
+  readonly event: string | null
+  readonly account: string | null
+  readonly customer: string | null
+  readonly code: string
+  readonly from: string
+  readonly until: string
+  readonly records: number
+  readonly amount: string
+  readonly reason: string
+  readonly compensation: { readonly how: string; readonly because?: string; readonly record?: { readonly id: string; readonly value?: string } }
+  readonly outcome: string | null
+}
+
+export interface Books {
+  readonly sink: string
+  readonly from: string
+  readonly until: string
+  readonly asked: 'totals' | 'records' | 'totals and records' | 'nothing'
+  readonly rows: readonly BookRow[]
+  readonly differences: readonly BookDifference[]
+  readonly unmapped: number
+  readonly unexplained: number
+  readonly notes: readonly string[]
 }
 
 export interface DeadEvent {
@@ -274,6 +360,7 @@ export interface Explanation {
   readonly provider: string
   readonly upstream: string
   readonly stream: boolean
+  readonly features: readonly string[]
   readonly status: number | null
   readonly end: string | null
   readonly usage_source: string | null
@@ -295,6 +382,23 @@ export interface Explanation {
   }[]
   readonly shadow: readonly string[]
   readonly usage: Readonly<Record<string, number>>
-  readonly price: unknown
+  readonly price: CallPrice | null
+  readonly corrections: readonly { readonly id: string; readonly settled_at: string; readonly usage: Readonly<Record<string, number>>; readonly price: CallPrice }[]
   readonly notes: readonly string[]
+}
+
+export interface CallPrice {
+  readonly currency: string | null
+  readonly cost: string | null
+  readonly note: string | null
+  readonly price_version: string | null
+  readonly parts: readonly PricePart[]
+}
+
+export interface PricePart {
+  readonly counted: string
+  readonly price: string
+  readonly quantity: string
+  readonly unit_price: string
+  readonly amount: string
 }

@@ -1,9 +1,12 @@
+import { sinkPath } from './address.ts'
 import { get, post } from './api.ts'
+import { nowMs } from './clock.ts'
 import { brief, exact } from './format.ts'
 import { useLoaded, useChange } from './loading.ts'
 import { say } from './notify.ts'
 import { Badge, CallLink, Facts, Name, PageHead, Section, When } from './pieces.ts'
-import type { DeadEvent, Store, StoreSink } from './shapes.ts'
+import type { Tone } from './pieces.ts'
+import type { DeadEvent, Missed, Sink, Store } from './shapes.ts'
 import { Empty, Waiting } from './states.ts'
 import { Table } from './table.ts'
 import type { Column } from './table.ts'
@@ -12,48 +15,67 @@ import type { Children, VNode } from './view.ts'
 
 /** Is everything told to whom it is to be told? */
 export function SinksPage({ changes }: { readonly changes: boolean }): VNode {
-  const store = useLoaded('store', (signal) => get<Store>('/api/v1/store', {}, signal), 2_000)
-  const dead = useLoaded('dead', (signal) => get<{ dead: readonly DeadEvent[] }>('/api/v1/events/dead', {}, signal), 5_000)
-  const reload = (): void => {
-    store.reload()
-    dead.reload()
-  }
+  const sinks = useLoaded('sinks', (signal) => get<{ sinks: readonly Sink[] }>('/api/v1/sinks', {}, signal), 2_000)
+  const store = useLoaded('store', (signal) => get<Store>('/api/v1/store', {}, signal), 5_000)
   return html`<${PageHead} title="Sinks" about="Every usage event reaches every sink, at least once and with an id that makes a second delivery harmless." />
-    <${Section} title="Delivery"><${Waiting} of=${store}>${({ sinks }: Store) => html`<${Table} name="sinks" caption="Delivery" quiet rows=${sinks} key_=${(row: StoreSink) => row.name} columns=${sinkColumns(changes && sinks.some((each) => each.dead > 0), reload)}
+    <${Section} title="Delivery"><${Waiting} of=${sinks}>${({ sinks: rows }: { sinks: readonly Sink[] }) => html`<${Table} name="sinks" caption="Delivery" quiet rows=${rows} key_=${(row: Sink) => row.name} columns=${columns}
       empty=${html`<${Empty} title="No sink is configured.">Usage events stay in the store, where the API reads them. Add one under <code>sinks</code> to have them delivered.</${Empty}>`} />`}</${Waiting}></${Section}>
-    <${Section} title="Refused events"><${Waiting} of=${dead}>${({ dead: rows }: { dead: readonly DeadEvent[] }) => html`<${Table} name="dead" caption="Events that a sink refused for good" quiet rows=${rows} key_=${(row: DeadEvent) => `${row.sink} ${row.position}`} columns=${deadColumns}
-      empty=${html`<${Empty} title="No sink has refused an event." />`} />`}</${Waiting}></${Section}>
+    <${RefusedEvents} changes=${changes} />
     <${Section} title="Store"><${Waiting} of=${store}>${(of: Store) => html`<${StoreFacts} of=${of} />`}</${Waiting}></${Section}>`
 }
 
-function stateOf({ waiting, dead, missed }: StoreSink): string {
-  return dead > 0 ? 'refuses events' : missed > 0 && waiting === 0 ? 'up to date, has missed some' : waiting > 0 ? 'behind' : 'up to date'
+const tones: Readonly<Record<Sink['state'], Tone>> = { starting: 'plain', running: 'good', waiting: 'warn', paused: 'bad', elsewhere: 'plain', replaying: 'warn', 'not open': 'bad', stopped: 'bad' }
+const meanings: Readonly<Partial<Record<Sink['state'], string>>> = { elsewhere: 'another gateway delivers', replaying: 'events are delivered again', 'not open': 'it could not be opened; the log says why' }
+
+/** What it is doing; of one that does not deliver, why, and when it is tried again. */
+export function SinkState({ of: { state, reason, next_try_at: nextTry } }: { readonly of: Sink }): VNode {
+  const why = reason ?? meanings[state]
+  return html`<${Badge} tone=${tones[state] ?? 'plain'}>${state}</${Badge}>${why === undefined ? null : html`<br /><small class="muted"><bdi>${why}</bdi></small>`}${nextTry === null ? null : html`<br /><small class="muted">tried again <${When} at=${nextTry} /></small>`}`
 }
 
-function sinkColumns(retries: boolean, reload: () => void): readonly Column<StoreSink>[] {
-  return [
-    { name: 'name', title: 'Sink', value: (row) => row.name, show: (row) => html`<${Name} of=${row.name} />` },
-    { name: 'state', title: 'State', value: stateOf, show: (row) => html`<${Badge} tone=${row.dead > 0 ? 'bad' : row.waiting > 0 ? 'warn' : 'good'}>${stateOf(row)}</${Badge}>` },
-    { name: 'waiting', title: 'Waiting', numeric: true, value: (row) => row.waiting, show: (row) => exact(row.waiting) },
-    { name: 'oldest', title: 'Oldest', value: (row) => row.oldest_at, show: (row) => html`<${When} at=${row.oldest_at} />` },
-    { name: 'dead', title: 'Refused', numeric: true, value: (row) => row.dead, show: (row) => exact(row.dead) },
-    { name: 'missed', title: 'Missed', numeric: true, value: (row) => row.missed, show: (row) => exact(row.missed) },
-    ...(retries ? [{ name: 'do', title: 'Change', sorts: false, value: () => null, show: (row: StoreSink): Children => (row.dead > 0 ? html`<${Retry} sink=${row.name} done=${reload} />` : null) }] : []),
-  ]
+/** A count that should be zero. */
+function Bad({ count }: { readonly count: number }): VNode {
+  return count === 0 ? html`<span>0</span>` : html`<${Badge} tone="bad">${exact(count)}</${Badge}>`
+}
+
+const columns: readonly Column<Sink>[] = [
+  { name: 'name', title: 'Sink', value: (row) => row.name, show: (row) => html`<a href=${sinkPath(row.name)}><${Name} of=${row.name} /></a><br /><small class="muted">${kindWords(row)}</small>` },
+  { name: 'state', title: 'State', value: (row) => [row.state, row.reason].filter((part) => part !== null).join(': '), show: (row) => html`<${SinkState} of=${row} />` },
+  { name: 'waiting', title: 'Waiting', numeric: true, value: (row) => row.waiting, show: (row) => exact(row.waiting) },
+  { name: 'oldest', title: 'Oldest', value: (row) => row.oldest_at, show: (row) => html`<${When} at=${row.oldest_at} />` },
+  { name: 'last', title: 'Delivered', value: (row) => row.last_delivery_at, show: (row) => html`<${When} at=${row.last_delivery_at} />` },
+  { name: 'dead', title: 'Refused', numeric: true, value: (row) => row.dead, show: (row) => html`<${Bad} count=${row.dead} />` },
+  { name: 'quarantined', title: 'Quarantined', numeric: true, value: (row) => row.quarantined, show: (row) => html`<${Bad} count=${row.quarantined} />` },
+  { name: 'books', title: 'Books', sorts: false, value: () => null, show: (row) => html`<a class="button small" href=${`${sinkPath(row.name)}?period=${new Date(nowMs()).toISOString().slice(0, 10)}`} aria-label=${`Compare the books of ${row.name}`}>Compare books</a>` },
+]
+
+export function kindWords({ type, contract }: Sink): string {
+  return `${type}, ${contract}`
+}
+
+/** Events that were refused for good: of one sink, or of all. */
+export function RefusedEvents({ sink = '', changes }: { readonly sink?: string; readonly changes: boolean }): VNode {
+  const loaded = useLoaded(`dead ${sink}`, (signal) => get<{ dead: readonly DeadEvent[] }>('/api/v1/events/dead', { sink }, signal), 5_000)
+  const rows = loaded.data?.dead ?? []
+  const sinks = [...new Set(rows.map((row) => row.sink))]
+  const shown = sink === '' ? deadColumns : deadColumns.filter(({ name }) => name !== 'sink')
+  return html`<${Section} title="Refused events" tools=${changes && sinks.length > 0 ? sinks.map((name) => html`<${Retry} key=${name} sink=${name} done=${loaded.reload} />`) : undefined}>
+    <${Waiting} of=${loaded}>${() => html`<${Table} name="dead" caption="Events that a sink refused for good" quiet rows=${rows} key_=${(row: DeadEvent) => `${row.sink} ${row.position}`} columns=${shown}
+      empty=${html`<${Empty} title=${sink === '' ? 'No sink has refused an event.' : 'It has refused no event.'} />`} />`}</${Waiting}></${Section}>`
 }
 
 function Retry({ sink, done }: { readonly sink: string; done(): void }): VNode {
   const { busy, problem, run } = useChange()
   const retry = (): void => run(async () => {
     const { delivered, failed } = await post<{ delivered: number; failed: number }>('/api/v1/events/dead/retry', { sink })
-    say(failed === 0 ? `${sink} has taken ${exact(delivered)} events.` : `${sink} has taken ${exact(delivered)} events, and refused ${exact(failed)} again.`)
+    say(failed === 0 ? `${sink} has taken ${exact(delivered)} ${delivered === 1 ? 'event' : 'events'}.` : `${sink} has taken ${exact(delivered)} ${delivered === 1 ? 'event' : 'events'}, and refused ${exact(failed)} again.`)
     done()
   })
-  return html`<button type="button" class="small" disabled=${busy} onClick=${retry} aria-label=${`Deliver refused events to ${sink} again`}>${busy ? 'Delivering …' : 'Deliver again'}</button>${problem === '' ? null : html`<p class="problem" role="alert">${problem}</p>`}`
+  return html`<span class="buttons"><button type="button" disabled=${busy} onClick=${retry}>${busy ? 'Delivering …' : html`Deliver to <bdi>${sink}</bdi> again`}</button>${problem === '' ? null : html`<span class="problem" role="alert">${problem}</span>`}</span>`
 }
 
 const deadColumns: readonly Column<DeadEvent>[] = [
-  { name: 'sink', title: 'Sink', value: (row) => row.sink, show: (row) => html`<${Name} of=${row.sink} />` },
+  { name: 'sink', title: 'Sink', value: (row) => row.sink, show: (row) => html`<a href=${sinkPath(row.sink)}><${Name} of=${row.sink} /></a>` },
   { name: 'reason', title: 'Its words', value: (row) => row.reason, show: (row) => html`<${Name} of=${row.reason} />` },
   { name: 'at', title: 'Refused', value: (row) => row.buried_at, show: (row) => html`<${When} at=${row.buried_at} />` },
   { name: 'account', title: 'Account', value: (row) => row.event.subject, show: (row) => html`<${Name} of=${row.event.subject} />` },
@@ -67,6 +89,14 @@ function StoreFacts({ of }: { readonly of: Store }): VNode {
     ['Calls in flight', of.reservations === null ? null : exact(of.reservations)], ['Undelivered', exact(of.undelivered)],
     ['Quarantined', of.quarantined === 0 ? null : `${exact(of.quarantined)} settlements could not be booked; see tallygate events`],
     ['Spool', of.spool === null ? null : `${exact(of.spool.settlements)} settlements, ${brief(of.spool.bytes)} bytes`],
-    ['Servers', of.servers.length === 0 ? null : of.servers.map((each) => html`<div key=${each.address}>${each.address} (${each.product} ${each.version})</div>`)],
+    ['Servers', of.servers.length === 0 ? null : of.servers.map((each) => html`<div key=${each.address}>${each.address} (${each.product}${each.version === null ? '' : ` ${each.version}`})</div>`)],
+    ['Missed', missedWords([...of.sinks, ...of.missed_before])],
+    ['Could be lost', of.losses.length === 0 ? null : of.losses.map((each) => html`<div key=${each}>${each}</div>`)],
   ]} />`
+}
+
+/** Events that a sink will never get, because the store had to forget them. */
+function missedWords(all: readonly Missed[]): Children {
+  const some = all.filter(({ missed }) => missed > 0)
+  return some.length === 0 ? null : some.map(({ name, missed, missed_at: at }) => html`<div key=${name}><${Name} of=${name} />: <span class="warning">${exact(missed)} events</span>, last <${When} at=${at} /></div>`)
 }
