@@ -7,7 +7,7 @@ import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
 import { MadeAccounts } from '../../src/accounts/made-accounts.ts'
 import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
 import { hashOfSecret } from '../../src/accounts/secret.ts'
-import { adminRoutes } from '../../src/admin/admin-api.ts'
+import { adminOperations, adminRoutes } from '../../src/admin/admin-api.ts'
 import { adminCaller } from '../../src/admin/admin-caller.ts'
 import { startAdminServer } from '../../src/admin/admin-server.ts'
 import type { AdminParts, ReloadState } from '../../src/admin/route.ts'
@@ -161,8 +161,8 @@ t.test('the OpenAPI document has every route, and every route is in it', async (
   const paths = document['paths'] as Record<string, Record<string, { responses: object; parameters: { name: string }[] }>>
   // Its own pages are beside the routes; test/admin/openapi.test.ts calls all of it.
   const listed = Object.entries(paths).filter(([path]) => path.startsWith('/api/')).flatMap(([path, operations]) => Object.keys(operations).map((method) => `${method.toUpperCase()} ${path}`))
-  t.same(listed.sort(), adminRoutes.map(({ method, path }) => `${method} ${path}`).sort())
-  for (const { method, path, query } of adminRoutes) {
+  t.same(listed.sort(), adminOperations.map(({ method, path }) => `${method} ${path}`).sort())
+  for (const { method, path, query } of adminOperations) {
     const operation = paths[path]?.[method.toLowerCase()]
     const wanted = [...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name), ...Object.keys(query ?? {})]
     t.same(operation?.parameters.map(({ name }) => name), wanted, `${method} ${path}`)
@@ -245,7 +245,9 @@ t.test("an upstream's own probes are passed on, without our credential, and say 
   const { ask } = await open(t, { tokens, upstreamUrl: upstream.url })
   t.equal((await ask('GET', '/upstreams/model/health')).status, 401)
   t.match(await ask('GET', '/upstreams/model/health', { secret: viewSecret }), { status: 200, json: { path: '/health', authorization: null } })
-  t.match(await ask('GET', '/upstreams/model/metrics', { secret: viewSecret }), { status: 200, json: { path: '/metrics' } })
+  t.match(await ask('GET', '/upstreams/model/metrics', { secret: viewSecret }), {
+    status: 200, json: { path: '/metrics' }, headers: { 'content-security-policy': /^default-src 'none'/, 'x-content-type-options': 'nosniff', 'x-frame-options': 'DENY' },
+  }, 'a page of the upstream does nothing in the name of this port')
   t.equal((await ask('POST', '/upstreams/model/health', { secret: opsSecret, body: {} })).status, 405)
   t.equal((await ask('GET', '/upstreams/model/v1/models', { secret: opsSecret })).status, 404, 'nothing else of it')
   const gone = await open(t, { upstreamUrl: 'http://127.0.0.1:9' })
