@@ -51,6 +51,11 @@ export function instant(text: string | null | undefined): string {
   return Number.isNaN(at) ? NONE : instants.format(at)
 }
 
+/** To the minute, by the clock that periods go by. */
+export function utc(text: string): string {
+  return `${text.slice(0, 10)} ${text.slice(11, 16)} UTC`
+}
+
 export function day(text: string | null | undefined): string {
   const at = text === null || text === undefined ? NaN : Date.parse(text)
   return Number.isNaN(at) ? NONE : days.format(at)

@@ -91,8 +91,7 @@ function StoreFacts({ of }: { readonly of: Store }): VNode {
     ['Spool', of.spool === null ? null : `${exact(of.spool.settlements)} settlements, ${brief(of.spool.bytes)} bytes`],
     ['Servers', of.servers.length === 0 ? null : of.servers.map((each) => html`<div key=${each.address}>${each.address} (${each.product}${each.version === null ? '' : ` ${each.version}`})</div>`)],
     ['Missed', missedWords([...of.sinks, ...of.missed_before])],
-    ['Could be lost', of.losses.length === 0 ? null : of.losses.map((each) => html`<div key=${each}>${each}</div>`)],
-  ]} />`
+  ]} />${of.losses.length === 0 ? null : html`<details><summary>What a crash could lose</summary>${of.losses.map((each) => html`<p key=${each}>${each}</p>`)}</details>`}`
 }
 
 /** Events that a sink will never get, because the store had to forget them. */
