@@ -236,6 +236,13 @@ t.test('the document says what the server does', { timeout: 110_000 }, async (t)
     }
   })
 
+  await t.test('the list for people has every operation of the API, and no other', (t) => {
+    const listed = [...readFileSync(new URL('../../docs/admin-api.md', import.meta.url), 'utf8').matchAll(/^\| `(\/api\/[^`]+)` \| ([^|]+) \|/gm)]
+      .flatMap(([, path, methods = '']) => [...methods.matchAll(/`(\w+)`/g)].map(([, method]) => `${method} ${path}`))
+    t.same(listed.sort(), operations.filter(({ path }) => path.startsWith('/api/')).map(({ name }) => name).sort())
+    t.end()
+  })
+
   await t.test('every operation answers a valid example as documented', async (t) => {
     await waitFor('the event to be there', async () => (await send('GET', `/api/v1/events/${event}`)).status === 200)
     for (const [name, list] of Object.entries(examples)) {
