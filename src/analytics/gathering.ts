@@ -73,25 +73,44 @@ export function tableRows(minutes: readonly Gathered[], modelOf: (day: number, a
     if (row === undefined) rows.set(place, row = { table, unit, bucket, account, names, currency, adding: nothingAdded() })
     addAll(row.adding, adding)
   }
+  const day = latest((atMs) => bucketOf('day', atMs))
   for (const { atMs, dimensions, currency, adding } of minutes) {
     const { account, key, plan, model, endpoint, upstream, end, status } = dimensions
-    const day = bucketOf('day', atMs)
-    const ownModel = modelOf(day, account, model)
+    const ownModel = modelOf(day(atMs), account, model)
     const own = [key, plan, ownModel, endpoint, upstream, end, status]
-    const all = ['', plan, modelOf(day, '', ownModel), endpoint, upstream, end, status]
+    const all = ['', plan, modelOf(day(atMs), '', ownModel), endpoint, upstream, end, status]
     const ownText = `${account}\u001f${own.join(SEPARATOR)}\u001f${currency}`
-    const allText = `${all.join(SEPARATOR)}\u001f${currency}`
     const folded = folds(atMs)
-    for (const unit of UNITS) {
+    for (const unit of folded ? MINUTE : UNITS) {
       const bucket = bucketOf(unit, atMs)
       const place = `${unit}${bucket}`
-      if (KEPT_IN.usage.includes(unit) && (!folded || unit === 'minute')) add(`u${place}${ownText}`, 'usage', unit, bucket, account, own, currency, adding)
-      if (KEPT_IN.accounts.includes(unit) && !folded) add(`a${place}${account}\u001f${currency}`, 'accounts', unit, bucket, account, noNames, currency, adding)
-      add(`t${place}${currency}`, 'accounts', unit, bucket, '', noNames, currency, adding)
-      add(`x${place}${allText}`, 'mix', unit, bucket, '', all, currency, adding)
+      if (KEPT_IN.usage.includes(unit)) add(`u${place}${ownText}`, 'usage', unit, bucket, account, own, currency, adding)
+      if (KEPT_IN.accounts.includes(unit)) add(`a${place}${account}\u001f${currency}`, 'accounts', unit, bucket, account, noNames, currency, adding)
+    }
+    add(`xminute${atMs}${all.join(SEPARATOR)}\u001f${currency}`, 'mix', 'minute', atMs, '', all, currency, adding)
+  }
+  // Of all accounts there are few: what is longer is added up from their minutes.
+  for (const { table, unit: of, bucket: atMs, names, currency, adding } of [...rows.values()]) {
+    if (table !== 'mix' || of !== 'minute') continue
+    for (const unit of UNITS) {
+      const bucket = bucketOf(unit, atMs)
+      if (unit !== 'minute') add(`x${unit}${bucket}${names.join(SEPARATOR)}\u001f${currency}`, 'mix', unit, bucket, '', names, currency, adding)
+      add(`t${unit}${bucket}${currency}`, 'accounts', unit, bucket, '', noNames, currency, adding)
     }
   }
   return [...rows.values()]
+}
+
+const MINUTE: readonly Unit[] = ['minute']
+
+/** Gives the last answer again where the question is the last one. */
+function latest(answerTo: (atMs: number) => number): (atMs: number) => number {
+  let asked = NaN
+  let answer = NaN
+  return (atMs) => {
+    if (atMs !== asked) answer = answerTo(asked = atMs)
+    return answer
+  }
 }
 
 /** Which table answers, and in which unit it is read: the one asked for, or a finer one. `named`: dimensions that are grouped by or asked for. */

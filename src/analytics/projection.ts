@@ -66,12 +66,13 @@ function number(value: unknown): number {
 }
 
 const plain = /^[ -~]{0,128}$/
+/** What separates names, and whatever else is not seen. */
+const CONTROL = /\p{Cc}/gu
 
 /** Without control characters, which separate names where they are kept. */
 export function name(value: unknown): string {
   if (typeof value !== 'string' || plain.test(value)) return typeof value === 'string' ? value : ''
-  // oxlint-disable-next-line no-control-regex
-  return value.replace(/[\0-\x1f\x7f]/g, '').slice(0, NAME_MAX).toWellFormed()
+  return value.replace(CONTROL, '').slice(0, NAME_MAX).toWellFormed()
 }
 
 function slot(ms: unknown): number | null {

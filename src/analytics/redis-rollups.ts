@@ -7,12 +7,13 @@ import { loadScript } from '../stores/redis/scripts.ts'
 import { RowsRefused } from '../stores/rows.ts'
 import { StoreUnavailable } from '../stores/store.ts'
 import { Answering, RefusalAnswering } from './answering.ts'
-import { histogramText } from './counts.ts'
-import type { Adding } from './counts.ts'
-import { COMBINED, gathered, MODELS_MAX, OTHER, SEPARATOR, sourceOf, tableRows } from './gathering.ts'
+import { histogramText, SUMS } from './counts.ts'
+import type { Adding, Sum } from './counts.ts'
+import { COMBINED, gathered, KEPT_IN, MODELS_MAX, OTHER, SEPARATOR, sourceOf, tableRows } from './gathering.ts'
 import type { Table, TableRow } from './gathering.ts'
-import { bucketOf, DIMENSIONS, nextBucket, REFUSAL_DIMENSIONS, REFUSAL_UNITS } from './rollups.ts'
-import type { Counted, Dimension, Increment, Kept, RefusalCount, RefusalQuestion, RefusalRow, Rollups, Unit, UsageQuestion, UsageRow } from './rollups.ts'
+import { bucketOf, bucketsBetween, DIMENSIONS, nextBucket, REFUSAL_DIMENSIONS, REFUSAL_UNITS, segmentsOf, UNITS } from './rollups.ts'
+import type { Counted, Dimension, Increment, Kept, RefusalCount, RefusalQuestion, RefusalRow, Rollups, Segment, Unit, UsageQuestion, UsageRow } from './rollups.ts'
+import { aroundOf, TopSearch } from './top-search.ts'
 
 export interface RedisRollupsParts {
   readonly link: RedisLink
@@ -39,7 +40,7 @@ const ACCOUNT_DAYS_KEPT = 20_000
 
 /** Rows lie in hashes of some buckets each. */
 const PERIOD: Readonly<Record<Unit, (bucket: number) => number>> = {
-  minute: (bucket) => bucketOf('hour', bucket), hour: (bucket) => bucketOf('day', bucket), day: (bucket) => bucketOf('month', bucket), month: yearOf,
+  minute: (bucket) => bucketOf('hour', bucket), hour: (bucket) => bucketOf('day', bucket), day: (bucket) => bucketOf('month', bucket), month: (bucket) => bucket,
 }
 const LETTER: Readonly<Record<Table, string>> = { usage: 'u', accounts: 'a', mix: 'x' }
 
@@ -120,32 +121,20 @@ export class RedisRollups implements Rollups {
 
   async usage(question: UsageQuestion): Promise<readonly UsageRow[]> {
     const generation = await this.#look()
-    const { by, only, fromMs, untilMs, latencies } = question
-    const named = [...new Set([...by, ...DIMENSIONS.filter((dimension) => only[dimension] !== undefined)])]
-    const { table, unit } = sourceOf(question.unit, named)
-    const account = table === 'accounts' && named.length === 0 ? '' : only.account
     const answering = new Answering(question)
-    for await (const [name, value] of this.#fields(await this.#keysOf(generation, table, unit, fromMs, untilMs, account))) {
-      const [bucketText = '', ...rest] = name.split(SEPARATOR)
-      const bucket = Number(bucketText)
-      if (bucket < fromMs || bucket >= untilMs) continue
-      const currency = rest.pop() ?? ''
-      const owner = table === 'mix' ? '' : rest.shift() ?? ''
-      if (table === 'accounts' && (account === undefined ? owner === '' : owner !== account)) continue
-      const valueOf = (dimension: Dimension): string => (dimension === 'account' ? owner : rest[COMBINED.indexOf(dimension)] ?? '')
-      if (!named.every((dimension) => only[dimension] === undefined || valueOf(dimension) === only[dimension])) continue
-      answering.add(bucket, by.map(valueOf), currency, readValue(value, latencies))
-    }
+    const best = await this.#best(generation, question)
+    const rows = best === null ? this.#rows(generation, question) : this.#rowsOf(generation, question, best)
+    for await (const { bucket, names, currency, value } of rows) answering.add(bucket, names, currency, readValue(value, question.latencies))
     return answering.rows()
   }
 
   async refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]> {
     const { fromMs, untilMs, by, only } = question
     const unit = question.unit === 'month' ? 'day' : question.unit
-    const partitions = only.account === undefined ? this.#partitions() : [this.#parts.keys.partitionOf(only.account), this.#parts.keys.partitionOf(OTHER)]
-    const keys = partitions.flatMap((partition) => periodsBetween(unit, fromMs, untilMs).map((period) => this.#refusalKey(partition, unit, period)))
+    const partitions = only.account === undefined ? this.#partitions() : [...new Set([this.#parts.keys.partitionOf(only.account), this.#parts.keys.partitionOf(OTHER)])]
+    const keys = partitions.flatMap((partition) => periodsBetween(unit, fromMs, untilMs).map((period) => ({ key: this.#refusalKey(partition, unit, period), partition })))
     const answering = new RefusalAnswering(question)
-    for await (const [name, value] of this.#fields([...new Set(keys)])) {
+    for await (const [name, value] of this.#fields(keys)) {
       const [bucketText = '', ...values] = name.split(SEPARATOR)
       const bucket = Number(bucketText)
       if (bucket < fromMs || bucket >= untilMs) continue
@@ -326,30 +315,113 @@ export class RedisRollups implements Rollups {
 
   // === Reading ===
 
+  /** What a question is about, of all accounts or of the one that it names. */
+  async* #rows(generation: string, { unit: asked, fromMs, untilMs, by, only, series }: UsageQuestion): AsyncGenerator<Row> {
+    const named = [...new Set([...by, ...DIMENSIONS.filter((dimension) => only[dimension] !== undefined)])]
+    const source = sourceOf(asked, named)
+    // Rows of one account lie by themselves.
+    const table = source.table === 'accounts' && only.account !== undefined && source.unit !== 'month' ? 'usage' : source.table
+    const account = table === 'accounts' && named.length === 0 ? '' : only.account
+    for (const segment of segmentsIn(table, source.unit, fromMs, untilMs, series)) {
+      for await (const [name, value, partition] of this.#fields(await this.#keysOf(generation, table, segment, account))) {
+        const [bucketText = '', ...rest] = name.split(SEPARATOR)
+        const bucket = Number(bucketText)
+        if (bucket < segment.fromMs || bucket >= segment.untilMs) continue
+        const currency = rest.pop() ?? ''
+        const owner = table === 'mix' ? '' : rest.shift() ?? ''
+        if (table === 'accounts' && (account === undefined ? owner === '' : owner !== account)) continue
+        const valueOf = (dimension: Dimension): string => (dimension === 'account' ? owner : rest[COMBINED.indexOf(dimension)] ?? '')
+        if (named.every((dimension) => only[dimension] === undefined || valueOf(dimension) === only[dimension])) yield { bucket, names: by.map(valueOf), currency, value, partition }
+      }
+    }
+  }
+
+  /** The accounts that have most, without reading what all have in every bucket; null: that is not asked for. */
+  async #best(generation: string, question: UsageQuestion): Promise<Places | null> {
+    const around = aroundOf(question)
+    if (around === null || question.top === null) return null
+    const { of, count } = question.top
+    const most = new Map<string, number>()
+    const places = new Map<string, Map<string, Place>>()
+    for await (const { names: [account = ''], partition, currency, value } of this.#rows(generation, around)) {
+      most.set(account, (most.get(account) ?? 0) + sumIn(value, of))
+      const own = places.get(account) ?? new Map<string, Place>()
+      places.set(account, own.set(`${partition} ${currency}`, { partition, currency }))
+    }
+    const bounds = [...most].sort(([, a], [, b]) => b - a)
+    const placesOf = (accounts: readonly string[]): Places => new Map(accounts.map((account) => [account, [...places.get(account)?.values() ?? []]]))
+    const search = new TopSearch(count)
+    while (!search.isOver) {
+      const sums = new Map<string, number>()
+      for await (const { names: [account = ''], value } of this.#rowsOf(generation, { ...question, series: false }, placesOf(search.next(bounds)))) sums.set(account, (sums.get(account) ?? 0) + sumIn(value, of))
+      search.tell([...sums])
+    }
+    return placesOf(search.best)
+  }
+
+  /** Rows of some accounts, by account. */
+  async* #rowsOf(generation: string, { unit: asked, fromMs, untilMs, series }: UsageQuestion, places: Places): AsyncGenerator<Row> {
+    const { table, unit } = sourceOf(asked, ['account'])
+    for (const segment of segmentsIn(table, unit, fromMs, untilMs, series)) {
+      if (table === 'usage') {
+        const keys = [...places].flatMap(([account, own]) => own.flatMap(({ partition }) => this.#tableKeys(generation, partition, table, segment, [account])))
+        for await (const [name, value, partition] of this.#fields([...new Map(keys.map((key) => [key.key, key])).values()])) {
+          const [bucketText = '', account = '', ...rest] = name.split(SEPARATOR)
+          const bucket = Number(bucketText)
+          if (bucket >= segment.fromMs && bucket < segment.untilMs) yield { bucket, names: [account], currency: rest.at(-1) ?? '', value, partition }
+        }
+        continue
+      }
+      const hashes = new Map<string, { readonly partition: number; readonly rows: { readonly bucket: number; readonly account: string; readonly currency: string }[] }>()
+      for (const bucket of bucketsBetween(segment.unit, segment.fromMs, segment.untilMs)) {
+        for (const [account, own] of places) {
+          for (const { partition, currency } of own) {
+            const key = this.#tableKey(generation, partition, table, segment.unit, PERIOD[segment.unit](bucket), account)
+            const hash = hashes.get(key) ?? { partition, rows: [] }
+            hash.rows.push({ bucket, account, currency })
+            hashes.set(key, hash)
+          }
+        }
+      }
+      const pages = await this.#parts.link.commands([...hashes].map(([key, { rows }]) => (
+        { key, name: 'HMGET', args: [key, ...rows.map(({ bucket, account, currency }) => [bucket, account, currency].join(SEPARATOR))] })), DEADLINE)
+      for (const [index, { partition, rows }] of [...hashes.values()].entries()) {
+        for (const [at, value] of (orThrow(pages[index]) as readonly (string | null)[]).entries()) {
+          const { bucket, account, currency } = rows[at]!
+          if (value !== null) yield { bucket, names: [account], currency, value, partition }
+        }
+      }
+    }
+  }
+
   /** `account` undefined: of all. */
-  async #keysOf(generation: string, table: Table, unit: Unit, fromMs: number, untilMs: number, account: string | undefined): Promise<readonly string[]> {
-    const periods = periodsBetween(unit, fromMs, untilMs)
-    const of = (accounts: readonly string[], partition: number): string[] => accounts.flatMap((each) => periods.map((period) => this.#tableKey(generation, partition, table, unit, period, each)))
-    if (table !== 'usage') return this.#partitions().flatMap((partition) => of([''], partition))
+  async #keysOf(generation: string, table: Table, segment: Segment, account: string | undefined): Promise<readonly HashKey[]> {
+    if (table !== 'usage') return this.#partitions().flatMap((partition) => this.#tableKeys(generation, partition, table, segment, ['']))
     // An account may have been under another root once.
-    if (account !== undefined) return this.#partitions().flatMap((partition) => of([account], partition))
-    const wide: Unit = unit === 'minute' ? 'hour' : unit
+    if (account !== undefined) return this.#partitions().flatMap((partition) => this.#tableKeys(generation, partition, table, segment, [account]))
+    const wide: Unit = segment.unit === 'minute' ? 'hour' : segment.unit
     const perPartition = await Promise.all(this.#partitions().map(async (partition) => {
       const accounts = new Set<string>()
-      const keys = periodsBetween(wide, bucketOf(wide, fromMs), untilMs).map((period) => this.#tableKey(generation, partition, 'accounts', wide, period, ''))
+      const keys = this.#tableKeys(generation, partition, 'accounts', { unit: wide, fromMs: bucketOf(wide, segment.fromMs), untilMs: segment.untilMs }, [''])
       for await (const [name] of this.#fields(keys)) accounts.add(name.split(SEPARATOR)[1] ?? '')
       accounts.delete('')
-      return of([...accounts], partition)
+      return this.#tableKeys(generation, partition, table, segment, [...accounts])
     }))
     return perPartition.flat()
   }
 
-  async* #fields(keys: readonly string[]): AsyncGenerator<readonly [string, string]> {
+  #tableKeys(generation: string, partition: number, table: Table, { unit, fromMs, untilMs }: Segment, accounts: readonly string[]): HashKey[] {
+    const periods = periodsBetween(unit, fromMs, untilMs)
+    return accounts.flatMap((account) => periods.map((period) => ({ key: this.#tableKey(generation, partition, table, unit, period, account), partition })))
+  }
+
+  async* #fields(keys: readonly HashKey[]): AsyncGenerator<readonly [name: string, value: string, partition: number]> {
     for (let at = 0; at < keys.length; at += READS_AT_ONCE) {
-      const pages = await this.#parts.link.commands(keys.slice(at, at + READS_AT_ONCE).map((key) => ({ key, name: 'HGETALL', args: [key] })), DEADLINE)
-      for (const page of pages) {
+      const some = keys.slice(at, at + READS_AT_ONCE)
+      const pages = await this.#parts.link.commands(some.map(({ key }) => ({ key, name: 'HGETALL', args: [key] })), DEADLINE)
+      for (const [index, page] of pages.entries()) {
         const pairs = orThrow(page) as readonly string[]
-        for (let i = 0; i + 1 < pairs.length; i += 2) yield [pairs[i]!, pairs[i + 1]!]
+        for (let i = 0; i + 1 < pairs.length; i += 2) yield [pairs[i]!, pairs[i + 1]!, some[index]!.partition]
       }
     }
   }
@@ -410,6 +482,39 @@ function writeValue({ sums, costNanos, latency, firstToken }: Adding): string {
   return `${numbers}|${costNanos === 0n ? '' : `${costNanos / NANOS},${costNanos % NANOS}`}|${histogramText(latency)}|${histogramText(firstToken)}`
 }
 
+interface HashKey {
+  readonly key: string
+  readonly partition: number
+}
+
+interface Row {
+  readonly bucket: number
+  /** In the order of the question's `by`. */
+  readonly names: readonly string[]
+  readonly currency: string
+  /** As `writeValue` makes it. */
+  readonly value: string
+  readonly partition: number
+}
+
+interface Place {
+  readonly partition: number
+  readonly currency: string
+}
+
+/** Where rows of accounts lie. */
+type Places = ReadonlyMap<string, readonly Place[]>
+
+/** In the longest units that lie within the time, unless each bucket has a row of its own. */
+function segmentsIn(table: Table, finest: Unit, fromMs: number, untilMs: number, series: boolean): readonly Segment[] {
+  return segmentsOf(series ? [finest] : UNITS.slice(UNITS.indexOf(finest)).filter((unit) => KEPT_IN[table].includes(unit)), fromMs, untilMs)
+}
+
+function sumIn(value: string, of: Sum | 'cost_nanos'): number {
+  const { sums, costNanos } = readValue(value, false)
+  return of === 'cost_nanos' ? Number(costNanos) : sums[SUMS.indexOf(of)]!
+}
+
 interface Value {
   readonly sums: readonly number[]
   readonly costNanos: bigint
@@ -428,22 +533,18 @@ function modelsText(day: number, account: string): string {
   return `${day}${SEPARATOR}${account}`
 }
 
-function yearOf(atMs: number): number {
-  return Date.UTC(new Date(atMs).getUTCFullYear(), 0)
-}
-
 function endOfPeriod(unit: Unit, period: number): number {
   switch (unit) {
     case 'minute': return nextBucket('hour', period)
     case 'hour': return nextBucket('day', period)
     case 'day': return nextBucket('month', period)
-    case 'month': return Date.UTC(new Date(period).getUTCFullYear() + 1, 0)
+    case 'month': return nextBucket('month', period)
   }
 }
 
 function periodsBetween(unit: Unit, fromMs: number, untilMs: number): number[] {
   const periods: number[] = []
-  for (let period = PERIOD[unit](Math.max(0, fromMs)); period < untilMs && periods.length < PERIODS_MAX; period = endOfPeriod(unit, period)) periods.push(period)
+  for (let period = PERIOD[unit](bucketOf(unit, Math.max(0, fromMs))); period < untilMs && periods.length < PERIODS_MAX; period = endOfPeriod(unit, period)) periods.push(period)
   return periods
 }
 

@@ -6,7 +6,8 @@ import type { Counts, Sum } from './counts.ts'
 import { COMBINED, KEPT_IN, MODELS_MAX, MODELS_OF_ALL, OTHER, SEPARATOR, sourceOf, tableRows, TABLES } from './gathering.ts'
 import type { Gathered, Table, TableRow } from './gathering.ts'
 import { bucketOf, bucketsBetween, DIMENSIONS, REFUSAL_DIMENSIONS, REFUSAL_UNITS, ROWS_MAX, segmentsOf, UNITS } from './rollups.ts'
-import type { Kept, RefusalCount, RefusalQuestion, RefusalRow, Unit, UsageQuestion, UsageRow } from './rollups.ts'
+import type { Dimension, Kept, RefusalCount, RefusalQuestion, RefusalRow, Unit, UsageQuestion, UsageRow } from './rollups.ts'
+import { aroundOf, TopSearch } from './top-search.ts'
 
 /**
  * Roll-ups in a SQLite file, used in a thread of its own. It holds nothing that cannot be made again from the events, so it is not synced at every step:
@@ -35,7 +36,7 @@ const REFUSED_KEPT = 20_000
 
 /** Of minutes, that are not added up into longer units yet: an answer has to look at them one by one. */
 const UNFOLDED_MAX = 25_000
-const UNFOLDED_MS = 15 * 60_000
+const UNFOLDED_MS = 3_600_000
 
 export class RollupFile {
   readonly #db: DatabaseSync
@@ -91,8 +92,9 @@ export class RollupFile {
    */
   #fold(untilMs: number): void {
     if (untilMs <= this.#foldedMs) return
-    this.#transaction(({ folds, markFolded }) => {
-      for (const fold of folds) fold.run(this.#foldedMs, untilMs)
+    this.#transaction(({ addHours, folds, markFolded }) => {
+      addHours.run(this.#foldedMs, untilMs)
+      for (const fold of folds) fold.run()
       markFolded.run(untilMs)
     })
     this.#foldedMs = untilMs
@@ -121,19 +123,18 @@ export class RollupFile {
   #usage(question: UsageQuestion): UsageRow[] {
     const { by, series, latencies, top } = question
     // Of a reader it is another thread's.
-    const foldedMs = this.#statements === null ? this.#folded() : this.#foldedMs
-    let { from, given } = sourceFor(question, foldedMs, null)
+    const unfolded = { fromMs: this.#statements === null ? this.#folded() : this.#foldedMs, untilMs: this.#newestMinute() + 60_000 }
+    let { from, given } = sourceFor(question, unfolded, null)
     const columns = by.map((dimension) => `"${dimension}"`)
     let where = ''
     if (top !== null && by.length > 0) {
       // Which ones, first: adding up one number is much cheaper than adding up all.
-      const best = this.#db.prepare(`SELECT ${columns.map((column, index) => `${column} AS g${index}`).join(', ')} FROM ${from}
-        GROUP BY ${columns.join(', ')} ORDER BY sum(${top.of}) DESC LIMIT ?`).all(...given, top.count)
+      const best = this.#best(question, unfolded, top)
       if (best.length === 0) return []
       where = `WHERE (${columns.join(', ')}) IN (VALUES ${best.map(() => `(${columns.map(() => '?').join(', ')})`).join(', ')})`
       const at = by.indexOf('account')
-      if (at >= 0) ({ from, given } = sourceFor(question, foldedMs, [...new Set(best.map((row) => String(row[`g${at}`])))]))
-      given = [...given, ...best.flatMap((row) => columns.map((_column, index) => String(row[`g${index}`])))]
+      if (at >= 0) ({ from, given } = sourceFor(question, unfolded, [...new Set(best.map((names) => names[at]!))]))
+      given = [...given, ...best.flat()]
     }
     const groups = [...(series ? ['bucket'] : []), ...columns, 'currency']
     const added = [...numbers.map((name) => `sum(${name}) AS ${name}`), ...(latencies ? ['histogram(latency) AS latency', 'histogram(first_token) AS first_token'] : [])]
@@ -159,6 +160,30 @@ export class RollupFile {
       if (top === null && rows.size >= ROWS_MAX) break
     }
     return inOrder([...rows.values()], top?.of ?? 'requests')
+  }
+
+  /** The names of the groups that have most, the most first. */
+  #best(question: UsageQuestion, unfolded: Span, { of, count }: NonNullable<UsageQuestion['top']>): readonly (readonly string[])[] {
+    const { by } = question
+    const whole = { ...question, series: false }
+    const around = aroundOf(question)
+    if (around === null) return this.#summed(sourceFor(whole, unfolded, null), by, of, count).map(([names]) => names)
+    // Ten thousand accounts have a row for each day: too many to be added up while somebody waits.
+    const sumsOf = (source: Source, most: number): (readonly [string, number])[] => this.#summed(source, by, of, most).map(([names, sum]) => [names[0]!, sum])
+    const search = new TopSearch(count)
+    while (!search.isOver) {
+      const asked = search.next(sumsOf(sourceFor(around, unfolded, null), search.wanted))
+      search.tell(sumsOf(sourceFor(whole, unfolded, asked), asked.length))
+    }
+    return search.best.map((account) => [account])
+  }
+
+  /** Groups and what they have of one sum, the most first. */
+  #summed({ from, given }: Source, by: readonly Dimension[], of: Sum | 'cost_nanos', count: number): (readonly [names: readonly string[], sum: number])[] {
+    const columns = by.map((dimension) => `"${dimension}"`).join(', ')
+    const statement = this.#db.prepare(`SELECT ${columns}, CAST(sum(${of}) AS REAL) FROM ${from} GROUP BY ${columns} ORDER BY sum(${of}) DESC LIMIT ?`)
+    statement.setReturnArrays(true)
+    return (statement.all(...given, Number.isFinite(count) ? count : -1) as unknown as (string | number)[][]).map((row) => [row.slice(0, -1).map(String), Number(row.at(-1))])
   }
 
   refusals(question: RefusalQuestion): RefusalRow[] {
@@ -323,6 +348,8 @@ interface Statements {
   readonly remember: StatementSync
   readonly markFolded: StatementSync
   /** From one minute on, before another. */
+  readonly addHours: StatementSync
+  /** The hours that were added up: into everything longer, one after the other. */
   readonly folds: readonly StatementSync[]
   readonly refuse: StatementSync
   readonly refusal: StatementSync
@@ -333,11 +360,13 @@ function prepareAll(db: DatabaseSync): Statements {
   const adding = [...numbers.map((name) => `${name} = ${name} + excluded.${name}`), ...['latency', 'first_token'].map((name) => `${name} = ${mergedSql(name)}`)].join(', ')
   const sums = [...numbers.map((name) => `sum(${name}) AS ${name}`), ...['latency', 'first_token'].map((name) => `coalesce(group_concat(nullif(${name}, '')), '') AS ${name}`)].join(', ')
   const shortened = [...numbers, ...['latency', 'first_token'].map((name) => `CASE WHEN length(${name}) < ${HISTOGRAM_SHORT} THEN ${name} ELSE merged(${name}, '') END`)].join(', ')
+  // Hours are added up once, and given to whoever is longer in the order in which it lies.
+  db.exec(`CREATE TEMP TABLE usage_hours (bucket, account, combination, currency, ${measures.join(', ')}); CREATE TEMP TABLE account_hours (bucket, account, currency, ${measures.join(', ')})`)
   const fold = (table: 'usage' | 'accounts', unit: Unit): StatementSync => {
     const keys = table === 'usage' ? ['account', 'combination', 'currency'] : ['account', 'currency']
-    const bucket = unit === 'month' ? `unixepoch(bucket / 1000, 'unixepoch', 'start of month') * 1000` : `bucket - bucket % ${unit === 'hour' ? 3_600_000 : 86_400_000}`
-    return db.prepare(`INSERT INTO ${table} (unit, bucket, ${keys.join(', ')}, ${measures.join(', ')}) SELECT ${UNITS.indexOf(unit)}, longer, ${keys.join(', ')}, ${shortened}
-      FROM (SELECT ${bucket} AS longer, ${keys.join(', ')}, ${sums} FROM usage WHERE unit = 0 AND bucket >= ? AND bucket < ? GROUP BY longer, ${keys.join(', ')}) WHERE true ON CONFLICT DO UPDATE SET ${adding}`)
+    const bucket = unit === 'month' ? `unixepoch(bucket / 1000, 'unixepoch', 'start of month') * 1000` : unit === 'day' ? 'bucket - bucket % 86400000' : 'bucket'
+    return db.prepare(`INSERT INTO ${table} (unit, bucket, ${[...keys, ...measures].join(', ')}) SELECT ${UNITS.indexOf(unit)}, ${bucket}, ${[...keys, ...measures].join(', ')}
+      FROM ${table === 'usage' ? 'usage_hours' : 'account_hours'} WHERE true ON CONFLICT DO UPDATE SET ${adding}`)
   }
   const insert = (table: Table, keys: readonly string[]): StatementSync =>
     db.prepare(`INSERT INTO ${table} (${[...keys, ...measures].join(', ')}) VALUES (${[...keys, ...measures].map(() => '?').join(', ')}) ON CONFLICT DO UPDATE SET ${adding}`)
@@ -353,7 +382,13 @@ function prepareAll(db: DatabaseSync): Statements {
     model: db.prepare('INSERT OR IGNORE INTO models VALUES (?, ?, ?)'),
     remember: db.prepare('UPDATE state SET last = ?'),
     markFolded: db.prepare('UPDATE state SET folded = ?'),
-    folds: [fold('usage', 'hour'), fold('usage', 'day'), fold('accounts', 'hour'), fold('accounts', 'day'), fold('accounts', 'month')],
+    addHours: db.prepare(`INSERT INTO usage_hours SELECT hour, account, combination, currency, ${shortened} FROM (SELECT bucket - bucket % 3600000 AS hour, account, combination, currency, ${sums}
+      FROM usage WHERE unit = 0 AND bucket >= ? AND bucket < ? GROUP BY hour, account, combination, currency)`),
+    folds: [
+      db.prepare(`INSERT INTO account_hours SELECT bucket, account, currency, ${shortened} FROM (SELECT bucket, account, currency, ${sums} FROM usage_hours GROUP BY bucket, account, currency)`),
+      fold('usage', 'hour'), fold('usage', 'day'), fold('accounts', 'hour'), fold('accounts', 'day'), fold('accounts', 'month'),
+      db.prepare('DELETE FROM usage_hours'), db.prepare('DELETE FROM account_hours'),
+    ],
     refuse: db.prepare(`INSERT INTO refusals (unit, bucket, account, ${rest.join(', ')}, refused) VALUES (?, ?, ?, ${rest.map(() => '?').join(', ')}, ?) ON CONFLICT DO UPDATE SET refused = refused + excluded.refused`),
     refusal: db.prepare(`SELECT 1 FROM refusals WHERE unit = ? AND bucket = ? AND account = ? AND ${rest.map((name) => `${name} = ?`).join(' AND ')}`),
     refusalRows: db.prepare('SELECT count(*) AS n FROM refusals WHERE unit = ? AND bucket = ? AND account = ?'),
@@ -368,6 +403,14 @@ function mergedSql(name: string): string {
 
 const HISTOGRAM_SHORT = 400
 
+/** Accounts whose minutes are looked up one by one. */
+const LOOKED_UP_MAX = 20
+
+interface Span {
+  readonly fromMs: number
+  readonly untilMs: number
+}
+
 interface Source {
   /** With the columns bucket, those of the dimensions, currency and measures. */
   readonly from: string
@@ -378,7 +421,7 @@ interface Source {
  * Where the rows are that a question is about: in the longest units that lie within its time, unless it wants a row for each bucket; and those of minutes that are not added
  * up into longer units yet. `accounts`: only of these.
  */
-function sourceFor({ unit: asked, fromMs, untilMs, by, only, series }: UsageQuestion, foldedMs: number, accounts: readonly string[] | null): Source {
+function sourceFor({ unit: asked, fromMs, untilMs, by, only, series }: UsageQuestion, unfolded: Span, accounts: readonly string[] | null): Source {
   const named = [...new Set([...by, ...DIMENSIONS.filter((dimension) => only[dimension] !== undefined)])]
   const { table, unit: finest } = sourceOf(asked, named)
   const account = table === 'accounts' && named.length === 0 ? '' : only.account
@@ -387,17 +430,20 @@ function sourceFor({ unit: asked, fromMs, untilMs, by, only, series }: UsageQues
   const joined = named.some((dimension) => dimension !== 'account')
   const columns = [...(table === 'mix' ? [] : ['account']), ...(joined ? COMBINED.filter((name) => named.includes(name)).map((name) => `"${name}"`) : []), 'currency', ...measures]
   const given: (string | number)[] = []
-  const part = (from: Table, unit: Unit, sinceMs: number, beforeMs: number): string => {
+  const part = (from: Table, unit: Unit, { fromMs: sinceMs, untilMs: beforeMs }: Span, scans = false): string => {
     const where = ['unit = ?']
     given.push(UNITS.indexOf(unit))
-    if (of !== null && table !== 'mix') {
+    if (of !== null && table !== 'mix' && !scans) {
       // Bucket by bucket, of each only what is theirs.
       where.push('bucket IN (SELECT value FROM json_each(?))', 'account IN (SELECT value FROM json_each(?))')
       given.push(JSON.stringify(bucketsBetween(unit, sinceMs, beforeMs)), JSON.stringify(of))
     } else {
       where.push('bucket >= ?', 'bucket < ?')
       given.push(sinceMs, beforeMs)
-      if (table === 'accounts') where.push('account <> \'\'')
+      if (of !== null && table !== 'mix') {
+        where.push('account IN (SELECT value FROM json_each(?))')
+        given.push(JSON.stringify(of))
+      } else if (table === 'accounts') where.push('account <> \'\'')
     }
     for (const dimension of others) {
       where.push(`"${dimension}" = ?`)
@@ -407,9 +453,11 @@ function sourceFor({ unit: asked, fromMs, untilMs, by, only, series }: UsageQues
     return `SELECT bucket, ${columns.join(', ')} FROM ${from}${joined ? ' CROSS JOIN combinations ON combinations.id = combination' : ''} WHERE ${where.join(' AND ')}`
   }
   const units = series ? [finest] : UNITS.slice(UNITS.indexOf(finest)).filter((unit) => KEPT_IN[table].includes(unit))
-  const parts = segmentsOf(units, fromMs, untilMs).map((segment) => part(table, segment.unit, segment.fromMs, segment.untilMs))
+  const parts = segmentsOf(units, fromMs, untilMs).map((segment) => part(table, segment.unit, segment))
   const isFolded = (table === 'usage' && finest !== 'minute') || (table === 'accounts' && account !== '')
-  if (isFolded && foldedMs < untilMs) parts.push(part('usage', 'minute', Math.max(fromMs, foldedMs), untilMs))
+  const minutes = { fromMs: Math.max(fromMs, unfolded.fromMs), untilMs: Math.min(untilMs, unfolded.untilMs) }
+  // They are few; of many accounts it would be dearer to look them up.
+  if (isFolded && minutes.fromMs < minutes.untilMs) parts.push(part('usage', 'minute', minutes, of !== null && of.length > LOOKED_UP_MAX))
   return { from: `(${parts.join(' UNION ALL ')})`, given }
 }
 

@@ -154,8 +154,8 @@ export function bucketsBetween(unit: Unit, fromMs: number, untilMs: number): num
   return buckets
 }
 
-/** More than a month of minutes. */
-const BUCKETS_MAX = 50_000
+/** More than a year of minutes. */
+const BUCKETS_MAX = 600_000
 
 export interface Segment {
   readonly unit: Unit

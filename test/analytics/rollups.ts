@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import { addSums, countsOf, nothingAdded, raise } from '../../src/analytics/counts.ts'
+import { addSums, countsOf, nothingAdded, raise, SUMS } from '../../src/analytics/counts.ts'
 import type { Adding } from '../../src/analytics/counts.ts'
 import { incrementOf } from '../../src/analytics/projection.ts'
 import { bucketOf, DIMENSIONS } from '../../src/analytics/rollups.ts'
@@ -127,6 +127,39 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, 
     await rollups.countArchived(increments)
     t.same([...rowsOf(await rollups.usage({ unit: 'day', fromMs: bucketOf('month', startMs), untilMs: bucketOf('day', untilMs + 86_400_000), by: ['key'], series: false, only: {}, latencies: true, top: null }), ['key'])].sort(),
       [...recount(increments, 'day', ['key'], false, () => true)].sort(), 'made again from an archive')
+    await rollups.close()
+  })
+
+  t.test(`${name}: the accounts that have most are those of a recount, whether few have nearly all or all have alike`, async (t) => {
+    const rollups = await open()
+    await rollups.reset()
+    const next = chance(31)
+    const [monthMs, dayMs] = [bucketOf('month', startMs), 86_400_000]
+    const events = Array.from({ length: 1_600 }, (_each, ordinal): UsageEvent => {
+      const event = randomEvent(next, ordinal, 1, 1)
+      // In the second month all have about the same, in the first the first ones have most.
+      const isFlat = ordinal % 2 === 0
+      const account = `of-many-${String(Math.floor(260 * (isFlat ? next() : next() ** 3)))}`
+      const time = new Date(monthMs + Math.floor((isFlat ? 30 + next() * 30 : next() * 30) * dayMs)).toISOString()
+      return { ...event, subject: account, time, data: { ...event.data, account, key: account, total_tokens: Math.floor(next() * 9_000), cost: '0.000000100' } }
+    })
+    const all = countedOf(events, positionsOf(events))
+    for (let at = 0; at < events.length; at += 200) await rollups.count(all.slice(at, at + 200))
+    const increments = events.map(incrementOf)
+    const spans: readonly (readonly [Unit, number, number])[] = [['day', 2, 30], ['day', 0, 30], ['day', 10, 61], ['day', 33, 34], ['day', 31, 58], ['hour', 2.5, 4.25], ['hour', 1, 2], ['minute', 3.25, 3.75], ['month', 0, 61]]
+    for (const [unit, from, until] of spans) {
+      for (const [of, series] of [['total_tokens', false], ['requests', false], ['total_tokens', true]] as const) {
+        const span = { unit, fromMs: bucketOf(unit, monthMs + from * dayMs), untilMs: bucketOf(unit, monthMs + until * dayMs) }
+        const within = increments.filter(({ atMs }) => atMs >= span.fromMs && atMs < span.untilMs)
+        const sums = new Map<string, number>()
+        for (const { dimensions: { account }, sums: each } of within) sums.set(account, (sums.get(account) ?? 0) + each[SUMS.indexOf(of)]!)
+        const wanted = [...sums.values()].sort((a, b) => b - a).slice(0, 7)
+        const found = new Map<string, number>()
+        for (const { by, counts } of await rollups.usage({ ...span, by: ['account'], series, only: {}, latencies: false, top: { of, count: 7 } })) found.set(by.account!, (found.get(by.account!) ?? 0) + counts[of])
+        t.same([...found.values()].sort((a, b) => b - a), wanted, `${of} from day ${from} to ${until} by ${unit}${series ? ' in buckets' : ''}`)
+        for (const [account, sum] of found) t.equal(sum, sums.get(account))
+      }
+    }
     await rollups.close()
   })
 
