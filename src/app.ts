@@ -20,6 +20,7 @@ import { withoutPassword } from './config/redis-url.ts'
 import { ConfigReloader } from './config/reload.ts'
 import type { ReloadResult } from './config/reload.ts'
 import { isLoopback } from './config/scalars.ts'
+import { Dashboard } from './dashboard/dashboard.ts'
 import type { RunningDemoModel } from './demo/demo-model.ts'
 import { listening, openFront } from './front.ts'
 import type { Front } from './front.ts'
@@ -89,6 +90,7 @@ export async function startApp(options: AppOptions): Promise<App> {
 class RunningApp implements App {
   readonly #options: AppOptions
   readonly #metrics = new Metrics()
+  readonly #dashboard = new Dashboard()
   readonly #startedMs: number
   #config: Config
   #books: Books | null = null
@@ -120,6 +122,8 @@ class RunningApp implements App {
 
   async start(): Promise<void> {
     const { clock, random, log, stdout, acceptLoss } = this.#options
+    // Beside everything else, so that it is there for the first who looks.
+    this.#dashboard.prepare()
     const metrics = this.#metrics
     this.#books = await openBooks(this.#config, { clock, random, log, metrics, stdout, acceptLoss, adminAddress: toUrl(this.#config.admin.listen) })
     const books = this.#books
@@ -278,7 +282,7 @@ class RunningApp implements App {
       startedMs: this.#startedMs, draining: () => this.#stopping !== null, reloads: () => this.#reloads, reload: () => this.reload(),
     })
     this.#admin = await listening(admin.listen, startAdminServer({
-      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, random, log,
+      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, dashboard: this.#dashboard, random, log,
       metrics: { text: async () => await this.#metrics.text(await this.#front?.snapshots() ?? []) },
     }))
     if (store.kind !== 'embedded' || local === null) return

@@ -2,7 +2,7 @@ import { createServer } from 'node:http'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Address } from '../config/config.ts'
-import { Dashboard } from '../dashboard/dashboard.ts'
+import type { Dashboard } from '../dashboard/dashboard.ts'
 import { addressReader } from '../gateway/client-address.ts'
 import type { AddressReader } from '../gateway/client-address.ts'
 import type { Log } from '../log.ts'
@@ -29,6 +29,7 @@ export interface AdminServerParts {
   readonly localToken: AdminToken | null
   /** Of all processes of this gateway. */
   readonly metrics: Pick<Metrics, 'text'>
+  readonly dashboard: Dashboard
   readonly random: Random
   readonly log: Log
 }
@@ -37,7 +38,6 @@ export interface AdminServerParts {
 interface Memory {
   readonly sessions: Sessions
   readonly brake: LoginBrake
-  readonly dashboard: Dashboard
   /** For the proxies that are trusted now. */
   addresses: { readonly trusted: readonly string[]; readonly read: AddressReader }
 }
@@ -60,7 +60,7 @@ const plainHeaders = {
 export async function startAdminServer(parts: AdminServerParts): Promise<RunningAdminServer> {
   const server = createServer({ requestTimeout: 30_000, headersTimeout: 10_000, maxHeaderSize: 16_384 })
   const memory: Memory = {
-    sessions: new Sessions(parts.api.clock, parts.random), brake: new LoginBrake(), dashboard: new Dashboard(), addresses: { trusted: [], read: addressReader([]) },
+    sessions: new Sessions(parts.api.clock, parts.random), brake: new LoginBrake(), addresses: { trusted: [], read: addressReader([]) },
   }
   server.on('request', (request, response) => void answer(request, response, parts, memory))
   await new Promise<void>((resolve, reject) => {
@@ -70,7 +70,6 @@ export async function startAdminServer(parts: AdminServerParts): Promise<Running
       resolve()
     })
   })
-  memory.dashboard.prepare()
   const { address, port } = server.address() as AddressInfo
   return { address: { host: address, port }, close: () => closeServer(server) }
 }
@@ -137,7 +136,7 @@ async function route(request: IncomingMessage, response: ServerResponse, parts: 
     if (isIterable(answered.body)) await sendEvents(response, plainHeaders, answered.body, async () => adminCaller({ ...headOf(request), attended: false }, { ...credentials, tokens: tokensOf(parts) }) !== null)
     else send(response, answered.status, 'application/json', JSON.stringify(answered.body))
   } else {
-    const page = await memory.dashboard.answer({ path, acceptEncoding: textHeader(request.headers['accept-encoding']), ifNoneMatch: request.headers['if-none-match'] })
+    const page = await parts.dashboard.answer({ path, acceptEncoding: textHeader(request.headers['accept-encoding']), ifNoneMatch: request.headers['if-none-match'] })
     if (page === undefined) throw new Problem(404, `there is nothing at ${path}; the dashboard is at /, the API under /api/v1`)
     mustGet(method, path)
     response.writeHead(page.status, { ...plainHeaders, ...page.headers, ...(page.status === 304 ? {} : { 'content-length': page.body.length }) })

@@ -14,6 +14,7 @@ import type { AdminParts, ReloadState } from '../../src/admin/route.ts'
 import { EventHistory } from '../../src/archive/history.ts'
 import { systemClock } from '../../src/clock.ts'
 import type { Config } from '../../src/config/config.ts'
+import { Dashboard } from '../../src/dashboard/dashboard.ts'
 import { silentLog } from '../../src/log.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { systemRandom } from '../../src/random.ts'
@@ -64,7 +65,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const server = await startAdminServer({
-    listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret(localSecret), role: 'admin' }, metrics: new Metrics(), random: systemRandom, log: silentLog,
+    listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret(localSecret), role: 'admin' }, metrics: new Metrics(), dashboard: new Dashboard(), random: systemRandom, log: silentLog,
   })
   t.teardown(() => server.close())
   const ask = (method: string, path: string, { secret, headers = {}, body, rawBody }: Extra = {}): Promise<Answer> => new Promise((resolve, reject) => {

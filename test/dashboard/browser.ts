@@ -9,7 +9,9 @@ import { chromium } from 'playwright-core'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
 
-const artefacts = fileURLToPath(new URL('../artefacts/', import.meta.url))
+const given = process.env['CI_ARTEFACTS'] ?? ''
+/** Where pictures are kept. */
+export const artefacts = given === '' ? fileURLToPath(new URL('../artefacts/', import.meta.url)) : given
 
 export async function openBrowser(t: Teardown): Promise<Browser> {
   const browser = await chromium.launch({ executablePath: chromiumPath(), args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'] })

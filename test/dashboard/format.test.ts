@@ -1,6 +1,6 @@
 import t from 'tap'
 import { toCsv } from '../../src/dashboard/browser/csv.ts'
-import { brief, exact, fromNow, length, money, plainName, reasonWords, windowWords } from '../../src/dashboard/browser/format.ts'
+import { amountWords, brief, exact, fromNow, length, money, plainName, reasonWords, windowWords } from '../../src/dashboard/browser/format.ts'
 
 /** A reader of RFC 4180 that knows nothing of ours. */
 function parse(text: string): string[][] {
@@ -41,6 +41,7 @@ t.test('W2: no cell of a CSV becomes a formula, and every text comes back as it 
 })
 
 t.test('amounts, sums and instants are written as people read them', async (t) => {
+  t.same([[1, 'requests'], [3, 'requests'], [1, 'total_tokens'], [1, 'compute_seconds'], [2.5, 'cost']].map(([amount, meter]) => amountWords(Number(amount), String(meter))), ['1 request', '3 requests', '1 token', '1 s', '2.5'])
   t.same([0, 7, 1234567, 0.25, 1234.567, null].map(exact), ['0', '7', '1,234,567', '0.25', '1,234.57', '–'])
   t.same([9_999, 12_345, 1_234_567].map(brief), ['9,999', '12.3K', '1.23M'])
   t.same([{ USD: '1.2' }, { USD: '0.000412500' }, { USD: '0' }, {}, { EUR: '2', USD: '3' }, null].map(money), ['1.20 USD', '0.000413 USD', '–', '–', '2.00 EUR + 3.00 USD', '–'])

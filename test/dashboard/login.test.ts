@@ -5,6 +5,7 @@ import { hashOfSecret } from '../../src/accounts/secret.ts'
 import { startAdminServer } from '../../src/admin/admin-server.ts'
 import type { AdminParts } from '../../src/admin/route.ts'
 import { systemClock, withTime } from '../../src/clock.ts'
+import { Dashboard } from '../../src/dashboard/dashboard.ts'
 import { silentLog } from '../../src/log.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { systemRandom } from '../../src/random.ts'
@@ -30,7 +31,7 @@ async function open(t: Teardown, trustedProxies: readonly string[] = []) {
     changes: { suspendAccount: async (id: string, _reason: string | null, who: string) => { suspended.push(`${id} by ${who}`) } },
     storeStatus: () => ({ admitting: true, reason: null }),
   } as unknown as AdminParts
-  const server = await startAdminServer({ listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret('local-token-0123456789abcdef'), role: 'admin' }, metrics: new Metrics(), random: systemRandom, log: silentLog })
+  const server = await startAdminServer({ listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret('local-token-0123456789abcdef'), role: 'admin' }, metrics: new Metrics(), dashboard: new Dashboard(), random: systemRandom, log: silentLog })
   t.teardown(() => server.close())
   const origin = `http://127.0.0.1:${server.address.port}`
   const ask = (method: string, path: string, { cookie, headers = {}, body, from = '127.0.0.1' }: Ask = {}): Promise<Answer> => new Promise((resolve, reject) => {

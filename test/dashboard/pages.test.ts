@@ -1,10 +1,10 @@
 // test: timeout 300 s
-// Every page as people see it, in both themes; the pictures are kept in test/artefacts.
+// Every page as people see it, in both themes; the pictures are kept in test/artefacts, or where CI_ARTEFACTS says.
 
 import t from 'tap'
 import { hashOfSecret } from '../../src/accounts/secret.ts'
 import { startGatewayProcess } from '../fixtures/gateway-process.ts'
-import { axeFaults, openBrowser, openPage, picture } from './browser.ts'
+import { artefacts, axeFaults, openBrowser, openPage, picture } from './browser.ts'
 import { acmeSecret, call, config, pages, settled } from './rig.ts'
 
 t.test('pages are for everybody', async (t) => {
@@ -29,12 +29,16 @@ t.test('pages are for everybody', async (t) => {
       }
     }
     await page.setViewportSize({ width: 360, height: 780 })
-    for (const [name, path] of pages) {
-      await page.goto(`${gateway.adminUrl}${path}`)
-      await settled(page)
-      t.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360, `${name} on a phone`)
-      if (name === 'account' || name === 'live') await picture(page, `${name}-phone`)
+    for (const theme of ['light', 'dark'] as const) {
+      await page.emulateMedia({ colorScheme: theme, reducedMotion: 'reduce' })
+      for (const [name, path] of pages) {
+        await page.goto(`${gateway.adminUrl}${path}`)
+        await settled(page)
+        t.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360, `${name} on a phone, ${theme}`)
+        await picture(page, `${name}-phone-${theme}`)
+      }
     }
+    t.comment(`${pages.length * 4} pictures are in ${artefacts}`)
   })
 
   await t.test('the keyboard reaches everything, and themes are chosen', async (t) => {

@@ -3,6 +3,9 @@
 import type { Page } from 'playwright-core'
 import { hashOfSecret } from '../../src/accounts/secret.ts'
 import type { GatewayProcess } from '../fixtures/gateway-process.ts'
+import { lagoPostgres } from '../sinks/kit/dialects/lago.ts'
+import type { Fake } from '../sinks/kit/fake.ts'
+import { httpSubject } from '../sinks/kit/http-fake.ts'
 
 export const acmeSecret = 'acme-secret-0123456789abcdef'
 export const opsSecret = 'ops-token-0123456789abcdef'
@@ -14,11 +17,12 @@ export const hostile = [
 ]
 
 /** Everything that pages show something of. */
-export const config = (admin = ''): string => `
+export const config = (admin = '', sinks = ''): string => `
 ${admin}
 sinks:
   - { name: file, type: file, path: "{dir}/data/usage.ndjson" }
   - { name: billing, type: file, path: "{dir}/billing.ndjson" }
+${sinks}
 prices:
   standard: { currency: USD, version: 2026-01-01, models: { "*": { input_tokens: 3/M, output_tokens: 15/M } } }
 plans:
@@ -44,6 +48,16 @@ keys:
   - { id: acme-dev, account: acme, hash: "sha256:${hashOfSecret(acmeSecret)}" }
 `
 
+/** A sink whose receiver can be asked for its books. */
+export function lagoSink(receiver: Fake, { right = true } = {}): string {
+  const { url, api_key: key } = receiver.settings(right)
+  return `  - { name: lago, type: lago, url: "${String(url)}", api_key: "${String(key)}", private: true, store: postgres }`
+}
+
+export function startLago(): Promise<Fake> {
+  return httpSubject(lagoPostgres).start()
+}
+
 export const adminTokens = `
 admin:
   tokens:
@@ -66,7 +80,7 @@ export async function call(gateway: GatewayProcess, secret: string, model?: stri
 
 /** Every page, by name. */
 export const pages = [
-  ['live', '/'], ['accounts', '/accounts'], ['account', '/accounts/acme?range=1h&by=key'], ['account-small', '/accounts/corner-shop'], ['plans', '/plans'], ['sinks', '/sinks'], ['events', '/events'], ['notices', '/notices'], ['nothing', '/accounts/nobody'],
+  ['live', '/'], ['accounts', '/accounts'], ['account', '/accounts/acme?range=1h&by=key'], ['account-small', '/accounts/corner-shop'], ['plans', '/plans'], ['sinks', '/sinks'], ['sink', '/sinks/billing'], ['events', '/events'], ['notices', '/notices'], ['nothing', '/accounts/nobody'],
 ] as const
 
 /** Everything it fetches at first is there. */

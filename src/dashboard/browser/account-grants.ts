@@ -1,6 +1,6 @@
 import { get, post, remove } from './api.ts'
 import { Dialog, Field, FormEnd } from './dialog.ts'
-import { exact, meterWords, unitOf } from './format.ts'
+import { amountWords, exact, meterWords, unitOf } from './format.ts'
 import { useChange, useLoaded } from './loading.ts'
 import { say } from './notify.ts'
 import { Badge, Name, Section, When } from './pieces.ts'
@@ -28,7 +28,7 @@ export function AccountGrants({ account, limits, changes, changed }: { readonly 
   const columns: readonly Column<GrantRow>[] = [
     { name: 'id', title: 'Grant', value: (row) => row.id, show: (row) => html`<${Name} of=${row.id} />${row.note === null ? null : html`<br /><small class="muted"><bdi>${row.note}</bdi></small>`}` },
     { name: 'limit', title: 'Beyond', value: (row) => row.limit, show: (row) => html`<${Name} of=${row.limit} />` },
-    { name: 'amount', title: 'Amount', numeric: true, value: (row) => row.amount, show: (row) => `${exact(row.amount)} ${unitOf(row.meter)}`.trim() },
+    { name: 'amount', title: 'Amount', numeric: true, value: (row) => row.amount, show: (row) => amountWords(row.amount, row.meter) },
     { name: 'used', title: 'Used', numeric: true, value: (row) => row.used, show: (row) => exact(row.used) },
     { name: 'left', title: 'Left', numeric: true, value: (row) => row.remaining, show: (row) => exact(row.remaining) },
     { name: 'from', title: 'From', value: (row) => row.effective_at, show: (row) => html`<${When} at=${row.effective_at} />` },
@@ -55,7 +55,7 @@ function GiveGrant({ account, limits, close, done }: { readonly account: string;
     event.preventDefault()
     run(async () => {
       const made = await post<GrantRow>('/api/v1/grants', { account, limit, amount: amount.trim(), ...(expires === '' ? {} : { expires }), ...(note === '' ? {} : { note }) })
-      done(`${exact(made.amount)} ${unitOf(made.meter)} granted beyond ${made.limit}.`)
+      done(`${amountWords(made.amount, made.meter)} granted beyond ${made.limit}.`)
     })
   }
   const chosen = limits.find(({ name }) => name === limit)
@@ -78,7 +78,7 @@ function TakeBack({ grant, close, done }: { readonly grant: GrantRow; close(): v
     })
   }
   return html`<${Dialog} title=${`Take back ${grant.id}?`} close=${close}><form onSubmit=${submit}>
-    <p>${exact(grant.remaining)} ${unitOf(grant.meter)} are left of it. What was used stays used.</p>
+    <p>Left of it: ${amountWords(grant.remaining, grant.meter)}. What was used stays used.</p>
     <${Field} id="grant-reason" label="Reason, for the record" value=${reason} set=${setReason} />
     <${FormEnd} problem=${problem} busy=${busy} words="Take back" danger cancel=${close} /></form></${Dialog}>`
 }

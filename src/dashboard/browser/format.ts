@@ -29,6 +29,12 @@ export function unitOf(meter: string): string {
   return meterUnits[meter] ?? (meter.endsWith('_tokens') ? 'tokens' : '')
 }
 
+/** `3 requests`, `1 request`. */
+export function amountWords(amount: number | null, meter: string): string {
+  const unit = unitOf(meter)
+  return `${exact(amount)} ${amount === 1 && unit.length > 1 ? unit.replace(/s$/, '') : unit}`.trim()
+}
+
 export function meterWords(meter: string): string {
   return meter === 'concurrency' ? 'calls' : meter.replaceAll('_', ' ')
 }

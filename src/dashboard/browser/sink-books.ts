@@ -29,8 +29,8 @@ export function SinkBooks({ sink }: { readonly sink: string }): VNode {
     <p class="muted">What was settled, beside what the receiver has booked. Deliveries go on meanwhile, and looking changes nothing.</p>
     <form class="period" onSubmit=${submit}>
       <${Choice} label="Period" options=${periods()} value=${period} choose=${(value: string) => setQuery({ period: value })} />
-      <label class="sorted">UTC <input value=${typed} onInput=${(event: Event) => setTyped((event.currentTarget as HTMLInputElement).value)} placeholder="2026-11, 2026-11-22, FROM/UNTIL" aria-label="Period: a month, a day, or FROM/UNTIL" spellcheck=${false} autocomplete="off" required /></label>
-      <label class="sorted"><input type="checkbox" checked=${each} onChange=${(event: Event) => setQuery({ each: (event.currentTarget as HTMLInputElement).checked ? 'true' : '' })} /> each record</label>
+      <label class="sorted">Period (UTC) <input value=${typed} onInput=${(event: Event) => setTyped((event.currentTarget as HTMLInputElement).value)} placeholder="2026-11-22, or FROM/UNTIL" aria-label="Period (UTC): a month, a day, or FROM/UNTIL" spellcheck=${false} autocomplete="off" required /></label>
+      <label class="sorted"><input type="checkbox" checked=${each} onChange=${(event: Event) => setQuery({ each: (event.currentTarget as HTMLInputElement).checked ? 'true' : '' })} /> look every record up</label>
       <button type="submit" class="primary">Compare books</button>
     </form>
     ${period === '' ? null : html`<${Comparison} key=${`${period} ${each}`} sink=${sink} period=${period} each=${each} />`}

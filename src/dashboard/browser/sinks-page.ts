@@ -46,7 +46,7 @@ const columns: readonly Column<Sink>[] = [
   { name: 'last', title: 'Delivered', value: (row) => row.last_delivery_at, show: (row) => html`<${When} at=${row.last_delivery_at} />` },
   { name: 'dead', title: 'Refused', numeric: true, value: (row) => row.dead, show: (row) => html`<${Bad} count=${row.dead} />` },
   { name: 'quarantined', title: 'Quarantined', numeric: true, value: (row) => row.quarantined, show: (row) => html`<${Bad} count=${row.quarantined} />` },
-  { name: 'books', title: 'Books', sorts: false, value: () => null, show: (row) => html`<a class="button small" href=${`${sinkPath(row.name)}?period=${new Date(nowMs()).toISOString().slice(0, 10)}`} aria-label=${`Compare the books of ${row.name}`}>Compare books</a>` },
+  { name: 'books', title: 'Books', sorts: false, value: () => null, show: (row) => html`<a class="button small" href=${`${sinkPath(row.name)}?period=${new Date(nowMs()).toISOString().slice(0, 10)}`} aria-label=${`Compare books of ${row.name}`}>Compare books</a>` },
 ]
 
 export function kindWords({ type, contract }: Sink): string {
@@ -61,7 +61,7 @@ export function RefusedEvents({ sink = '', changes }: { readonly sink?: string; 
   const shown = sink === '' ? deadColumns : deadColumns.filter(({ name }) => name !== 'sink')
   return html`<${Section} title="Refused events" tools=${changes && sinks.length > 0 ? sinks.map((name) => html`<${Retry} key=${name} sink=${name} done=${loaded.reload} />`) : undefined}>
     <${Waiting} of=${loaded}>${() => html`<${Table} name="dead" caption="Events that a sink refused for good" quiet rows=${rows} key_=${(row: DeadEvent) => `${row.sink} ${row.position}`} columns=${shown}
-      empty=${html`<${Empty} title=${sink === '' ? 'No sink has refused an event.' : 'It has refused no event.'} />`} />`}</${Waiting}></${Section}>`
+      empty=${html`<${Empty} title=${sink === '' ? 'No sink has refused an event.' : 'This sink has refused no event.'} />`} />`}</${Waiting}></${Section}>`
 }
 
 function Retry({ sink, done }: { readonly sink: string; done(): void }): VNode {
