@@ -1,4 +1,5 @@
 import { pino } from 'pino'
+import { harmlessJson } from './acting-characters.ts'
 
 /** Structured logging: one JSON object a line, on standard output. Never a key, a prompt, an answer or an upstream's words. */
 export interface Log {
@@ -27,15 +28,10 @@ const lineMax = 4_096
 const textMax = 1_024
 const itemsMax = 32
 const depthMax = 4
-/** What JSON leaves as it is although a terminal or a reader of logs acts on it: DEL and C1 controls, line separators, marks that turn the direction of writing. */
-const acting = /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/
-const allActing = new RegExp(acting, 'g')
 
 /** One line, whatever was in its fields: nothing that acts on a terminal, and no text so long that others are lost behind it. */
 export function harmless(line: string): string {
-  const short = line.length > lineMax ? shortened(line) : line
-  // Inside of texts, the only place where they can be, an escape means the same.
-  return acting.test(short) ? short.replace(allActing, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`) : short
+  return harmlessJson(line.length > lineMax ? shortened(line) : line)
 }
 
 function shortened(line: string): string {

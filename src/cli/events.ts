@@ -1,3 +1,4 @@
+import { harmlessJson, harmlessText } from '../acting-characters.ts'
 import { CommandFailed, jsonOption, print, printJson } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
@@ -202,7 +203,7 @@ async function tail(door: Door, around: Surroundings, { since, follow, json }: {
   for (;;) {
     const answer = await door.ask('GET', '/api/v1/events', { query: { ...query, limit: '1000', wait: String(follow ? waitS : 0) } })
     const events = rowsOf(answer, 'events')
-    for (const { event } of events) print(around, json ? JSON.stringify(event) : line(event as Answer))
+    for (const { event } of events) print(around, json ? harmlessJson(JSON.stringify(event)) : harmlessText(line(event as Answer)))
     if (!follow && events.length < 1_000) return 0
     if (typeof answer['next'] === 'string') query = { after: answer['next'] }
   }

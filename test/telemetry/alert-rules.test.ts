@@ -20,6 +20,9 @@ const well: Readonly<Record<string, string>> = {
   'tallygate_spool_oldest_seconds{instance="a"}': '0x480',
   'tallygate_outbox_oldest_seconds{instance="a", sink="file"}': '1x480',
   'tallygate_dead_events{instance="a", sink="file"}': '0x480',
+  'tallygate_quarantined_records{instance="a", sink="file"}': '0x480',
+  'tallygate_sink_paused{instance="a", sink="file"}': '0x480',
+  'tallygate_unexplained_differences{instance="a", sink="billing"}': '0x480',
   'tallygate_outbox_missed_total{instance="a", sink="file"}': '0x480',
   'tallygate_zero_charges_total{instance="a", provider="openai", why="zero"}': '0x480',
   'tallygate_zero_charges_total{instance="a", provider="openai", why="estimated"}': '0+1x480',
@@ -35,6 +38,8 @@ const well: Readonly<Record<string, string>> = {
   'tallygate_gateway_overhead_seconds_bucket{instance="a", le="+Inf"}': '0+100x480',
   'tallygate_worker_restarts_total{instance="a"}': '0x240 1x240',
   'tallygate_webhook_oldest_seconds{instance="a", webhook="1234"}': '5x480',
+  'tallygate_webhook_deliveries_total{instance="a", webhook="1234", outcome="delivered"}': '0+1x480',
+  'tallygate_webhook_deliveries_total{instance="a", webhook="1234", outcome="given_up"}': '0x480',
 }
 
 /** From an hour on something is wrong: what then comes of one series, when nobody is called yet, and when somebody is. */
@@ -46,6 +51,9 @@ const ill: readonly (readonly [alert: string, series: string, values: string, si
   ['TallygateSpoolOld', 'tallygate_spool_oldest_seconds{instance="a"}', '0x240 0+15x240', '74m', '78m'],
   ['TallygateOutboxOld', 'tallygate_outbox_oldest_seconds{instance="a", sink="file"}', '1x240 0+15x240', '66m', '72m'],
   ['TallygateDeadEvents', 'tallygate_dead_events{instance="a", sink="file"}', '0x240 1x240', '59m', '61m'],
+  ['TallygateRecordsQuarantined', 'tallygate_quarantined_records{instance="a", sink="file"}', '0x240 2x240', '59m', '61m'],
+  ['TallygateSinkPaused', 'tallygate_sink_paused{instance="a", sink="file"}', '0x240 1x240', '64m', '66m'],
+  ['TallygateDifferencesUnexplained', 'tallygate_unexplained_differences{instance="a", sink="billing"}', '0x240 3x240', '59m', '61m'],
   ['TallygateEventsMissed', 'tallygate_outbox_missed_total{instance="a", sink="file"}', '0x240 7x240', '59m', '61m'],
   ['TallygateAnswersForNothing', 'tallygate_zero_charges_total{instance="a", provider="openai", why="zero"}', '0x240 1x240', '59m', '61m'],
   ['TallygateEstimatedUsage', 'tallygate_zero_charges_total{instance="a", provider="openai", why="estimated"}', '0+1x240 240+40x240', '65m', '85m'],
@@ -57,6 +65,7 @@ const ill: readonly (readonly [alert: string, series: string, values: string, si
   ['TallygateOverheadHigh', 'tallygate_gateway_overhead_seconds_bucket{instance="a", le="0.005"}', '0+100x240 24000+90x240', '65m', '80m'],
   ['TallygateWorkersRestart', 'tallygate_worker_restarts_total{instance="a"}', '0x240 0+1x240', '59m', '65m'],
   ['TallygateWebhookOld', 'tallygate_webhook_oldest_seconds{instance="a", webhook="1234"}', '5x240 0+15x240', '76m', '85m'],
+  ['TallygateNoticesGivenUp', 'tallygate_webhook_deliveries_total{instance="a", webhook="1234", outcome="given_up"}', '0x240 1x240', '59m', '61m'],
 ]
 
 const firing = (alert: string): string => `count(ALERTS{alertname="${alert}", alertstate="firing"})`

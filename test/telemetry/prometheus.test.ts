@@ -12,6 +12,8 @@ import { startPrometheus } from '../fixtures/prometheus.ts'
 import { openScriptedUpstream, reset, steps } from '../fixtures/scripted-upstream.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
 import { startReceiver, secretA } from '../notices/receiver.ts'
+import { flexpriceDialect } from '../sinks/kit/dialects/flexprice.ts'
+import { httpSubject } from '../sinks/kit/http-fake.ts'
 import { chat, secret } from '../process/outside.ts'
 
 t.setTimeout(110_000)
@@ -43,6 +45,9 @@ const selectors = (expression: string): string[] => [...expression.matchAll(/\b(
 t.test('each query of the dashboard and of the alerts answers, from a gateway under a little traffic; no alert fires', async (t) => {
   const upstream = await openScriptedUpstream(t, openai({ everyMs: 1, cachedTokens: 3 }))
   const receiver = await startReceiver(t)
+  const billing = await httpSubject(flexpriceDialect).start()
+  t.teardown(() => billing.stop())
+  const { api_key: apiKey } = billing.settings() as { api_key: string }
   const gateway = await startGatewayProcess(t, `
 admin: { tokens: [{ name: prometheus, hash: "sha256:${hashOfSecret(viewer)}" }] }
 upstreams: { model: { url: "${upstream.url}" } }
@@ -55,7 +60,9 @@ plans:
       - { name: watched, meter: requests, limit: 1, window: lifetime, mode: shadow }
       - { name: parallel, meter: concurrency, limit: 100 }
 keys: [{ id: dev, plan: process, hash: "sha256:${hashOfSecret(secret)}" }]
-sinks: [{ name: file, type: file, path: "{dir}/usage.ndjson" }]
+sinks:
+  - { name: file, type: file, path: "{dir}/usage.ndjson" }
+  - { name: billing, type: flexprice, url: "${billing.url}", private: true, api_key: "${apiKey}", customers: { dev: cus_1 } }
 notifications: { webhooks: [{ url: "${receiver.url}", secret: "${secretA}" }] }
 `)
   t.equal((await fetch(`${gateway.adminUrl}/metrics`, { headers: { authorization: 'Bearer wrong-token-0123456789' } })).status, 401, 'a token is needed')
@@ -92,6 +99,13 @@ notifications: { webhooks: [{ url: "${receiver.url}", secret: "${secretA}" }] }
     const answers = await Promise.all(queries.map(async ({ where, expr }) => ({ where, expr, samples: await prometheus.query(asked(expr)) })))
     return answers.filter(({ expr, samples }) => !emptyWhenWell.has(expr) && samples.every(({ value }) => Number.isNaN(value))).map(({ where, expr }) => `${where}: ${expr}`)
   }
+  // What receivers have booked is known once somebody has asked.
+  const compared = await waitFor('something to be billed and compared', async () => {
+    const answer = await fetch(`${gateway.adminUrl}/api/v1/sinks/billing/reconciliation?period=${new Date().toISOString().slice(0, 7)}`, { headers: { authorization: `Bearer ${viewer}` } })
+    const reconciliation = await answer.json() as { asked: string; unexplained: number }
+    return reconciliation.asked === 'nothing' ? undefined : reconciliation
+  }, { deadlineMs: 15_000, everyMs: 500 })
+  t.equal(compared.unexplained, 0, JSON.stringify(compared))
   let left: string[] = []
   await waitFor('every query to answer', async () => {
     left = await empty()
