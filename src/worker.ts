@@ -36,7 +36,8 @@ export async function runWorker(parts: WorkerParts): Promise<number> {
   return await new WorkerProcess(parts).run()
 }
 
-const trafficMs = 1_000
+/** Twice in each second that watchers see: what is told waits for the end of one. */
+const trafficMs = 500
 
 class WorkerProcess {
   readonly #parts: WorkerParts
@@ -112,7 +113,7 @@ class WorkerProcess {
     }
   }
 
-  /** Once a second, while there is any, and once more when it has ended. */
+  /** Again and again while there is any, and once more when it has ended. */
   #tellTraffic({ analytics: { traffic } }: Books): void {
     let wasQuiet = true
     this.#stopTelling = this.#parts.clock.every(trafficMs, () => {

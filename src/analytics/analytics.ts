@@ -74,8 +74,9 @@ export class Analytics {
   use(config: Config): Promise<void> {
     return this.#inTurn(async () => {
       this.#config = config
-      this.live.start()
+      // In this order: what a second had is told when it ends, not with the next one.
       this.#stopTraffic ??= this.#parts.clock.every(TRAFFIC_MS, () => this.#takeOwn())
+      this.live.start()
       if (config.analytics === null) await this.#close()
       else if (this.#projector === null) this.#start(config)
     })

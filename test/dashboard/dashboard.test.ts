@@ -45,13 +45,18 @@ t.test('an operator walks through the page: first start, live traffic, limits, a
   })
 
   await t.test('live traffic appears within two seconds', async (t) => {
-    t.equal(await figure(page, 'Requests / s'), 0)
-    t.equal(await call(gateway, acmeSecret), 200)
-    const endedMs = performance.now()
-    await waitFor('the tile', async () => (await figure(page, 'Requests / s')) > 0, { deadlineMs: 10_000, everyMs: 20 })
-    const afterMs = performance.now() - endedMs
-    t.ok(afterMs < 2_000, `${Math.round(afterMs)} ms`)
-    t.comment(`a call appeared after ${Math.round(afterMs)} ms`)
+    const tookMs: number[] = []
+    // At every part of a second: what is shown goes by seconds, too.
+    for (const partMs of [0, 300, 600, 900]) {
+      await waitFor('quiet', async () => (await figure(page, 'Requests / s')) === 0, { deadlineMs: 10_000, everyMs: 20 })
+      await page.waitForTimeout(partMs)
+      t.equal(await call(gateway, acmeSecret), 200)
+      const endedMs = performance.now()
+      await waitFor('the tile', async () => (await figure(page, 'Requests / s')) > 0, { deadlineMs: 10_000, everyMs: 20 })
+      tookMs.push(Math.round(performance.now() - endedMs))
+    }
+    t.ok(Math.max(...tookMs) < 2_000, `${tookMs.join(', ')} ms`)
+    t.comment(`calls appeared after ${tookMs.join(', ')} ms`)
     const streams = Array.from({ length: 3 }, () => chat(gateway, acmeSecret, 'demo', true).then((response) => response.text()))
     await page.waitForFunction(() => /[1-9]/.test([...document.querySelectorAll('.tile')].find((tile) => tile.textContent?.includes('Calls open') === true)?.querySelector('.figure')?.textContent ?? ''))
     await Promise.all(streams)

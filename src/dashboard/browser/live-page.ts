@@ -1,4 +1,4 @@
-import { accountPath } from './address.ts'
+import { accountPath, sinkPath } from './address.ts'
 import { get } from './api.ts'
 import { nowMs } from './clock.ts'
 import { Chart } from './chart.ts'
@@ -56,7 +56,7 @@ function Reasons({ now }: { readonly now: Live | undefined }): VNode {
 function Delivery({ now }: { readonly now: Live | undefined }): VNode {
   if (now === undefined) return html`<${Skeleton} lines=${2} />`
   if (now.sinks.length === 0) return html`<${Empty} title="No sink is configured.">Usage events stay in the store.</${Empty}>`
-  return html`<ul class="rows">${now.sinks.map(({ name, lag, dead }) => html`<li key=${name}><a href="/sinks"><${Name} of=${name} /></a>
+  return html`<ul class="rows">${now.sinks.map(({ name, lag, dead }) => html`<li key=${name}><a href=${sinkPath(name)}><${Name} of=${name} /></a>
     <span>${lag === 0 ? html`<${Badge} tone="good">up to date</${Badge}>` : html`<${Badge} tone="warn">${brief(lag)} waiting</${Badge}>`}${dead > 0 ? html` <${Badge} tone="bad">${brief(dead)} refused</${Badge}>` : null}</span></li>`)}</ul>`
 }
 

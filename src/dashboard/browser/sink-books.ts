@@ -29,7 +29,7 @@ export function SinkBooks({ sink }: { readonly sink: string }): VNode {
     <p class="muted">What was settled, beside what the receiver has booked. Deliveries go on meanwhile, and looking changes nothing.</p>
     <form class="period" onSubmit=${submit}>
       <${Choice} label="Period" options=${periods()} value=${period} choose=${(value: string) => setQuery({ period: value })} />
-      <label class="sorted">Period (UTC) <input value=${typed} onInput=${(event: Event) => setTyped((event.currentTarget as HTMLInputElement).value)} placeholder="2026-11-22, or FROM/UNTIL" aria-label="Period (UTC): a month, a day, or FROM/UNTIL" spellcheck=${false} autocomplete="off" required /></label>
+      <label class="sorted">Period (UTC) <input value=${typed} onInput=${(event: Event) => setTyped((event.currentTarget as HTMLInputElement).value)} placeholder="2026-11-22" aria-label="Period (UTC): a month, a day, or FROM/UNTIL" spellcheck=${false} autocomplete="off" required /></label>
       <label class="sorted"><input type="checkbox" checked=${each} onChange=${(event: Event) => setQuery({ each: (event.currentTarget as HTMLInputElement).checked ? 'true' : '' })} /> look every record up</label>
       <button type="submit" class="primary">Compare books</button>
     </form>
