@@ -110,7 +110,8 @@ function remedyWords({ compensation: { how, because, record }, outcome }: BookDi
 function grouped(text: string | null): string {
   if (text === null) return '–'
   const [whole = '', part] = text.split('.')
-  return `${whole.replace(/\B(?=(\d{3})+$)/g, ',')}${part === undefined ? '' : `.${part}`}`
+  const sign = whole.startsWith('-') ? '-' : ''
+  return `${sign}${BigInt(whole.slice(sign.length)).toLocaleString('en-US')}${part === undefined ? '' : `.${part}`}`
 }
 
 function signed(text: string | null): string {
