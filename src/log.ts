@@ -1,5 +1,6 @@
 import { pino } from 'pino'
 import { harmlessJson } from './acting-characters.ts'
+import { systemClock } from './clock.ts'
 
 /** Structured logging: one JSON object a line, on standard output. Never a key, a prompt, an answer or an upstream's words. */
 export interface Log {
@@ -17,8 +18,22 @@ export function openLog(level: string, worker?: number): Log {
 /** The same to another place, which is given whole lines. */
 export function openLogTo(place: { write(line: string): unknown }, level: string, worker?: number): Log {
   return pino({
-    level, base: worker === undefined ? null : { worker }, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) },
+    level, base: worker === undefined ? null : { worker }, timestamp: timeField, formatters: { level: (label) => ({ level: label }) },
   }, { write: (line) => { place.write(harmless(line)) } })
+}
+
+let second = NaN
+let secondText = ''
+
+/** As pino's own, but a second is written once: under load that is a fifth of what a line costs. */
+function timeField(): string {
+  const nowMs = systemClock.nowMs()
+  const now = Math.floor(nowMs / 1_000)
+  if (now !== second) {
+    second = now
+    secondText = `,"time":"${new Date(now * 1_000).toISOString().slice(0, -4)}`
+  }
+  return `${secondText}${String(nowMs - now * 1_000).padStart(3, '0')}Z"`
 }
 
 export const silentLog: Log = { debug() {}, info() {}, warn() {}, error() {} }

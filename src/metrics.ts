@@ -1,5 +1,5 @@
 import { AggregatorRegistry, Counter, Gauge, Histogram, Registry } from 'prom-client'
-import type { MetricObjectWithValues, MetricValue } from 'prom-client'
+import type { CounterConfiguration, HistogramConfiguration, LabelValues, MetricObjectWithValues, MetricValue, MetricValueWithName } from 'prom-client'
 
 /** What one process has measured: plain data that can be sent to another. */
 export type MetricsSnapshot = readonly MetricObjectWithValues<MetricValue<string>>[]
@@ -8,6 +8,110 @@ const secondsOfCalls = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 const secondsToBegin = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 const secondsPerToken = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1]
 const secondsOfOurs = [0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1]
+
+interface LabelNode<Series> {
+  series: Series | null
+  readonly next: Map<string | number | undefined, LabelNode<Series>>
+}
+
+/** Something for each combination of labels, found without making a text of them: that would cost more than all the rest. */
+class SeriesOf<L extends string, Series> {
+  readonly all: Series[] = []
+  readonly #names: readonly L[]
+  readonly #begin: (labels: LabelValues<L>) => Series
+  readonly #root: LabelNode<Series> = { series: null, next: new Map() }
+
+  constructor(names: readonly L[], begin: (labels: LabelValues<L>) => Series) {
+    this.#names = names
+    this.#begin = begin
+  }
+
+  of(labels: LabelValues<L>): Series {
+    let node = this.#root
+    for (let i = 0; i < this.#names.length; i++) {
+      const value = labels[this.#names[i]!]
+      let next = node.next.get(value)
+      if (next === undefined) node.next.set(value, next = { series: null, next: new Map() })
+      node = next
+    }
+    if (node.series === null) this.all.push(node.series = this.#begin(labels))
+    return node.series
+  }
+}
+
+/** For what every call counts: it is added up here, and told to prom-client, which costs ten times as much, when it is read. */
+class CallCounter<L extends string> extends Counter<L> {
+  readonly #untold: SeriesOf<L, { readonly labels: LabelValues<L>; value: number }>
+  readonly #tell: (labels: LabelValues<L>, value: number) => void
+
+  constructor(configuration: CounterConfiguration<L> & { readonly labelNames: L[] }) {
+    super(configuration)
+    this.#untold = new SeriesOf(configuration.labelNames, (labels) => ({ labels, value: 0 }))
+    this.#tell = this.inc.bind(this)
+    this.inc = (labels: unknown, value?: number): void => {
+      this.#untold.of(labels as LabelValues<L>).value += value ?? 1
+    }
+  }
+
+  override get(): Promise<MetricObjectWithValues<MetricValue<L>>> {
+    for (const series of this.#untold.all) {
+      this.#tell(series.labels, series.value)
+      series.value = 0
+    }
+    return super.get()
+  }
+}
+
+const noLabels = {}
+
+/** The same for what every call measures: prom-client makes a text of every bucket's bound each time. */
+class CallHistogram<L extends string> extends Histogram<L> {
+  readonly #series: SeriesOf<L, { readonly labels: LabelValues<L>; readonly counts: number[]; sum: number }>
+  readonly #bounds: readonly number[]
+  readonly #about: { readonly name: string; readonly help: string }
+
+  constructor(configuration: HistogramConfiguration<L> & { readonly labelNames: L[]; readonly buckets: number[] }) {
+    super(configuration)
+    const { name, help, labelNames, buckets } = configuration
+    this.#bounds = buckets
+    this.#about = { name, help }
+    this.#series = new SeriesOf(labelNames, (labels) => ({ labels, counts: [...buckets.map(() => 0), 0], sum: 0 }))
+    if (labelNames.length === 0) this.#series.of(noLabels)
+    this.observe = (labels: unknown, value?: number): void => {
+      if (typeof labels === 'number') this.#observe(noLabels, labels)
+      else this.#observe(labels as LabelValues<L>, value ?? NaN)
+    }
+  }
+
+  #observe(labels: LabelValues<L>, value: number): void {
+    if (!Number.isFinite(value)) throw new TypeError(`${this.#about.name}: ${value} is no duration`)
+    const series = this.#series.of(labels)
+    let bucket = 0
+    while (bucket < this.#bounds.length && value > this.#bounds[bucket]!) bucket += 1
+    series.counts[bucket]! += 1
+    series.sum += value
+  }
+
+  override async get(): Promise<MetricObjectWithValues<MetricValueWithName<L>>> {
+    const { name } = this.#about
+    const values: MetricValueWithName<L>[] = []
+    for (const { labels, counts, sum } of this.#series.all) {
+      let below = 0
+      for (const [index, count] of counts.entries()) {
+        below += count
+        values.push({ value: below, labels: { le: this.#bounds[index] ?? '+Inf', ...labels }, metricName: `${name}_bucket` })
+      }
+      values.push({ value: sum, labels, metricName: `${name}_sum` }, { value: below, labels, metricName: `${name}_count` })
+    }
+    // Its types are not what it gives.
+    return { ...this.#about, type: 'histogram', aggregator: 'sum', values } as unknown as MetricObjectWithValues<MetricValueWithName<L>>
+  }
+
+  /** What the registry asks for when it writes text. */
+  getForPromString(): Promise<MetricObjectWithValues<MetricValueWithName<L>>> {
+    return this.get()
+  }
+}
 
 /**
  * Everything measured, in one place. Label values come from closed sets or from the configuration: nothing that a caller sends becomes a label. What the names
@@ -19,9 +123,9 @@ export class Metrics {
   readonly beforeReading: (() => void)[] = []
 
   // What callers ask, and what they get. `model`: a name or pattern of the configuration, else `other`.
-  readonly requests = this.#counter('tallygate_requests_total', 'Requests by outcome.', ['provider', 'endpoint', 'outcome'])
+  readonly requests = this.#callCounter('tallygate_requests_total', 'Requests by outcome.', ['provider', 'endpoint', 'outcome'])
   readonly refusals = this.#counter('tallygate_refusals_total', 'Refused and failed requests by reason.', ['reason'])
-  readonly tokens = this.#counter('tallygate_tokens_total', 'Settled tokens by type.', ['provider', 'model', 'type'])
+  readonly tokens = this.#callCounter('tallygate_tokens_total', 'Settled tokens by type.', ['provider', 'model', 'type'])
   readonly duration = this.#histogram('tallygate_request_duration_seconds', 'From the request to the end of its answer.', ['endpoint'], secondsOfCalls)
   readonly firstByte = this.#histogram('tallygate_time_to_first_byte_seconds', 'From the request to the first byte of its answer.', ['endpoint'], secondsToBegin)
   readonly firstToken = this.#histogram('tallygate_time_to_first_token_seconds', 'From the request to the first piece of a streamed answer.', ['provider', 'model'], secondsToBegin)
@@ -33,7 +137,7 @@ export class Metrics {
   readonly badKeys = this.#counter('tallygate_bad_keys_total', 'Requests with an unknown key.', ['braked'])
 
   // What is billed.
-  readonly settlements = this.#counter('tallygate_settlements_total', 'Settlements by how the exchange ended and who counted.', ['end', 'usage_source'])
+  readonly settlements = this.#callCounter('tallygate_settlements_total', 'Settlements by how the exchange ended and who counted.', ['end', 'usage_source'])
   readonly zeroCharges = this.#counter('tallygate_zero_charges_total', 'Completed answers that were billed with no usage, or with an estimate.', ['provider', 'why'])
   readonly alarms = this.#counter('tallygate_meter_alarms_total', 'Answers whose usage was missing, unreadable or conflicting.', ['provider', 'alarm'])
   readonly overruns = this.#counter('tallygate_overruns_total', 'Settlements beyond every ceiling.', [])
@@ -96,12 +200,15 @@ export class Metrics {
   #counter<L extends string>(name: string, help: string, labelNames: L[]): Counter<L> {
     return new Counter({ name, help, labelNames, registers: [this.registry] })
   }
+  #callCounter<L extends string>(name: string, help: string, labelNames: L[]): Counter<L> {
+    return new CallCounter({ name, help, labelNames, registers: [this.registry] })
+  }
   /** `over`: how the values of several processes become one. */
   #gauge<L extends string>(name: string, help: string, labelNames: L[], over: 'sum' | 'min' | 'max' = 'sum'): Gauge<L> {
     return new Gauge({ name, help, labelNames, registers: [this.registry], aggregator: over })
   }
   #histogram<L extends string>(name: string, help: string, labelNames: L[], buckets: number[]): Histogram<L> {
-    return new Histogram({ name, help, labelNames, buckets, registers: [this.registry] })
+    return new CallHistogram({ name, help, labelNames, buckets, registers: [this.registry] })
   }
   async snapshot(): Promise<MetricsSnapshot> {
     for (const task of this.beforeReading) task()

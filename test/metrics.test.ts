@@ -151,6 +151,36 @@ t.test('time to first token and per output token are those of streams', async (t
   t.ok(each > 0.04 && each < 0.15, `${(each * 1000).toFixed(0)} ms for each token, 60 between them`)
 })
 
+t.test('what every call counts and measures is what was counted and measured, whenever it is read', async (t) => {
+  const metrics = new Metrics()
+  const random = new SeededRandom(4)
+  const took: Record<string, number[]> = { chat: [], embeddings: [] }
+  let tokens = 0
+  for (let round = 0; round < 3; round++) {
+    for (let i = 0; i < 400; i++) {
+      const endpoint = random.fraction() < 0.7 ? 'chat' : 'embeddings'
+      // On the bounds as well: they belong to the bucket below.
+      const seconds = random.fraction() < 0.2 ? 0.25 : random.fraction() ** 4 * 400
+      took[endpoint]!.push(seconds)
+      metrics.duration.observe({ endpoint }, seconds)
+      metrics.requests.inc({ provider: 'openai', endpoint, outcome: i % 5 === 0 ? 'error' : 'complete' })
+      metrics.tokens.inc({ provider: 'openai', model: 'small', type: 'input' }, i)
+      tokens += i
+    }
+    const scrape = parsed(await metrics.text())
+    for (const [endpoint, all] of Object.entries(took)) {
+      const buckets = scrape.samples.filter(({ name, labels }) => name === 'tallygate_request_duration_seconds_bucket' && labels['endpoint'] === endpoint)
+      t.same(buckets.map(({ labels, value }) => [labels['le'], value]), [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, Infinity].map((bound) => [bound === Infinity ? '+Inf' : String(bound), all.filter((each) => each <= bound).length]))
+      t.equal(valueOf(scrape, 'tallygate_request_duration_seconds_count', { endpoint }), all.length)
+      t.ok(Math.abs(valueOf(scrape, 'tallygate_request_duration_seconds_sum', { endpoint }) - all.reduce((sum, each) => sum + each, 0)) < 1e-6)
+      t.equal(valueOf(scrape, 'tallygate_requests_total', { endpoint }), all.length)
+    }
+    t.equal(valueOf(scrape, 'tallygate_requests_total', { outcome: 'error' }), 80 * (round + 1))
+    t.equal(valueOf(scrape, 'tallygate_tokens_total'), tokens)
+    t.match(await metrics.text(), '# TYPE tallygate_request_duration_seconds histogram')
+  }
+})
+
 t.test('several processes are one: counters and gauges add up, and what a process that is gone had counted stays', async (t) => {
   const [primary, worker, other] = [new Metrics(), new Metrics(), new Metrics()]
   primary.lastReload.set(1)

@@ -90,8 +90,8 @@ export function tableRows(minutes: readonly Gathered[], modelOf: (day: number, a
     add(`xminute${atMs}${all.join(SEPARATOR)}\u001f${currency}`, 'mix', 'minute', atMs, '', all, currency, adding)
   }
   // Of all accounts there are few: what is longer is added up from their minutes.
-  for (const { table, unit: of, bucket: atMs, names, currency, adding } of [...rows.values()]) {
-    if (table !== 'mix' || of !== 'minute') continue
+  const mixes = rows.values().filter(({ table }) => table === 'mix').toArray()
+  for (const { bucket: atMs, names, currency, adding } of mixes) {
     for (const unit of UNITS) {
       const bucket = bucketOf(unit, atMs)
       if (unit !== 'minute') add(`x${unit}${bucket}${names.join(SEPARATOR)}\u001f${currency}`, 'mix', unit, bucket, '', names, currency, adding)

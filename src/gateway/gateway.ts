@@ -59,7 +59,10 @@ export class Gateway {
       stopping: false,
     }
     beginSeries(metrics, parts.providers)
-    metrics.beforeReading.push(() => metrics.reservations.set(this.#workings.lease.size))
+    metrics.beforeReading.push(() => {
+      metrics.open.set(this.#open.size)
+      metrics.reservations.set(this.#workings.lease.size)
+    })
   }
 
   /** Exchanges in flight, tunnels included. */
@@ -134,14 +137,13 @@ export class Gateway {
   }
 
   #begin(d: Downstream): Exchange {
-    const { clock, random, metrics, telemetry } = this.#parts
+    const { clock, random, telemetry } = this.#parts
     const config = this.#parts.config()
     if (config !== this.#config) this.#onReload(config)
     const nowMs = clock.nowMs()
     const x = new Exchange(d, config, exchangeId(nowMs, random.bytes(10)), nowMs, clock.monotonicMs())
     if (telemetry !== undefined && telemetry !== null) x.trace = telemetry.begin(d.headers)
     this.#open.add(x)
-    metrics.open.set(this.#open.size)
     return x
   }
 
@@ -176,7 +178,7 @@ export class Gateway {
 
   /** Every exchange comes here, however it ended. */
   #leave(x: Exchange): void {
-    const { clock, metrics } = this.#parts
+    const { clock } = this.#parts
     if ((x.holding || x.unheld) && x.principal !== null) {
       // It failed between its reservation and its outcome: nothing was forwarded, or nothing is known of it.
       x.holding = false
@@ -186,7 +188,6 @@ export class Gateway {
     }
     this.#workings.seats.leave(x)
     this.#open.remove(x)
-    metrics.open.set(this.#open.size)
     tellEnded(x, this.#parts)
     record(x, this.#parts, clock.monotonicMs() - x.startedMs)
     if (this.#open.size === 0) for (const resolve of this.#whenIdle.splice(0)) resolve()
