@@ -105,6 +105,7 @@ notifications: { webhooks: [{ url: "${notices.url}", secret: "${secretA}" }] }
   const series = async (): Promise<string[]> => (await (await fetch(`${gateway.adminUrl}/metrics`)).text()).split('\n').filter((line) => line !== '' && !line.startsWith('#')).map((line) => line.slice(0, line.lastIndexOf(' '))).toSorted()
   const before = await series()
   t.notMatch(before.join('\n').replaceAll(limitName, ''), /img|<script|alert|forged|evil|proto|7\*7/)
+  for (const reader of ['@rollups', '@notices']) t.ok(before.includes(`tallygate_outbox_events{sink="${reader}"}`), `${reader} says how far behind it is`)
   const random = new SeededRandom(20_261_123)
   for (let i = 0; i < 10; i++) await Promise.all(Array.from({ length: 20 }, () => call(`m-${random.int(0, 1e9)}`)))
   await waitFor('all to be told', async () => !/^tallygate_outbox_events\{sink="[^"]+"\} [1-9]/m.test(await (await fetch(`${gateway.adminUrl}/metrics`)).text()), { deadlineMs: 30_000, everyMs: 200 })
