@@ -55,7 +55,7 @@ export async function openFront(parts: FrontParts): Promise<Front> {
   const spool = await spoolOf(parts)
   const telemetry = await telemetryOf(parts)
   const gateway = new Gateway({
-    config, keys: books.directory, onlooker: books.analytics.traffic, paces: books.paces, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, telemetry, guard: new Guard(), tokenizer,
+    config, keys: books.directory, onlooker: books.analytics.traffic, paces: books.paces, history: books.analytics.historyOf(config), store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, telemetry, guard: new Guard(), tokenizer,
     ...boundsOf(config().store),
   })
   books.analytics.traffic.open = () => ({ open: gateway.openExchanges, streams: gateway.openStreams })

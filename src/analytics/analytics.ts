@@ -3,6 +3,7 @@ import type { AnalyticsConfig, Config } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import type { Outbox } from '../stores/store.ts'
 import { StoreUnavailable } from '../stores/store.ts'
+import { KeyHistory } from './key-history.ts'
 import { LiveFeed } from './live-feed.ts'
 import { Projector, ROLLUPS } from './projector.ts'
 import type { ArchivedEvents, ProjectorState } from './projector.ts'
@@ -108,6 +109,12 @@ export class Analytics {
 
   async refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]> {
     return (await this.#open()).refusals({ ...question, ...this.#withinKept(question) })
+  }
+
+  /** For callers, under the configuration of each moment; also of a process that counts nothing. */
+  historyOf(config: () => Pick<Config, 'analytics'>): KeyHistory {
+    const { outbox, clock } = this.#parts
+    return new KeyHistory({ kept: () => keptOf(config().analytics), rollups: () => this.#open(), outbox, clock })
   }
 
   /** The latest first. */

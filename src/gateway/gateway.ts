@@ -23,6 +23,7 @@ import { tellEnded, tellRefused } from './told.ts'
 import { Tunnel } from './tunnel.ts'
 import { connectionOf } from './upstream-request.ts'
 import { UpstreamMemory } from './upstream-memory.ts'
+import { HistoryTurns } from './usage-history.ts'
 
 /** Exchanges in, answers out. One per process; `server.ts` hands it what clients send. */
 export class Gateway {
@@ -42,9 +43,7 @@ export class Gateway {
     this.#config = parts.config()
     const lease = new Lease({ store, clock, log, leaseMs, renewMs })
     this.#workings = {
-      config: () => parts.config(), keys: parts.keys, guard: parts.guard, tokenizer: parts.tokenizer, providers: parts.providers, httpEndpoint: parts.httpEndpoint,
-      store, clock, random, log, metrics,
-      ...(parts.onlooker === undefined ? {} : { onlooker: parts.onlooker }),
+      ...parts,
       limits: this.#limits,
       routes: new RouteTable(parts.providers),
       forwarder: parts.forwarder ?? new Forwarder(),
@@ -55,6 +54,7 @@ export class Gateway {
       outage: new Outage({ log, clock }),
       upstreams: new UpstreamMemory(),
       modelLists: new ModelLists(),
+      historyTurns: new HistoryTurns(),
       drains: { running: 0 },
       stopping: false,
     }

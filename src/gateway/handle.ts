@@ -9,12 +9,14 @@ import { answerModels } from './models.ts'
 import type { Workings } from './parts.ts'
 import { requireJson } from './request-body.ts'
 import { destinationOf, opaqueRoute, type Route } from './route.ts'
+import { answerUsageHistory, usageHistoryPath } from './usage-history.ts'
 import { answerUsage, usagePath } from './usage-page.ts'
 
 /** The journey of a request, on one page. What is thrown here becomes the answer, in the dialect's words (gateway.ts). */
 export async function handle(x: Exchange, w: Workings): Promise<void> {
   const { d, config } = x
   if (d.path === usagePath) return answerUsage(x, w)
+  if (d.path === usageHistoryPath) return answerUsageHistory(x, w)
 
   // 1. Who is asking, and for what?
   const route = x.route = routeOf(x, w)

@@ -19,6 +19,7 @@ import type { RouteTable } from './route.ts'
 import type { Seats } from './seats.ts'
 import type { Settler } from './settler.ts'
 import type { UpstreamMemory } from './upstream-memory.ts'
+import type { HistoryTurns, UsageHistory } from './usage-history.ts'
 
 /** What the gateway is made of; `app.ts` joins it. */
 export interface GatewayParts {
@@ -27,6 +28,8 @@ export interface GatewayParts {
   readonly keys: KeyDirectory
   /** How fast limits are used, for forecasts; absent: nobody has noted it. */
   readonly paces?: Paces
+  /** What keys have used, for them to look at; absent: nobody keeps it. */
+  readonly history?: UsageHistory
   readonly store: Store
   /** Where settlements go that the store does not take in time; absent: there is no such place, and the end of an answer waits for the store or is cut. */
   readonly spool?: Spool | null
@@ -90,12 +93,14 @@ export interface Bounds {
   /** A reservation outlives its gateway's last sign of life by this much. */
   readonly leaseMs: number
   readonly renewMs: number
+  /** How long a key's history is waited for. */
+  readonly historyMs: number
   /** Settlements that may wait for the store before admission stops. */
   readonly settlementsMax: number
 }
 
 export const defaultBounds: Bounds = {
-  reserveMs: 2_000, settleMs: 2_000, endMs: 10_000, holdMs: 2_000, leaseMs: 15_000, renewMs: 5_000, settlementsMax: 10_000,
+  reserveMs: 2_000, settleMs: 2_000, endMs: 10_000, holdMs: 2_000, leaseMs: 15_000, renewMs: 5_000, historyMs: 5_000, settlementsMax: 10_000,
 }
 
 /** The parts and what the gateway made of them, as the steps of an exchange see them. */
@@ -110,6 +115,7 @@ export interface Workings extends GatewayParts {
   readonly outage: Outage
   readonly upstreams: UpstreamMemory
   readonly modelLists: ModelLists
+  readonly historyTurns: HistoryTurns
   /** Upstream calls that are read on although their client has gone. */
   readonly drains: { running: number }
   /** True once the gateway is being stopped: nothing more is admitted. */
