@@ -17,10 +17,29 @@ export function openLog(level: string, worker?: number): Log {
 
 /** The same to another place, which is given whole lines. */
 export function openLogTo(place: { write(line: string): unknown }, level: string, worker?: number): Log {
-  return pino({
+  const own = pino({
     level, base: worker === undefined ? null : { worker }, timestamp: timeField, formatters: { level: (label) => ({ level: label }) },
   }, { write: (line) => { place.write(harmless(line)) } })
+  const { asJsonSym } = pino.symbols
+  const asJson = Reflect.get(own, asJsonSym) as AsJson
+  const from = worker === undefined ? '' : `,"worker":${worker}`
+  // Every call has a line: the engine's own JSON takes a third of the time. What that cannot write is left to pino, and so is every other level.
+  const quick: AsJson = function quick(fields, message, number, time) {
+    if (number !== INFO) return asJson.call(this, fields, message, number, time)
+    let json: string
+    try {
+      json = JSON.stringify(fields)
+    } catch {
+      return asJson.call(this, fields, message, number, time)
+    }
+    return `{"level":"info"${time}${from}${json === '{}' ? '' : `,${json.slice(1, -1)}`},"msg":${JSON.stringify(message)}}\n`
+  }
+  Reflect.set(own, asJsonSym, quick)
+  return own
 }
+
+const INFO = 30
+type AsJson = (this: unknown, fields: object, message: string, level: number, time: string) => string
 
 let second = NaN
 let secondText = ''

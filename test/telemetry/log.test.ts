@@ -32,6 +32,17 @@ t.test('W6: whatever is in a field, it is one line of JSON without anything that
   }
 })
 
+t.test('a line says the same whatever its level, also where JSON has no word for it', async (t) => {
+  for (const fields of [{}, { a: 1, b: undefined, c: null, d: NaN, e: true, f: 'x"\\\n', g: [1, { h: 'é' }] }, { big: 5n }, { at: new Date(0) }]) {
+    const { log, lines } = opened()
+    log.info(fields, 'said "so"')
+    log.warn(fields, 'said "so"')
+    const [info, warn] = lines.map((line) => ({ ...JSON.parse(line) as Record<string, unknown>, time: '' }))
+    t.same({ ...info, level: 'warn' }, warn)
+    t.match(lines[0], /^\{"level":"info","time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"[,}]/)
+  }
+})
+
 t.test('W6: 100 KB in one field, in many, or in a list, leave a short line with everything else in it', async (t) => {
   const long = 'x'.repeat(100_000)
   for (const fields of [
