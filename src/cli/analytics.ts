@@ -32,7 +32,7 @@ export const analyticsCommands: readonly Command[] = [
       const answer = await door.ask('GET', '/api/v1/analytics')
       if (input.flag('json')) printJson(around, answer)
       else if (answer['state'] === 'off') print(around, 'analytics are off; see analytics in the configuration')
-      else print(around, `${String(answer['state'])}: ${String(answer['behind'])} events to be counted, everything until ${String(answer['complete_until'])} is${typeof answer['failure'] === 'string' ? `; ${answer['failure']}` : ''}`)
+      else print(around, `${String(answer['state'])}: ${String(answer['behind'])} events are still to be counted; everything until ${String(answer['complete_until'])} is in the roll-ups${typeof answer['failure'] === 'string' ? `; ${answer['failure']}` : ''}`)
       return 0
     }),
   },

@@ -17,7 +17,7 @@ export const eventCommands: readonly Command[] = [
       { flags: '--account <account>', about: 'of this account only' },
       { flags: '--since <when>', about: 'from then on: how long ago such as 24h (the default), or an instant' },
       { flags: '--until <when>', about: 'up to then' },
-      { flags: '--by <fields>', about: 'comma-separated: account, key, plan, model, endpoint, provider, upstream, end, usage_source; account unless given' },
+      { flags: '--by <fields>', about: 'comma-separated: account, key, plan, model, model_served, endpoint, provider, upstream, end, usage_source, status; account unless given' },
       { flags: '--bucket <size>', about: 'a row for each hour, day or month (UTC); of focus hour or day, and day unless given' },
       { flags: '--format <format>', about: 'table, which is the default, or focus: what calls cost, as CSV of FOCUS 1.2 for finance' },
       { flags: '--provider <name>', about: 'of focus: who provides and invoices; the gateway\'s instance unless given' },
@@ -158,7 +158,7 @@ export const eventCommands: readonly Command[] = [
   {
     name: 'sinks list', summary: 'what each sink is doing, and how far it is behind',
     options: [jsonOption, ...doorOptions],
-    examples: ['tallygate sinks list'],
+    examples: ['tallygate sinks list', 'tallygate sinks list --json'],
     run: (input, around) => throughDoor(input, around, async (door) => {
       const answer = await door.ask('GET', '/api/v1/sinks')
       if (input.flag('json')) printJson(around, answer)
@@ -172,6 +172,7 @@ export const eventCommands: readonly Command[] = [
           { title: 'DEAD', cell: (row) => cell(row, 'dead') },
           { title: 'QUARANTINED', cell: (row) => cell(row, 'quarantined') },
           { title: 'LAST DELIVERY', cell: (row) => cell(row, 'last_delivery_at') },
+          { title: 'NEXT TRY', cell: (row) => cell(row, 'next_try_at') },
           { title: 'REASON', cell: (row) => cell(row, 'reason') },
         ], 'no sinks'))
       }

@@ -254,10 +254,9 @@ export class Delivery {
 
   #resumed(elsewhere: boolean): void {
     const { log, name, metrics } = this.#parts
-    if (this.#status.state === 'paused') {
-      log.info({ sink: name }, 'the sink takes events again')
-      metrics.sinkPaused.set({ sink: name }, 0)
-    }
+    const { state } = this.#status
+    if ((state === 'paused' || state === 'waiting') && !elsewhere) log.info({ sink: name }, 'the sink takes events again')
+    if (state === 'paused') metrics.sinkPaused.set({ sink: name }, 0)
     this.#status = { ...this.#status, state: elsewhere ? 'elsewhere' : 'running', reason: null, nextTryMs: null }
   }
 
