@@ -20,6 +20,7 @@ import type { RawAccount, RawConfig, RawEntitlements, RawKey, RawModel, RawPlan,
 import { REDIS_ONLY, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
 import { quote } from './shape.ts'
 import { filePathOf, sinksOf } from './sink-rules.ts'
+import type { KnownNames } from './sink-rules.ts'
 import { subscriptionFrom } from './subscription-rules.ts'
 import { telemetryOf } from './telemetry-rules.ts'
 import { weightedMeter } from './weighted-meter.ts'
@@ -102,7 +103,7 @@ class Parser {
     const content = {
       server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, meters: this.#meters.weighted, moneyScale: this.#meters.moneyScale ?? defaultMoneyScale,
       accounts: this.#accounts, keys,
-      sinks: [...sinksOf(raw.sinks, this.#report), ...this.#archive()], events: this.#events(), analytics: this.#analytics(store), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      sinks: [...sinksOf(raw.sinks, this.#knownNames(), this.#report), ...this.#archive()], events: this.#events(), analytics: this.#analytics(store), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
       ...(telemetry === undefined ? {} : { telemetry }),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
@@ -113,6 +114,12 @@ class Parser {
   #namesIn(section: 'plans' | 'add_ons' | 'accounts' | 'upstreams' | 'meters' | 'prices'): ReadonlyMap<string, unknown> {
     const value = this.#raw.node.entries.get(section)?.value
     return value?.kind === 'map' ? value.entries : new Map()
+  }
+
+  /** A key with a plan of its own is an account of the same name. */
+  #knownNames(): KnownNames {
+    const ownAccounts = this.#raw.keys.filter(({ account }) => account === null).map(({ id }) => id)
+    return { plans: new Set(this.#namesIn('plans').keys()), accounts: new Set([...this.#namesIn('accounts').keys(), ...ownAccounts]) }
   }
 
   /** Where a field of something stands. */
