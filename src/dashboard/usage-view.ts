@@ -42,6 +42,7 @@ function make(): UsageView {
 </form>
 <section id="result" hidden aria-label="Usage">
 <div id="shown" aria-live="polite"></div>
+<div id="past"></div>
 <div class="buttons"><button type="button" id="again">Look again</button><button type="button" id="forget">Forget the key</button></div>
 </section>
 <p id="problem" role="alert"></p>

@@ -391,17 +391,49 @@ t.test('an operator walks through the page: first start, live traffic, limits, a
     await own.keyboard.press('Enter')
     await own.getByRole('heading', { name: 'acme' }).waitFor()
     t.match(await own.locator('#shown').textContent(), /daily.*left of 100,000.*begins anew/s)
+    await own.getByRole('heading', { name: 'Spent' }).waitFor()
     t.equal(await own.evaluate(() => document.documentElement.scrollWidth), 360)
     t.same(await axeFaults(own), [])
     await picture(own, 'usage-view-light')
     await own.emulateMedia({ colorScheme: 'dark' })
     t.same(await axeFaults(own), [])
     await picture(own, 'usage-view-dark')
+    t.match(await own.locator('#past').textContent(), /Spent.*\d+\.\d{2,6} USD\d+ requests, [\d,]+ tokens.*Today.*USD.*History.*tokens in the last 30 days/s)
+    t.equal(await own.locator('#past rect').count(), 30)
+    t.match(await own.getByRole('img').getAttribute('aria-label'), /^[\d,]+ tokens in 30 days, most on \d+ \w+: [\d,]+$/, 'who cannot see the bars is told what they show')
+    await own.getByText('Day by day', { exact: true }).click()
+    const past = await (await fetch(`${gateway.url}/-/usage/history`, { headers: { authorization: `Bearer ${acmeSecret}` } })).json() as { key: string; rows: readonly { requests: number }[] }
+    t.equal(past.key, 'acme-dev')
+    t.equal(await own.getByRole('row').nth(1).getByRole('cell').first().textContent(), String(past.rows.at(-1)?.requests))
+    t.equal(await own.evaluate(() => document.documentElement.scrollWidth), 360)
+    t.same(await axeFaults(own), [])
+    await picture(own, 'usage-view-history-dark')
+    await own.emulateMedia({ colorScheme: 'light' })
+    t.same(await axeFaults(own), [])
+    await picture(own, 'usage-view-history-light')
     t.notMatch(await own.content(), acmeSecret)
     t.notMatch(asked.join('\n'), acmeSecret)
     t.equal(await own.evaluate(() => JSON.stringify({ ...localStorage, ...sessionStorage, cookie: document.cookie })), '{"cookie":""}')
+    const busy = Array.from({ length: 31 }, (_, index) => ({
+      from: new Date(Date.parse('2026-10-21T00:00:00Z') + index * 86_400_000).toISOString(), requests: 40 + index, input_tokens: 1_000 * index, output_tokens: 9, total_tokens: 1_000 * index + ((index * 37) % 11) * 9_000,
+      cost: { USD: '1.000000001', ...(index === 30 ? { EUR: '-0.500000000' } : {}) }, refused: index % 9 === 0 ? 2 : 0,
+    })).filter(({ requests }) => requests % 8 !== 0)
+    for (const [status, body, words] of [
+      [200, { from: '2026-10-21T00:00:00Z', to: '2026-11-21T00:00:00Z', complete_until: '2026-11-20T10:00:00Z', rows: busy }, /^SpentNovember18\.00 USD-0\.50 EUR1,090 requests, 1,117,000 tokensToday1\.00 USD-0\.50 EUR70 requests, 120,000 tokensHistory1,569,000 tokens in the last 30 days.*Refused20 Nov70120,0001\.00 USD \+ -0\.50 EUR0/s],
+      [200, { from: '2026-11-01T00:00:00Z', to: '2026-11-20T00:00:00Z', complete_until: null, rows: [] }, /^HistoryNothing yet\.$/],
+      [404, { error: { message: 'No history of usage is kept here.' } }, /^$/],
+      [503, { error: { message: 'The history of usage cannot be read at the moment.' } }, /^HistoryThe history of usage cannot be read at the moment\.$/],
+    ] as const) {
+      await own.route('**/-/usage/history*', (route) => route.fulfill({ status, json: body }))
+      await own.getByRole('button', { name: 'Look again' }).click()
+      await waitFor('the page', async () => words.test(await own.locator('#past').textContent() ?? 'none'))
+      t.match(await own.locator('#shown').textContent(), /daily.*left of 100,000/s, `${status}: what is left is there in any case`)
+      if (await own.locator('rect').count() > 0) await picture(own, 'usage-view-busy')
+      await own.unroute('**/-/usage/history*')
+    }
     await own.getByRole('button', { name: 'Forget the key' }).click()
     t.notMatch(await own.content(), /left of 100,000/)
+    t.equal(await own.locator('#past').textContent(), '')
     t.same(ownFaults, [])
     const json = await fetch(`${gateway.url}/-/usage`, { headers: { accept: 'text/html', authorization: `Bearer ${acmeSecret}` } })
     t.match(json.headers.get('content-type'), /json/, 'who brings a key gets JSON, as before')
