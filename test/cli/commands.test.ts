@@ -90,6 +90,18 @@ t.test('without a gateway the commands open the books themselves, and the gatewa
   t.equal((await chat(running.gateway, yamlSecret)).status, 401, 'the revocation holds')
 })
 
+t.test('a token that was given wins over the one in the data folder', async (t) => {
+  const viewer = 'a-viewers-token-0123456789'
+  const dir = configIn(tmpDir(t), withKey)
+  writeConfig(dir, `${basics.replace('admin: { listen: "127.0.0.1:0" }', `admin: { listen: "127.0.0.1:0", tokens: [{ name: looker, role: viewer, secret: ${viewer} }] }`)}${withKey}`)
+  await serve(t, dir)
+  const given = { TALLYGATE_ADMIN_TOKEN: viewer }
+  t.match(await tallygate(t, dir, ['keys', 'list'], given), { code: 0, out: /^dev +acme/m })
+  t.match(await tallygate(t, dir, ['keys', 'revoke', 'dev'], given), { code: 1, err: /"looker" may look but not change/ })
+  t.match(await tallygate(t, dir, ['keys', 'list'], { TALLYGATE_ADMIN_TOKEN: 'nobodys-token-0123456789' }), { code: 1, err: /does not accept the token in TALLYGATE_ADMIN_TOKEN/ })
+  t.match(await tallygate(t, dir, ['keys', 'revoke', 'dev']), { code: 0 }, 'without one the data folder is enough')
+})
+
 t.test('with a gateway the commands talk to it, and what they change works within a second', async (t) => {
   const dir = configIn(tmpDir(t), withKey)
   const { gateway } = await serve(t, dir)
