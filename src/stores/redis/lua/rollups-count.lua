@@ -27,8 +27,12 @@ local function numbers(text)
   return list
 end
 
+-- Adding slots up costs more than everything else here: for as long as that is short, they are put behind each other, and readers add them up.
+local SHORT = 600
+
 local function histogram(one, other)
   if one == '' or other == '' then return one .. other end
+  if #one + #other < SHORT then return one .. ',' .. other end
   local counts, order = {}, {}
   for slot, count in gmatch(one .. ',' .. other, '(%d+):(%-?%d+)') do
     if not counts[slot] then order[#order + 1] = slot end
