@@ -106,6 +106,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
           quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
           retryDead: (consumer) => deliveries.retryDead(consumer, current()),
           deliveryStatus: () => deliveries.status(),
+          nudge: (sink) => deliveries.nudge(sink),
           withheld: (sink) => deliveries.quarantined(sink),
           releaseWithheld: (sink, ids, how) => deliveries.release(current(), sink, ids, how),
           credit: (sink, event) => deliveries.credit(current(), sink, event),

@@ -116,9 +116,12 @@ export class Deliveries {
     })
   }
 
-  /** Tries what waits or is paused again at once. */
-  nudge(): void {
-    for (const { delivery } of this.#running.values()) delivery.nudge()
+  /** Tries what waits or is paused again at once: all sinks, or one. */
+  nudge(name?: string): void {
+    if (name === undefined) for (const { delivery } of this.#running.values()) delivery.nudge()
+    else if (this.#running.has(name)) this.#running.get(name)?.delivery.nudge()
+    // It could not be opened.
+    else if (!this.#replays.has(name)) this.#useAgain()
   }
 
   /** Of the sinks that run here, by name. */

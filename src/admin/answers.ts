@@ -121,6 +121,7 @@ export const sinks = object({ sinks: list(object({
   name: text, type: text, contract: oneOf('verified', 'experimental'), rollup: orNull(anything), state: oneOf(...sinkStates), reason: word, next_try_at: moment, last_delivery_at: moment,
   waiting: whole, oldest_at: moment, dead: whole, quarantined: whole,
 })) })
+export const sinkRetried = object({ sink: text, result: oneOf('trying', 'running', 'elsewhere', 'replaying') })
 export const withheld = object({ quarantined: list(object({
   sink: text, of: text, why: oneOf('ambiguous', 'refused'), reason: text, sent_at: moment, quarantined_at: instant, records: list(open),
 })) })

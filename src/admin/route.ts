@@ -50,6 +50,8 @@ export interface AdminParts {
   retryDead(consumer: string | null): Promise<{ readonly delivered: number; readonly failed: number }>
   /** Of the sinks that are delivered to here, by name; nothing while no gateway runs. */
   deliveryStatus(): ReadonlyMap<string, DeliveryStatus | 'replaying'>
+  /** A sink that waits or is paused tries again at once, where it is delivered to from here. */
+  nudge(sink: string): void
   /** Records that are not sent any more until an operator decides, of one sink or all. */
   withheld(sink?: string): Promise<readonly Quarantined[]>
   /** Sends or drops those of these events or sums (null: all of the sink). */

@@ -179,7 +179,25 @@ export const eventCommands: readonly Command[] = [
       return 0
     }),
   },
+  {
+    name: 'sinks retry', summary: 'try a sink that waits or is paused again at once',
+    arguments: [{ name: 'name', about: 'of the sink' }],
+    options: [jsonOption, ...doorOptions],
+    examples: ['tallygate sinks retry billing'],
+    run: (input, around) => throughDoor(input, around, async (door) => {
+      const name = input.arguments[0] ?? ''
+      const answer = await door.ask('POST', `/api/v1/sinks/${encodeURIComponent(name)}/retry`, { body: {} })
+      if (input.flag('json')) printJson(around, answer)
+      else print(around, `${name} ${retriedWords[String(answer['result'])] ?? String(answer['result'])}`)
+      return answer['result'] === 'elsewhere' ? 1 : 0
+    }),
+  },
 ]
+
+const retriedWords: Readonly<Record<string, string>> = {
+  trying: 'is tried again now; what comes of it is in: tallygate sinks list', running: 'runs: it waits for nothing', elsewhere: 'was not tried: another gateway delivers to it; ask that one',
+  replaying: 'is being told what the archive has; its own turn comes after that',
+}
 
 async function printFocus(door: Door, input: Input, around: Surroundings): Promise<number> {
   const answer = await door.ask('GET', '/api/v1/usage/focus', {

@@ -22,6 +22,7 @@ import { StoreUnavailable } from '../../src/stores/store.ts'
 import { FakeRecords, account, configOf, key } from '../accounts/fixture.ts'
 import { canaries, canariesIn } from '../fixtures/canaries.ts'
 import { openScriptedUpstream, json } from '../fixtures/scripted-upstream.ts'
+import type { DeliveryStatus } from '../../src/sinks/deliver.ts'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
 import { analyticsOff, FakeOutbox } from './fake-outbox.ts'
 
@@ -46,6 +47,8 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     upstreams, sinks: [{ name: 'file', type: 'file', settings: {}, mapping: null }], store: { kind: 'memory' }, version: 'abc', files: [], instance: 'test',
   } as unknown as Config
   const directory = await StoredKeyDirectory.open(records, config, systemClock)
+  const deliveries = new Map<string, DeliveryStatus | 'replaying'>()
+  const nudged: string[] = []
   let reloads: ReloadState = { atMs: 0, ok: true, problems: [] }
   const outbox = new FakeOutbox()
   if (more.brokenStore === true) outbox.scan = () => Promise.reject(new StoreUnavailable('the disk is full'))
@@ -61,7 +64,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 1, archived: 0, done: Promise.resolve() }),
     reconcile: async () => { throw new Error('nobody asks for it here') },
-    deliveryStatus: () => new Map(), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
+    deliveryStatus: () => deliveries, nudge: (sink) => void nudged.push(sink), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const server = await startAdminServer({
@@ -88,7 +91,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     request.on('error', reject)
     request.end(payload)
   })
-  return { ask, records, directory, outbox, setReload: (state: ReloadState) => { reloads = state } }
+  return { ask, records, directory, outbox, deliveries, nudged, setReload: (state: ReloadState) => { reloads = state } }
 }
 
 t.test('without tokens this machine is trusted, by a name of this machine only', async (t) => {
@@ -186,6 +189,7 @@ t.test('errors are problem documents with one clear sentence', async (t) => {
     ['POST', '/api/v1/keys', { body: { account: 'acme', id: 'dev' } }, 409, /already a key "dev"/],
     ['POST', '/api/v1/events/replay', { body: { sink: 'file' } }, 422, /body.since is missing/],
     ['POST', '/api/v1/events/replay', { body: { sink: 'nope', since: '1h' } }, 404, /no sink "nope"; there is file/],
+    ['POST', '/api/v1/sinks/nope/retry', {}, 404, /no sink "nope"; there is file/],
     ['GET', '/api/v1/usage?by=colour', {}, 400, /cannot be grouped by "colour"/],
     ['GET', '/api/v1/usage?bucket=week', {}, 400, /one of hour, day, month/],
     ['GET', '/api/v1/usage?from=1h&from=2h', {}, 400, /given twice/],
@@ -206,6 +210,23 @@ t.test('errors are problem documents with one clear sentence', async (t) => {
   const bug = await ask('GET', '/api/v1/usage')
   t.equal(bug.status, 500)
   t.notMatch(bug.text, /secret inside/, "a bug's own words stay inside")
+})
+
+t.test('a sink is tried at once by whoever delivers to it; another gateway says that it is not the one', async (t) => {
+  const { ask, deliveries, nudged } = await open(t, { tokens })
+  const status = { reason: null, nextTryMs: null, lastDeliveryMs: null }
+  const retry = (): Promise<Answer> => ask('POST', '/api/v1/sinks/file/retry', { secret: opsSecret })
+  t.match(await ask('POST', '/api/v1/sinks/file/retry', { secret: viewSecret }), { status: 403 })
+  t.same(nudged, [])
+  t.match(await retry(), { status: 200, json: { sink: 'file', result: 'trying' } }, 'one that could not be opened is opened')
+  for (const state of ['paused', 'waiting', 'running', 'elsewhere'] as const) {
+    deliveries.set('file', { ...status, state })
+    t.match(await retry(), { status: 200, json: { sink: 'file', result: state === 'paused' || state === 'waiting' ? 'trying' : state } }, state)
+  }
+  deliveries.set('file', 'replaying')
+  t.match(await retry(), { status: 200, json: { result: 'replaying' } })
+  t.same(nudged, Array.from({ length: 6 }, () => 'file'))
+  t.match((await ask('GET', '/api/v1/audit', { secret: viewSecret })).json['changes'], [{ who: 'ops', action: 'sinks.retry', target: 'file' }], 'it is in the audit')
 })
 
 t.test('a store that is away is 503 with its reason, and health says so', async (t) => {

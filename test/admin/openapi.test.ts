@@ -95,6 +95,7 @@ const examples: Readonly<Record<string, readonly Example[]>> = {
   'POST /api/v1/events/dead/retry': [{ body: {} }],
   'POST /api/v1/events/replay': [{ body: { sink: 'file', since: '1h' } }],
   'GET /api/v1/sinks': [{}],
+  'POST /api/v1/sinks/{name}/retry': [{ path: { name: 'file' } }],
   'GET /api/v1/sinks/{name}/reconciliation': [{ path: { name: 'file' }, query: { period: new Date().toISOString().slice(0, 7) } }],
   'POST /api/v1/sinks/{name}/reconciliation': [{ path: { name: 'file' }, body: { period: new Date().toISOString().slice(0, 7) } }],
   'GET /api/v1/usage/focus': [{}, { query: { bucket: 'hour', account: 'acme' } }],

@@ -41,7 +41,7 @@ async function open() {
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 0, archived: 0, done: Promise.resolve() }),
     reconcile: async () => { throw new Error('nobody asks for it here') },
-    deliveryStatus: () => new Map(), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
+    deliveryStatus: () => new Map(), nudge: () => undefined, withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const ask = async (method: string, path: string, body: Body = {}, query: Record<string, string> = {}): Promise<{ status: number; body: Record<string, unknown> }> => {

@@ -50,6 +50,8 @@ keys:
   t.equal(applied.code, 0, applied.err)
   t.match(applied.out, /delivered, and not there +sent\n/)
   t.equal(fake.books.copies(id), 1)
+  t.match(await tallygate(t, dir, ['sinks', 'retry', 'billing']), { code: 0, out: /^billing (runs: it waits for nothing|is tried again now)/ })
+  t.match(await tallygate(t, dir, ['sinks', 'retry', 'nope']), { code: 1, err: /no sink "nope"; there is file, billing/ })
   const { changes } = await fetch(`${running.admin}/api/v1/audit`).then((answer) => answer.json()) as { changes: { action: string; target: string; details: object }[] }
   t.match(changes.filter(({ action }) => action === 'sinks.compensate'), [{ target: 'billing', details: { why: 'missing', record: id, how: 'send' } }], 'it is in the audit')
 

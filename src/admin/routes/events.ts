@@ -222,6 +222,20 @@ export const eventRoutes: readonly Route[] = [
       return { sinks }
     },
   },
+  {
+    method: 'POST', path: '/api/v1/sinks/{name}/retry', shape: answers.sinkRetried, role: 'admin', summary: 'Try a sink that waits or is paused again at once',
+    answer: 'sink, result: trying, running (it does not wait), elsewhere (another gateway delivers: only that one can try), or replaying (the archive comes first)',
+    async handle({ params, who }, parts) {
+      const sink = params['name'] ?? ''
+      mustBeSink(parts, sink)
+      if (parts.gateway === null) throw new Problem(409, 'no gateway runs, so nothing is delivered; every sink is tried when it starts')
+      await parts.changes.note(who, 'sinks.retry', sink, {})
+      const status = parts.deliveryStatus().get(sink)
+      parts.nudge(sink)
+      const state = typeof status === 'object' ? status.state : status
+      return { sink, result: state === 'elsewhere' || state === 'replaying' || state === 'running' ? state : 'trying' }
+    },
+  },
 ]
 
 function instantOrNull(ms: number | null): string | null {

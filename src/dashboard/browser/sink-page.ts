@@ -1,6 +1,7 @@
-import { get } from './api.ts'
+import { get, post } from './api.ts'
 import { exact } from './format.ts'
-import { useLoaded } from './loading.ts'
+import { useChange, useLoaded } from './loading.ts'
+import { say } from './notify.ts'
 import { Badge, CallLink, Facts, Name, PageHead, Section, When } from './pieces.ts'
 import type { Sink, Withheld } from './shapes.ts'
 import { SinkBooks } from './sink-books.ts'
@@ -20,13 +21,24 @@ export function SinkPage({ name, changes }: { readonly name: string; readonly ch
     ${data !== undefined ? html`<${Empty} title="There is no such sink."><a href="/sinks">All sinks</a></${Empty}>` : problem === undefined ? html`<${Skeleton} lines=${6} />` : html`<${Failed} words=${problem.message} retry=${reload} />`}`
   return html`${trail}
     <${PageHead} title=${html`<${Name} of=${name} />`} about=${`${kindWords(sink)}${sink.contract === 'verified' ? '' : ': what its receiver does could not be confirmed from its documentation or its source'}`} />
-    <${Section} title="Delivery">${problem === undefined ? null : html`<p class="stale" role="status">Not up to date: ${problem.message}</p>`}<${Facts} of=${[
+    <${Section} title="Delivery" tools=${changes && (sink.state === 'waiting' || sink.state === 'paused') ? html`<${TryNow} sink=${name} done=${reload} />` : undefined}>${problem === undefined ? null : html`<p class="stale" role="status">Not up to date: ${problem.message}</p>`}<${Facts} of=${[
       ['State', html`<${SinkState} of=${sink} />`], ['Waiting', `${exact(sink.waiting)} events`], ['Oldest', sink.oldest_at === null ? null : html`<${When} at=${sink.oldest_at} />`],
       ['Last delivery', html`<${When} at=${sink.last_delivery_at} />`], ['Refused', count(sink.dead)], ['Quarantined', count(sink.quarantined)],
     ]} /></${Section}>
     <${SinkBooks} sink=${name} />
     <${RefusedEvents} sink=${name} changes=${changes} />
     ${sink.quarantined === 0 ? null : html`<${Quarantine} sink=${name} />`}`
+}
+
+/** Whoever has mended the receiver need not wait until the sink tries by itself. */
+function TryNow({ sink, done }: { readonly sink: string; done(): void }): VNode {
+  const { busy, problem, run } = useChange()
+  const retry = (): void => run(async () => {
+    const { result } = await post<{ result: 'trying' | 'running' | 'elsewhere' | 'replaying' }>(`/api/v1/sinks/${encodeURIComponent(sink)}/retry`)
+    say(result === 'elsewhere' ? `Another gateway delivers to ${sink}: only that one can try.` : `${sink} is tried again.`)
+    done()
+  })
+  return html`<span class="buttons"><button type="button" disabled=${busy} onClick=${retry}>Try now</button>${problem === '' ? null : html`<span class="problem" role="alert">${problem}</span>`}</span>`
 }
 
 function count(of: number): VNode {
