@@ -43,6 +43,10 @@ const PERIOD: Readonly<Record<Unit, (bucket: number) => number>> = {
   minute: (bucket) => bucketOf('hour', bucket), hour: (bucket) => bucketOf('day', bucket), day: (bucket) => bucketOf('month', bucket), month: (bucket) => bucket,
 }
 const LETTER: Readonly<Record<Table, string>> = { usage: 'u', accounts: 'a', mix: 'x' }
+/** What all accounts come to lies by itself: looking at it must not read what each of them comes to. */
+const TOTALS = 't'
+/** Whose rows of accounts lie together. */
+const ANYBODY = '*'
 
 /** What is known of a partition. */
 interface Known {
@@ -168,7 +172,7 @@ export class RedisRollups implements Rollups {
 
   async prune(nowMs: number, kept: Kept): Promise<void> {
     await this.#remove((key) => {
-      const [, letter, unitText, period] = /:roll:(?:\d+|f):(?:([uax]):)?(minute|hour|day|month):(\d+)/.exec(key) ?? []
+      const [, letter, unitText, period] = /:roll:(?:\d+|f):(?:([uaxt]):)?(minute|hour|day|month):(\d+)/.exec(key) ?? []
       const models = /:roll:\d+:m:(\d+)$/.exec(key)?.[1]
       if (models !== undefined) return Number(models) < nowMs - 3 * 86_400_000
       if (unitText === undefined || (letter === undefined && !key.includes(':roll:f:'))) return false
@@ -338,9 +342,11 @@ export class RedisRollups implements Rollups {
 
   /** The accounts that have most, without reading what all have in every bucket; null: that is not asked for. */
   async #best(generation: string, question: UsageQuestion): Promise<Places | null> {
-    const around = aroundOf(question)
-    if (around === null || question.top === null) return null
-    const { of, count } = question.top
+    const { by, only, top } = question
+    if (top === null || by.length !== 1 || by[0] !== 'account' || Object.keys(only).length > 0) return null
+    const { of, count } = top
+    // Where it needs no search, only one number of each row is looked at all the same.
+    const around = aroundOf(question) ?? { ...question, series: false }
     const most = new Map<string, number>()
     const places = new Map<string, Map<string, Place>>()
     for await (const { names: [account = ''], partition, currency, value } of this.#rows(generation, around)) {
@@ -396,15 +402,15 @@ export class RedisRollups implements Rollups {
 
   /** `account` undefined: of all. */
   async #keysOf(generation: string, table: Table, segment: Segment, account: string | undefined): Promise<readonly HashKey[]> {
-    if (table !== 'usage') return this.#partitions().flatMap((partition) => this.#tableKeys(generation, partition, table, segment, ['']))
+    const whose = account === '' || table === 'mix' ? '' : ANYBODY
+    if (table !== 'usage') return this.#partitions().flatMap((partition) => this.#tableKeys(generation, partition, table, segment, [whose]))
     // An account may have been under another root once.
     if (account !== undefined) return this.#partitions().flatMap((partition) => this.#tableKeys(generation, partition, table, segment, [account]))
     const wide: Unit = segment.unit === 'minute' ? 'hour' : segment.unit
     const perPartition = await Promise.all(this.#partitions().map(async (partition) => {
       const accounts = new Set<string>()
-      const keys = this.#tableKeys(generation, partition, 'accounts', { unit: wide, fromMs: bucketOf(wide, segment.fromMs), untilMs: segment.untilMs }, [''])
+      const keys = this.#tableKeys(generation, partition, 'accounts', { unit: wide, fromMs: bucketOf(wide, segment.fromMs), untilMs: segment.untilMs }, [ANYBODY])
       for await (const [name] of this.#fields(keys)) accounts.add(name.split(SEPARATOR)[1] ?? '')
-      accounts.delete('')
       return this.#tableKeys(generation, partition, table, segment, [...accounts])
     }))
     return perPartition.flat()
@@ -459,7 +465,7 @@ export class RedisRollups implements Rollups {
 
   /** Rows of `usage` lie by account. */
   #tableKey(generation: string, partition: number, table: Table, unit: Unit, period: number, account: string): string {
-    return this.#parts.keys.rollup(partition, `${generation}:${LETTER[table]}:${unit}:${period}${table === 'usage' ? `:${account}` : ''}`)
+    return this.#parts.keys.rollup(partition, `${generation}:${table === 'accounts' && account === '' ? TOTALS : LETTER[table]}:${unit}:${period}${table === 'usage' ? `:${account}` : ''}`)
   }
 
   #refusalKey(partition: number, unit: Unit, period: number): string {
@@ -511,9 +517,15 @@ function segmentsIn(table: Table, finest: Unit, fromMs: number, untilMs: number,
 }
 
 function sumIn(value: string, of: Sum | 'cost_nanos'): number {
-  const { sums, costNanos } = readValue(value, false)
-  return of === 'cost_nanos' ? Number(costNanos) : sums[SUMS.indexOf(of)]!
+  if (of === 'cost_nanos') return Number(readValue(value, false).costNanos)
+  // Of ten thousand rows one number each.
+  let at = 0
+  for (let before = SUMS.indexOf(of); before > 0; before--) at = value.indexOf(',', at) + 1
+  return Number.parseInt(value.slice(at, at + DIGITS_MAX), 10) || 0
 }
+
+/** Of a number that is exact. */
+const DIGITS_MAX = 17
 
 interface Value {
   readonly sums: readonly number[]
