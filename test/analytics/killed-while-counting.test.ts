@@ -20,14 +20,14 @@ import type { Counting } from './counting-process.ts'
 t.setTimeout(280_000)
 const script = fileURLToPath(new URL('counting-process.ts', import.meta.url))
 
-/** `ended`: by itself, where it is to be killed at a step. */
-function run(t: Test, counting: Counting): { readonly ended: Promise<unknown>; kill(): void } {
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', script, JSON.stringify(counting)], { stdio: ['ignore', 'ignore', 'pipe'] })
+/** `started`: it settles and counts, or is dead already. `ended`: by itself, where it is to be killed at a step. */
+function run(t: Test, counting: Counting): { readonly started: Promise<unknown>; readonly ended: Promise<unknown>; kill(): void } {
+  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', script, JSON.stringify(counting)], { stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''
   child.stderr.on('data', (data: Buffer) => { said += data.toString() })
   t.teardown(() => child.kill('SIGKILL'))
   const ended = once(child, 'exit').then(([code, signal]) => { if (signal !== 'SIGKILL') t.fail(`it ended with ${code}: ${said.slice(-1_000)}`) })
-  return { ended, kill: () => child.kill('SIGKILL') }
+  return { started: Promise.race([once(child.stdout, 'data'), ended]), ended, kill: () => child.kill('SIGKILL') }
 }
 
 type Sums = Record<string, readonly number[]>
@@ -72,7 +72,7 @@ async function kills(t: Test, url: string | null, replicas: number): Promise<voi
     const others = Array.from({ length: replicas - 1 }, () => run(t, { url, dir, step: null, when: 'before', nth: 1, rebuild: false }))
     const dies = run(t, { url, dir, ...step, nth: step.rebuild ? 1 : 1 + index % 2 })
     // Of several only one counts; the one that is to die may not come to its step.
-    if (replicas > 1) void systemClock.sleep(2_500).then(() => dies.kill())
+    if (replicas > 1) void Promise.all([dies, ...others].map(({ started }) => started)).then(() => systemClock.sleep(1_000)).then(() => dies.kill())
     await dies.ended
     for (const other of others) other.kill()
     await Promise.all(others.map(({ ended }) => ended))
