@@ -11,7 +11,7 @@ type Tree = ReadonlyMap<string, string>
 type Import = { line: number; of: string; typeOnly: boolean }
 
 /** Files beside the folders that every part may be allowed to use; whatever else lies beside the folders joins them all. */
-const leaves = ['acting-characters', 'assert', 'clock', 'random', 'errors', 'log', 'metrics']
+const leaves = ['acting-characters', 'assert', 'clock', 'random', 'errors', 'failure-words', 'log', 'metrics']
 
 /** Folder → what it may import besides itself: leaves by name, other folders with a slash, single files by path. */
 const mayImport: Record<string, readonly string[]> = {
@@ -20,7 +20,7 @@ const mayImport: Record<string, readonly string[]> = {
   stores: ['metering/', 'clock', 'assert', 'errors', 'log', 'random', 'config/config.ts'],
   // It lies beside a store and is built like the embedded one: the same care for the disk, the same thread.
   spool: ['metering/', 'stores/', 'clock', 'assert', 'log'],
-  sinks: ['metering/', 'stores/store.ts', 'clock', 'random', 'log', 'metrics', 'errors', 'assert'],
+  sinks: ['metering/', 'stores/store.ts', 'clock', 'random', 'log', 'metrics', 'errors', 'failure-words', 'assert'],
   archive: ['metering/', 'stores/store.ts', 'clock', 'log'],
   reconciliation: ['metering/', 'sinks/', 'archive/archive.ts', 'stores/store.ts', 'clock', 'metrics'],
   // What a sink can be told is said by its kind, and where it may be by the one who connects.
@@ -39,7 +39,7 @@ const mayImport: Record<string, readonly string[]> = {
   admin: ['dashboard/', 'gateway/client-address.ts', 'metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'reconciliation/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
   notices: ['metering/', 'stores/store.ts', 'sinks/', 'accounts/', 'config/config.ts', 'clock', 'random', 'log', 'metrics'],
   // Others are told of calls; it asks nobody.
-  telemetry: ['config/config.ts', 'clock', 'random'],
+  telemetry: ['config/config.ts', 'clock', 'random', 'failure-words'],
   cli: ['metering/', 'invoices/', 'simulation/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
   demo: ['metering/', 'config/', 'accounts/', 'providers/', ...leaves],
   leaf: leaves,

@@ -1,6 +1,7 @@
 import { assert } from '../assert.ts'
 import type { SinkMapping } from '../config/config.ts'
 import type { Clock } from '../clock.ts'
+import { codeWords } from '../failure-words.ts'
 import type { Log } from '../log.ts'
 import { toUsageEvent } from '../metering/event.ts'
 import type { Metrics } from '../metrics.ts'
@@ -481,5 +482,5 @@ export function rulesIn(reason: string): readonly string[] | null {
 function reasonOf(error: Error): string {
   if (error instanceof StaleFence || error instanceof StoreUnavailable) return error.name
   if (error instanceof DeliveryFailed) return error.message.slice(0, 200)
-  return 'code' in error ? String(error.code) : error.message.slice(0, 200)
+  return 'code' in error ? codeWords(String(error.code), null) : error.message.slice(0, 200)
 }

@@ -8,6 +8,7 @@ import { BatchSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import { clientAttributes, clientName, metricAttributes, serverAttributes, serverName, upstreamError } from './conventions.ts'
 import type { ObservedCall, Telemetry, TelemetryParts, TelemetrySettings, Trace } from './telemetry.ts'
+import { codeWords, placeOf, statusWords } from '../failure-words.ts'
 import { traceOf } from './trace-context.ts'
 
 /**
@@ -31,6 +32,7 @@ export function openTelemetry(settings: TelemetrySettings, parts: TelemetryParts
 
 class Otlp implements Telemetry {
   readonly #share: number
+  readonly #place: string | null
   readonly #parts: TelemetryParts
   readonly #spans: BatchSpanProcessor
   readonly #meters: MeterProvider
@@ -46,6 +48,7 @@ class Otlp implements Telemetry {
   constructor(settings: TelemetrySettings, parts: TelemetryParts) {
     const { endpoint, headers, serviceName, instance, version } = settings
     this.#share = settings.sampleShare
+    this.#place = placeOf(endpoint)
     this.#parts = parts
     this.#scope = { name: 'tallygate', version }
     this.#resource = resourceFromAttributes({ 'service.name': serviceName, 'service.version': version, 'service.instance.id': instance })
@@ -133,7 +136,7 @@ class Otlp implements Telemetry {
     exporter.export = (batch, done) => send(batch, (result) => {
       const failed = result.code !== 0
       exports.inc({ signal, result: failed ? 'failed' : 'ok' }, 1)
-      if (failed && !fails) log.warn({ signal, why: reasonOf(result.error) }, 'telemetry is not taken; calls go on, what does not fit in memory is dropped')
+      if (failed && !fails) log.warn({ signal, why: reasonOf(result.error, this.#place) }, 'telemetry is not taken where telemetry.otlp (or OTEL_EXPORTER_OTLP_ENDPOINT) sends it; calls go on, what does not fit in memory is dropped')
       if (!failed && fails) log.info({ signal }, 'telemetry is taken again')
       fails = failed
       done(result)
@@ -151,7 +154,9 @@ function timeOf(ms: number): HrTime {
   return [Math.floor(micros / 1e6), (micros % 1e6) * 1_000]
 }
 
-function reasonOf(error: Error | undefined): string {
-  if (error === undefined) return 'unreachable'
-  return 'code' in error && error.code !== undefined ? String(error.code) : error.name
+/** A code is a status, or one of the network. */
+function reasonOf(error: Error | undefined, place: string | null): string {
+  if (error === undefined) return `${place ?? 'the receiver'} does not answer`
+  if (!('code' in error) || error.code === undefined) return error.name
+  return typeof error.code === 'number' ? `${place ?? 'the receiver'}: ${statusWords(error.code)}` : codeWords(String(error.code), place)
 }

@@ -190,9 +190,10 @@ t.test('nobody listens: calls go on as fast, memory is bounded, it is told once,
     t.ok(tookMs < 3_500, `${what}: closed after ${Math.round(tookMs)} ms`)
     if (status === 400) {
       t.ok(warned.length >= 1 && warned.length <= 2, 'told once for each signal')
-      t.match(warned[0], { why: '400' })
+      t.match(warned[0], { why: `${new URL(url).host}: status 400: it finds the request wrong` })
       t.match(await metrics.text(), /tallygate_telemetry_exports_total\{signal="traces",result="failed"\} [1-9]/)
     }
+    if (status === 200) for (const { why } of warned as { why: string }[]) t.match(why, /^(nobody listens at|127\.0\.0\.1:1 )/, 'who it was')
     t.same(canariesIn(JSON.stringify(warned)), [])
   }
 })
