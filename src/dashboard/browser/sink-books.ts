@@ -6,6 +6,7 @@ import { useLoaded } from './loading.ts'
 import { Badge, CallLink, Choice, Name, Section } from './pieces.ts'
 import type { Tone } from './pieces.ts'
 import type { BookDifference, BookRow, Books } from './shapes.ts'
+import { cannotBeAsked } from './sinks-page.ts'
 import { Empty, Waiting } from './states.ts'
 import { Table } from './table.ts'
 import type { Column } from './table.ts'
@@ -15,23 +16,24 @@ import type { VNode } from './view.ts'
 const DAY_MS = 86_400_000
 
 /** What was settled beside what the sink's receiver has booked. Nothing is asked of it before a period is in the address. */
-export function SinkBooks({ sink }: { readonly sink: string }): VNode {
+export function SinkBooks({ sink, type }: { readonly sink: string; readonly type: string }): VNode {
   const { query } = useAddress()
   const period = query.get('period') ?? ''
   const each = query.get('each') === 'true'
   const [typed, setTyped] = useState(period)
   useEffect(() => setTyped(period), [period])
+  const asks = !cannotBeAsked({ type })
   const submit = (event: Event): void => {
     event.preventDefault()
     setQuery({ period: typed.trim() })
   }
   return html`<${Section} title="Books" id="books">
-    <p class="muted">What was settled, beside what the receiver has booked. Deliveries go on meanwhile, and looking changes nothing.</p>
+    <p class="muted">${asks ? 'What was settled, beside what the receiver has booked. Deliveries go on meanwhile, and looking changes nothing.' : `A sink of the kind ${type} cannot be asked what it has. What is known here of a time can be looked at.`}</p>
     <form class="period" onSubmit=${submit}>
       <${Choice} label="Period" options=${periods()} value=${period} choose=${(value: string) => setQuery({ period: value })} />
       <label class="sorted">Period (UTC) <input value=${typed} onInput=${(event: Event) => setTyped((event.currentTarget as HTMLInputElement).value)} placeholder="2026-11-22" aria-label="Period (UTC): a month, a day, or FROM/UNTIL" spellcheck=${false} autocomplete="off" required /></label>
       <label class="sorted"><input type="checkbox" checked=${each} onChange=${(event: Event) => setQuery({ each: (event.currentTarget as HTMLInputElement).checked ? 'true' : '' })} /> look every record up</label>
-      <button type="submit" class="primary">Compare books</button>
+      <button type="submit" class=${asks ? 'primary' : undefined}>${asks ? 'Compare books' : 'Look at what is known here'}</button>
     </form>
     ${period === '' ? null : html`<${Comparison} key=${`${period} ${each}`} sink=${sink} period=${period} each=${each} />`}
   </${Section}>`

@@ -5,7 +5,7 @@ import { say } from './notify.ts'
 import { Badge, CallLink, Facts, Name, PageHead, Section, When } from './pieces.ts'
 import type { Sink, Withheld } from './shapes.ts'
 import { SinkBooks } from './sink-books.ts'
-import { RefusedEvents, SinkState, kindWords } from './sinks-page.ts'
+import { RefusedEvents, SinkState, contractWords, kindWords } from './sinks-page.ts'
 import { Empty, Failed, Skeleton, Waiting } from './states.ts'
 import { Table } from './table.ts'
 import type { Column } from './table.ts'
@@ -20,12 +20,12 @@ export function SinkPage({ name, changes }: { readonly name: string; readonly ch
   if (sink === undefined) return html`${trail}<${PageHead} title=${html`<${Name} of=${name} />`} />
     ${data !== undefined ? html`<${Empty} title="There is no such sink."><a href="/sinks">All sinks</a></${Empty}>` : problem === undefined ? html`<${Skeleton} lines=${6} />` : html`<${Failed} words=${problem.message} retry=${reload} />`}`
   return html`${trail}
-    <${PageHead} title=${html`<${Name} of=${name} />`} about=${`${kindWords(sink)}${sink.contract === 'verified' ? '' : ': what its receiver does could not be confirmed from its documentation or its source'}`} />
+    <${PageHead} title=${html`<${Name} of=${name} />`} about=${`${kindWords(sink)}. ${contractWords(sink)}`} />
     <${Section} title="Delivery" tools=${changes && (sink.state === 'waiting' || sink.state === 'paused') ? html`<${TryNow} sink=${name} done=${reload} />` : undefined}>${problem === undefined ? null : html`<p class="stale" role="status">Not up to date: ${problem.message}</p>`}<${Facts} of=${[
       ['State', html`<${SinkState} of=${sink} />`], ['Waiting', `${exact(sink.waiting)} events`], ['Oldest', sink.oldest_at === null ? null : html`<${When} at=${sink.oldest_at} />`],
       ['Last delivery', html`<${When} at=${sink.last_delivery_at} />`], ['Refused', count(sink.dead)], ['Quarantined', count(sink.quarantined)],
     ]} /></${Section}>
-    <${SinkBooks} sink=${name} />
+    <${SinkBooks} sink=${name} type=${sink.type} />
     <${RefusedEvents} sink=${name} changes=${changes} />
     ${sink.quarantined === 0 ? null : html`<${Quarantine} sink=${name} />`}`
 }

@@ -17,7 +17,7 @@ import type { Children, VNode } from './view.ts'
 export function SinksPage({ changes }: { readonly changes: boolean }): VNode {
   const sinks = useLoaded('sinks', (signal) => get<{ sinks: readonly Sink[] }>('/api/v1/sinks', {}, signal), 2_000)
   const store = useLoaded('store', (signal) => get<Store>('/api/v1/store', {}, signal), 5_000)
-  return html`<${PageHead} title="Sinks" about="Every usage event reaches every sink, at least once and with an id that makes a second delivery harmless." />
+  return html`<${PageHead} title="Sinks" about="Every usage event reaches every sink whose filter lets it through, at least once and with an id that makes a second delivery harmless." />
     <${Section} title="Delivery"><${Waiting} of=${sinks}>${({ sinks: rows }: { sinks: readonly Sink[] }) => html`<${Table} name="sinks" caption="Delivery" quiet rows=${rows} key_=${(row: Sink) => row.name} columns=${columns}
       empty=${html`<${Empty} title="No sink is configured.">Usage events stay in the store, where the API reads them. Add one under <code>sinks</code> to have them delivered.</${Empty}>`} />`}</${Waiting}></${Section}>
     <${RefusedEvents} changes=${changes} />
@@ -39,18 +39,30 @@ function Bad({ count }: { readonly count: number }): VNode {
 }
 
 const columns: readonly Column<Sink>[] = [
-  { name: 'name', title: 'Sink', value: (row) => row.name, show: (row) => html`<a href=${sinkPath(row.name)}><${Name} of=${row.name} /></a><br /><small class="muted">${kindWords(row)}</small>` },
+  { name: 'name', title: 'Sink', value: (row) => row.name, show: (row) => html`<a href=${sinkPath(row.name)}><${Name} of=${row.name} /></a><br /><small class="muted" title=${contractWords(row)}>${kindWords(row)}</small>` },
   { name: 'state', title: 'State', value: (row) => [row.state, row.reason].filter((part) => part !== null).join(': '), show: (row) => html`<${SinkState} of=${row} />` },
   { name: 'waiting', title: 'Waiting', numeric: true, value: (row) => row.waiting, show: (row) => exact(row.waiting) },
   { name: 'oldest', title: 'Oldest', value: (row) => row.oldest_at, show: (row) => html`<${When} at=${row.oldest_at} />` },
   { name: 'last', title: 'Delivered', value: (row) => row.last_delivery_at, show: (row) => html`<${When} at=${row.last_delivery_at} />` },
   { name: 'dead', title: 'Refused', numeric: true, value: (row) => row.dead, show: (row) => html`<${Bad} count=${row.dead} />` },
   { name: 'quarantined', title: 'Quarantined', numeric: true, value: (row) => row.quarantined, show: (row) => html`<${Bad} count=${row.quarantined} />` },
-  { name: 'books', title: 'Books', sorts: false, value: () => null, show: (row) => html`<a class="button small" href=${`${sinkPath(row.name)}?period=${new Date(nowMs()).toISOString().slice(0, 10)}`} aria-label=${`Compare books of ${row.name}`}>Compare books</a>` },
+  { name: 'books', title: 'Books', sorts: false, value: () => null, show: (row) => cannotBeAsked(row) ? html`<small class="muted">cannot be asked</small>` : html`<a class="button small" href=${`${sinkPath(row.name)}?period=${new Date(nowMs()).toISOString().slice(0, 10)}`} aria-label=${`Compare books of ${row.name}`}>Compare books</a>` },
 ]
 
 export function kindWords({ type, contract }: Sink): string {
   return `${type}, ${contract}`
+}
+
+/** What the word behind the kind means. */
+export function contractWords({ contract }: Sink): string {
+  return contract === 'verified' ? 'What its receiver does is known from its documentation or its source.' : 'What its receiver does could not be confirmed from its documentation or its source: compare its totals with yours.'
+}
+
+const deaf: readonly string[] = ['amberflo', 'file', 'kafka', 'm3ter', 'stdout', 'webhook']
+
+/** It only takes: there is nothing that says what it has. */
+export function cannotBeAsked({ type }: Pick<Sink, 'type'>): boolean {
+  return deaf.includes(type)
 }
 
 /** Events that were refused for good: of one sink, or of all. */
