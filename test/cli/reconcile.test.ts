@@ -32,7 +32,7 @@ keys:
 
   const well = await ask()
   t.equal(well.code, 0, well.err)
-  t.match(well.out, /^billing \(flexprice\), .*; asked for totals and records\n\nACCOUNT +CUSTOMER +METER +RECORDS +OURS +THEIRS +DIFFERENCE\nacme +cus_1 +llm_input_tokens +4 /)
+  t.match(well.out, /^billing \(flexprice\), \d{4}-\d\d; asked for totals and records\n\nACCOUNT +CUSTOMER +METER +RECORDS +OURS +THEIRS +DIFFERENCE\nacme +cus_1 +llm_input_tokens +4 /)
   t.match(well.out, /Every difference is explained\.\n$/)
 
   const [lost] = bookings()
@@ -46,10 +46,13 @@ keys:
   t.match(json, { unexplained: 1, differences: [{ why: 'missing', record: id, compensation: { how: 'send', record: { id } }, outcome: null }] })
   t.match(await fetch(`${running.admin}/api/v1/sinks/billing/reconciliation?period=${month}`).then((answer) => answer.json()), { sink: 'billing', unexplained: 1 })
 
+  t.match(await ask('--account', 'nobody'), { code: 1, err: /^there is no account "nobody"/ })
   const applied = await ask('--apply')
   t.equal(applied.code, 0, applied.err)
   t.match(applied.out, /delivered, and not there +sent\n/)
   t.equal(fake.books.copies(id), 1)
+  t.notMatch(applied.out, /nothing to apply/)
+  t.match((await ask('--apply')).out, /Every difference is explained\.\nThere is nothing to apply: nothing was sent\.\n$/)
   t.match(await tallygate(t, dir, ['sinks', 'retry', 'billing']), { code: 0, out: /^billing (runs: it waits for nothing|is tried again now)/ })
   t.match(await tallygate(t, dir, ['sinks', 'retry', 'nope']), { code: 1, err: /no sink "nope"; there is file, billing/ })
   const { changes } = await fetch(`${running.admin}/api/v1/audit`).then((answer) => answer.json()) as { changes: { action: string; target: string; details: object }[] }
