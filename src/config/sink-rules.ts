@@ -40,6 +40,8 @@ export function sinksOf(raws: readonly RawSink[], known: KnownNames, report: Rep
       const value = raw[name]
       // What is put in by name is plain data for the sink.
       if (value !== undefined) settings[name] = value instanceof Map ? Object.fromEntries(value) : value
+      const why = typeof value === 'string' ? kind.settings[name]?.whyNot?.(value) ?? null : null
+      if (why !== null) wrong(name, why)
       if (kind.settings[name]?.is === 'url' && typeof value === 'string') checkAddress(raw, name, value, report)
     }
     warnOfNames(raw, known, report)

@@ -58,7 +58,7 @@ export const kafka: SinkKind = {
   takes: 'events',
   settings: {
     brokers: { is: 'texts', about: 'Where to begin: [broker-1:9092, broker-2:9092].' },
-    topic: { is: 'text', about: 'It has to exist; it is not created.' },
+    topic: { is: 'text', whyNot: (topic) => (/^(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}$/.test(topic) ? null : 'is no name of a topic: it has letters, digits and . _ - (249 at most), and is not . or ..'), about: 'It has to exist; it is not created.' },
     mode: { is: 'choice', among: ['structured', 'binary'], otherwise: 'structured', about: 'structured: the value is the whole event; binary: the value is its data, and the rest are headers. Default structured.' },
     compression: { is: 'choice', among: ['none', 'gzip', 'snappy', 'lz4', 'zstd'], otherwise: 'none', about: 'Of batches. Default none.' },
     client_id: { is: 'text', otherwise: 'tallygate', about: 'How brokers know us in logs and quotas. Default tallygate.' },

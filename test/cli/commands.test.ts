@@ -59,6 +59,7 @@ t.test('check says each plan in words, or every mistake with its place', async (
   const dir = configIn(tmpDir(t), withKey)
   const good = await tallygate(t, dir, ['check'])
   t.match(good, { code: 0, out: /free: at most 20 requests in any minute/ })
+  t.match(good.out, /is valid: 1 plan, 1 account, 1 key, the demo model \(no upstream is configured\)$/m)
   const printed = await tallygate(t, dir, ['check', '--print'])
   t.equal(printed.code, 0)
   t.notMatch(printed.out, hashOfSecret(yamlSecret), 'what opens doors is hidden')

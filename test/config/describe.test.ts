@@ -113,6 +113,8 @@ ${more}sinks:
   cases.push(
     [named('filter: { plans: [pro, "t*", "*"], accounts: [own, "acme*"], models: [whatever] }, customers: { acme: a, own: b }'), [], { K: 'key' }],
     [named('filter: { plans: [pro, prro, "x*"] }'), [/^test.yaml:5:\d+ sinks\[0\]\.filter\.plans\[1\]: no plan is called "prro", so nothing of it is told; did you mean "pro"\?$/, /plans\[2\]: no plan is called "x\*"/], { K: 'key' }],
+    ...['usage events', '.', '..', 'ä', 'a'.repeat(250), 'a/b'].map((topic) => [`sinks: [{ name: k, type: kafka, brokers: [h:9092], topic: "${topic}" }]`, [/^test.yaml:1:\d+ sinks\[0\]\.topic: is no name of a topic: /]] as const),
+    ...['usage-events_1.v2', '...', 'a'.repeat(249)].map((topic) => [`sinks: [{ name: k, type: kafka, brokers: [h:9092], topic: "${topic}" }]`, []] as const),
     [named('filter: { plans: nope }'), [/filter\.plans: no plan is called "nope".*; known here: pro, team$/], { K: 'key' }],
     [named('filter: { accounts: [amce] }'), [/filter\.accounts\[0\]: no account of this file is called "amce"; ignore this if it is made at run time; did you mean "acme"\?$/], { K: 'key' }],
     [named('customers: { nobody: x, acme: y }'), [/^test.yaml:5:\d+ sinks\[0\]\.customers\.nobody: no account of this file is called "nobody"; ignore this if it is made at run time; known here: acme, acme-eu, own$/], { K: 'key' }],
