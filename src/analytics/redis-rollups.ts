@@ -127,8 +127,8 @@ export class RedisRollups implements Rollups {
     const generation = await this.#look()
     const answering = new Answering(question)
     const best = await this.#best(generation, question)
-    const rows = best === null ? this.#rows(generation, question) : this.#rowsOf(generation, question, best)
-    for await (const { bucket, names, currency, value } of rows) answering.add(bucket, names, currency, readValue(value, question.latencies))
+    const add = ({ bucket, names, currency, value }: Row): void => answering.add(bucket, names, currency, readValue(value, question.latencies))
+    await (best === null ? this.#eachRow(generation, question, add) : this.#eachRowOf(generation, question, best, add))
     return answering.rows()
   }
 
@@ -138,13 +138,13 @@ export class RedisRollups implements Rollups {
     const partitions = only.account === undefined ? this.#partitions() : [...new Set([this.#parts.keys.partitionOf(only.account), this.#parts.keys.partitionOf(OTHER)])]
     const keys = partitions.flatMap((partition) => periodsBetween(unit, fromMs, untilMs).map((period) => ({ key: this.#refusalKey(partition, unit, period), partition })))
     const answering = new RefusalAnswering(question)
-    for await (const [name, value] of this.#fields(keys)) {
+    await this.#eachField(keys, (name, value) => {
       const [bucketText = '', ...values] = name.split(SEPARATOR)
       const bucket = Number(bucketText)
-      if (bucket < fromMs || bucket >= untilMs) continue
-      if (REFUSAL_DIMENSIONS.some((dimension, index) => only[dimension] !== undefined && values[index] !== only[dimension])) continue
+      if (bucket < fromMs || bucket >= untilMs) return
+      if (REFUSAL_DIMENSIONS.some((dimension, index) => only[dimension] !== undefined && values[index] !== only[dimension])) return
       answering.add(bucket, by.map((dimension) => values[REFUSAL_DIMENSIONS.indexOf(dimension)] ?? ''), Number(value))
-    }
+    })
     return answering.rows()
   }
 
@@ -320,23 +320,23 @@ export class RedisRollups implements Rollups {
   // === Reading ===
 
   /** What a question is about, of all accounts or of the one that it names. */
-  async* #rows(generation: string, { unit: asked, fromMs, untilMs, by, only, series }: UsageQuestion): AsyncGenerator<Row> {
+  async #eachRow(generation: string, { unit: asked, fromMs, untilMs, by, only, series }: UsageQuestion, take: (row: Row) => void): Promise<void> {
     const named = [...new Set([...by, ...DIMENSIONS.filter((dimension) => only[dimension] !== undefined)])]
     const source = sourceOf(asked, named)
     // Rows of one account lie by themselves.
     const table = source.table === 'accounts' && only.account !== undefined && source.unit !== 'month' ? 'usage' : source.table
     const account = table === 'accounts' && named.length === 0 ? '' : only.account
     for (const segment of segmentsIn(table, source.unit, fromMs, untilMs, series)) {
-      for await (const [name, value, partition] of this.#fields(await this.#keysOf(generation, table, segment, account))) {
-        const [bucketText = '', ...rest] = name.split(SEPARATOR)
-        const bucket = Number(bucketText)
-        if (bucket < segment.fromMs || bucket >= segment.untilMs) continue
+      await this.#eachField(await this.#keysOf(generation, table, segment, account), (name, value, partition) => {
+        const bucket = Number.parseInt(name, 10)
+        if (bucket < segment.fromMs || bucket >= segment.untilMs) return
+        const [, ...rest] = name.split(SEPARATOR)
         const currency = rest.pop() ?? ''
         const owner = table === 'mix' ? '' : rest.shift() ?? ''
-        if (table === 'accounts' && (account === undefined ? owner === '' : owner !== account)) continue
+        if (table === 'accounts' && (account === undefined ? owner === '' : owner !== account)) return
         const valueOf = (dimension: Dimension): string => (dimension === 'account' ? owner : rest[COMBINED.indexOf(dimension)] ?? '')
-        if (named.every((dimension) => only[dimension] === undefined || valueOf(dimension) === only[dimension])) yield { bucket, names: by.map(valueOf), currency, value, partition }
-      }
+        if (named.every((dimension) => only[dimension] === undefined || valueOf(dimension) === only[dimension])) take({ bucket, names: by.map(valueOf), currency, value, partition })
+      })
     }
   }
 
@@ -349,33 +349,33 @@ export class RedisRollups implements Rollups {
     const around = aroundOf(question) ?? { ...question, series: false }
     const most = new Map<string, number>()
     const places = new Map<string, Map<string, Place>>()
-    for await (const { names: [account = ''], partition, currency, value } of this.#rows(generation, around)) {
+    await this.#eachRow(generation, around, ({ names: [account = ''], partition, currency, value }) => {
       most.set(account, (most.get(account) ?? 0) + sumIn(value, of))
       const own = places.get(account) ?? new Map<string, Place>()
       places.set(account, own.set(`${partition} ${currency}`, { partition, currency }))
-    }
+    })
     const bounds = [...most].sort(([, a], [, b]) => b - a)
     const placesOf = (accounts: readonly string[]): Places => new Map(accounts.map((account) => [account, [...places.get(account)?.values() ?? []]]))
     const search = new TopSearch(count)
     while (!search.isOver) {
       const sums = new Map<string, number>()
-      for await (const { names: [account = ''], value } of this.#rowsOf(generation, { ...question, series: false }, placesOf(search.next(bounds)))) sums.set(account, (sums.get(account) ?? 0) + sumIn(value, of))
+      await this.#eachRowOf(generation, { ...question, series: false }, placesOf(search.next(bounds)), ({ names: [account = ''], value }) => sums.set(account, (sums.get(account) ?? 0) + sumIn(value, of)))
       search.tell([...sums])
     }
     return placesOf(search.best)
   }
 
   /** Rows of some accounts, by account. */
-  async* #rowsOf(generation: string, { unit: asked, fromMs, untilMs, series }: UsageQuestion, places: Places): AsyncGenerator<Row> {
+  async #eachRowOf(generation: string, { unit: asked, fromMs, untilMs, series }: UsageQuestion, places: Places, take: (row: Row) => void): Promise<void> {
     const { table, unit } = sourceOf(asked, ['account'])
     for (const segment of segmentsIn(table, unit, fromMs, untilMs, series)) {
       if (table === 'usage') {
         const keys = [...places].flatMap(([account, own]) => own.flatMap(({ partition }) => this.#tableKeys(generation, partition, table, segment, [account])))
-        for await (const [name, value, partition] of this.#fields([...new Map(keys.map((key) => [key.key, key])).values()])) {
+        await this.#eachField([...new Map(keys.map((key) => [key.key, key])).values()], (name, value, partition) => {
           const [bucketText = '', account = '', ...rest] = name.split(SEPARATOR)
           const bucket = Number(bucketText)
-          if (bucket >= segment.fromMs && bucket < segment.untilMs) yield { bucket, names: [account], currency: rest.at(-1) ?? '', value, partition }
-        }
+          if (bucket >= segment.fromMs && bucket < segment.untilMs) take({ bucket, names: [account], currency: rest.at(-1) ?? '', value, partition })
+        })
         continue
       }
       const hashes = new Map<string, { readonly partition: number; readonly rows: { readonly bucket: number; readonly account: string; readonly currency: string }[] }>()
@@ -394,7 +394,7 @@ export class RedisRollups implements Rollups {
       for (const [index, { partition, rows }] of [...hashes.values()].entries()) {
         for (const [at, value] of (orThrow(pages[index]) as readonly (string | null)[]).entries()) {
           const { bucket, account, currency } = rows[at]!
-          if (value !== null) yield { bucket, names: [account], currency, value, partition }
+          if (value !== null) take({ bucket, names: [account], currency, value, partition })
         }
       }
     }
@@ -410,7 +410,7 @@ export class RedisRollups implements Rollups {
     const perPartition = await Promise.all(this.#partitions().map(async (partition) => {
       const accounts = new Set<string>()
       const keys = this.#tableKeys(generation, partition, 'accounts', { unit: wide, fromMs: bucketOf(wide, segment.fromMs), untilMs: segment.untilMs }, [ANYBODY])
-      for await (const [name] of this.#fields(keys)) accounts.add(name.split(SEPARATOR)[1] ?? '')
+      await this.#eachField(keys, (name) => accounts.add(name.split(SEPARATOR)[1] ?? ''))
       return this.#tableKeys(generation, partition, table, segment, [...accounts])
     }))
     return perPartition.flat()
@@ -421,13 +421,13 @@ export class RedisRollups implements Rollups {
     return accounts.flatMap((account) => periods.map((period) => ({ key: this.#tableKey(generation, partition, table, unit, period, account), partition })))
   }
 
-  async* #fields(keys: readonly HashKey[]): AsyncGenerator<readonly [name: string, value: string, partition: number]> {
+  async #eachField(keys: readonly HashKey[], take: (name: string, value: string, partition: number) => void): Promise<void> {
     for (let at = 0; at < keys.length; at += READS_AT_ONCE) {
       const some = keys.slice(at, at + READS_AT_ONCE)
       const pages = await this.#parts.link.commands(some.map(({ key }) => ({ key, name: 'HGETALL', args: [key] })), DEADLINE)
       for (const [index, page] of pages.entries()) {
         const pairs = orThrow(page) as readonly string[]
-        for (let i = 0; i + 1 < pairs.length; i += 2) yield [pairs[i]!, pairs[i + 1]!, some[index]!.partition]
+        for (let i = 0; i + 1 < pairs.length; i += 2) take(pairs[i]!, pairs[i + 1]!, some[index]!.partition)
       }
     }
   }
