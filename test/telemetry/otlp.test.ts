@@ -34,7 +34,7 @@ t.test('switched off it is not there: no package is read, no id is made, and the
   t.equal(upstream.requests[1]?.header('traceparent'), 'anything', 'it is none of ours to judge')
   await rig.chat()
   t.equal(upstream.requests[2]?.header('traceparent'), undefined)
-  t.notOk(rig.logged.some((line) => 'trace' in line))
+  t.notOk(rig.logged.some((line) => (line as { trace?: unknown }).trace !== undefined))
   // The interfaces are there: Prometheus' client has them too.
   const read = (): string[] => Object.keys(createRequire(import.meta.url).cache).filter((path) => /@opentelemetry\/(sdk|otlp|exporter|resources)/.test(path))
   t.same(read(), [], 'no package of it is in memory')
