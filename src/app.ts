@@ -11,6 +11,7 @@ import { toUrl } from './banner.ts'
 import type { BannerFacts } from './banner.ts'
 import { openBooks } from './books.ts'
 import type { Books } from './books.ts'
+import { productVersion } from './cli/version.ts'
 import type { Clock } from './clock.ts'
 import type { Address, Config } from './config/config.ts'
 import type { LoadResult } from './config/load.ts'
@@ -19,6 +20,7 @@ import { withoutPassword } from './config/redis-url.ts'
 import { ConfigReloader } from './config/reload.ts'
 import type { ReloadResult } from './config/reload.ts'
 import { isLoopback } from './config/scalars.ts'
+import { Dashboard } from './dashboard/dashboard.ts'
 import type { RunningDemoModel } from './demo/demo-model.ts'
 import { listening, openFront } from './front.ts'
 import type { Front } from './front.ts'
@@ -88,6 +90,7 @@ export async function startApp(options: AppOptions): Promise<App> {
 class RunningApp implements App {
   readonly #options: AppOptions
   readonly #metrics = new Metrics()
+  readonly #dashboard = new Dashboard()
   readonly #startedMs: number
   #config: Config
   #books: Books | null = null
@@ -119,16 +122,20 @@ class RunningApp implements App {
 
   async start(): Promise<void> {
     const { clock, random, log, stdout, acceptLoss } = this.#options
+    // Beside everything else, so that it is there for the first who looks.
+    this.#dashboard.prepare()
     const metrics = this.#metrics
     this.#books = await openBooks(this.#config, { clock, random, log, metrics, stdout, acceptLoss, adminAddress: toUrl(this.#config.admin.listen) })
     const books = this.#books
+    metrics.build.set({ version: productVersion() }, 1)
+    metrics.lastReload.set(1)
     metrics.beforeReading.push(() => metrics.storeAdmitting.set(books.store.status().admitting ? 1 : 0))
     this.#notices = new Notices({ store: books.store, directory: books.directory, paces: books.paces, clock: books.clock, random, log, metrics })
     await this.#use(this.#config)
     await this.#makeFirstKey(books)
     this.#front = this.#config.server.workers === 1
-      ? await openFront({ config: () => this.#config, books, clock, random, log, metrics })
-      : await openWorkers({ config: this.#config, clock, log, metrics })
+      ? await openFront({ config: () => this.#config, books, clock, random, log, metrics, version: productVersion() })
+      : await openWorkers({ config: this.#config, clock, log, metrics, traffic: (worker, report) => books.analytics.add(`worker ${worker}`, report) })
     await this.#openAdmin(books)
     this.#lookAtPeriodEnds(books)
     this.#reloader.start()
@@ -197,6 +204,7 @@ class RunningApp implements App {
     const { log, clock } = this.#options
     this.#reloads = { atMs: clock.nowMs(), ok: outcome !== 'refused', problems: problems.map(toText) }
     this.#metrics.reloads.inc({ result: outcome })
+    this.#metrics.lastReload.set(outcome === 'refused' ? 0 : 1)
     if (outcome === 'refused') {
       log.error({ problems: this.#reloads.problems }, 'the new configuration has mistakes; the old one stays in use')
       return
@@ -223,6 +231,7 @@ class RunningApp implements App {
     this.#books.directory.use(index)
     await this.#front?.use(config)
     await this.#books.deliveries.use(config)
+    await this.#books.analytics.use(config)
     await this.#notices?.use(config)
   }
 
@@ -273,7 +282,7 @@ class RunningApp implements App {
       startedMs: this.#startedMs, draining: () => this.#stopping !== null, reloads: () => this.#reloads, reload: () => this.reload(),
     })
     this.#admin = await listening(admin.listen, startAdminServer({
-      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, log,
+      listen: admin.listen, api, extraTokens, localToken: local === null ? null : { name: 'cli', hash: hashOfSecret(local), role: 'admin' }, dashboard: this.#dashboard, random, log,
       metrics: { text: async () => await this.#metrics.text(await this.#front?.snapshots() ?? []) },
     }))
     if (store.kind !== 'embedded' || local === null) return

@@ -1,16 +1,21 @@
 import { AccountChanges } from './accounts/account-changes.ts'
+import { accountStanding } from './accounts/account-standing.ts'
 import { SubscriptionChanges } from './accounts/subscriptions.ts'
 import { GrantChanges } from './accounts/grants.ts'
 import { StoredKeyDirectory } from './accounts/key-directory.ts'
 import { MadeAccounts } from './accounts/made-accounts.ts'
 import type { AdminParts, RunningGateway } from './admin/route.ts'
+import { Analytics } from './analytics/analytics.ts'
+import type { ArchivedEvents } from './analytics/projector.ts'
 import { Archive } from './archive/archive.ts'
+import type { ArchivedEvent } from './archive/archive.ts'
 import { ARCHIVE, EventHistory } from './archive/history.ts'
 import { withTime } from './clock.ts'
 import type { Clock } from './clock.ts'
 import type { Config } from './config/config.ts'
 import { Deliveries, gapKind } from './deliveries.ts'
 import type { Log } from './log.ts'
+import type { UsageEvent } from './metering/event.ts'
 import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
 import { accountForecasts } from './notices/account-forecasts.ts'
@@ -32,6 +37,8 @@ export interface Books {
   readonly changes: AccountChanges
   readonly accounts: MadeAccounts
   readonly deliveries: Deliveries
+  /** What is looked at. Nothing is counted before it is used. */
+  readonly analytics: Analytics
   /** How fast limits are used. */
   readonly paces: StoredPaces
   /** So long after its admission a call may still be settled. */
@@ -66,19 +73,28 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
   const store = await openStoreOf(config, parts)
   const clock = store.nowMs === undefined ? parts.clock : withTime(parts.clock, () => store.nowMs?.() ?? parts.clock.nowMs())
   try {
-    const directory = await StoredKeyDirectory.open(store.records, config, clock)
+    const directory = await patiently(clock, () => StoredKeyDirectory.open(store.records, config, clock))
     const changes = new AccountChanges(store.records, directory, clock, random)
     const subscriptions = new SubscriptionChanges(store.records, directory, changes, clock)
     const accounts = new MadeAccounts(store, directory, changes, clock)
     const grants = new GrantChanges(store, directory, changes, clock, random)
-    const paces = await StoredPaces.open(store.records)
-    const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout, further: noticeConsumers, calendarOf: (id) => directory.accountOf(id)?.calendar })
+    const paces = await patiently(clock, () => StoredPaces.open(store.records))
+    const analytics = new Analytics({
+      outbox: store.outbox, clock, log, onHold: () => void deliveries.tellConsumers().catch((error: unknown) => log.warn({ error: String(error) }, 'the store could not be told its consumers')),
+      open: async (kept) => (await import('./analytics/open-rollups.ts')).openRollups(config.store, store, kept),
+      archive: (current) => archivedBy(archiveOf(current, log)),
+    })
+    const deliveries: Deliveries = new Deliveries({
+      outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout, further: (current) => [...noticeConsumers(current), ...analytics.consumers(current)],
+      calendarOf: (id) => directory.accountOf(id)?.calendar,
+    })
     return {
-      store, clock, directory, changes, accounts, deliveries, paces, forgetAfterMs: openingOf(config, parts).forgetAfterMs,
+      store, clock, directory, changes, accounts, deliveries, analytics, paces, forgetAfterMs: openingOf(config, parts).forgetAfterMs,
       adminParts(current, gateway) {
         const history = new EventHistory({ outbox: store.outbox, archive: () => archiveOf(current(), log), clock })
         return {
-          config: current, directory, changes, subscriptions, grants, accounts, outbox: store.outbox, records: store.records, history, clock, gateway,
+          config: current, analytics, directory, changes, subscriptions, grants, accounts, outbox: store.outbox, records: store.records, history, clock, gateway,
+          standing: (id) => accountStanding({ directory, store, paces }, id, clock.nowMs()),
           forecasts: (ids) => accountForecasts({ directory, store, paces }, ids, clock.nowMs()).catch((error: unknown) => {
             // Who asks about accounts is answered while the store is away, too.
             if (error instanceof StoreUnavailable) return new Map<string, number>()
@@ -90,6 +106,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
           quarantined: async () => (await store.records.list('quarantine')).map(({ id }) => id),
           retryDead: (consumer) => deliveries.retryDead(consumer, current()),
           deliveryStatus: () => deliveries.status(),
+          nudge: (sink) => deliveries.nudge(sink),
           withheld: (sink) => deliveries.quarantined(sink),
           releaseWithheld: (sink, ids, how) => deliveries.release(current(), sink, ids, how),
           credit: (sink, event) => deliveries.credit(current(), sink, event),
@@ -100,7 +117,10 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
             }
             const sink = await openSink(config, { clock, random, stdout, instance: current().instance })
             try {
-              return await (note === null ? reconcile(config, sink, asked, about) : reconcileAndApply(config, sink, asked, about, note))
+              const found = await (note === null ? reconcile(config, sink, asked, about) : reconcileAndApply(config, sink, asked, about, note))
+              // One account says nothing of the others, and a receiver that cannot be asked nothing at all.
+              if (asked.account === null && found.asked !== 'nothing') metrics.unexplained.set({ sink: config.name }, found.unexplained)
+              return found
             } finally {
               await sink.close().catch(() => undefined)
             }
@@ -109,6 +129,7 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
         }
       },
       async close() {
+        await analytics.stop()
         await deliveries.stop()
         directory.close()
         paces.close()
@@ -121,10 +142,43 @@ export async function openBooks(config: Config, parts: BooksParts): Promise<Book
   }
 }
 
+const patienceMs = 10_000
+const readAgainMs = 100
+
+/** A store that has just been opened may be gone again, or slower than its deadline while many processes start at once: reading is tried again for a while. */
+async function patiently<Read>(clock: Clock, read: () => Promise<Read>): Promise<Read> {
+  const untilMs = clock.monotonicMs() + patienceMs
+  for (;;) {
+    try {
+      return await read()
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error
+      if (clock.monotonicMs() >= untilMs) throw new BooksUnavailable(`the store cannot be read: ${error.message}`, { cause: error })
+    }
+    await clock.sleep(readAgainMs)
+  }
+}
+
 /** What the configured archive has; null: there is none. */
 function archiveOf({ events, sinks }: Config, log: Log): Archive | null {
   const path = sinks.find(({ name }) => name === ARCHIVE)?.settings['path']
   return events.archive === null || typeof path !== 'string' ? null : new Archive(path, log)
+}
+
+function archivedBy(archive: Archive | null): ArchivedEvents | null {
+  return archive === null ? null : {
+    consumer: ARCHIVE,
+    async snapshot() {
+      const until = await archive.end()
+      return until === null ? noEvents() : eventsOf(archive.read({ sinceMs: 0, until }))
+    },
+  }
+}
+
+async function* noEvents(): AsyncGenerator<UsageEvent> {}
+
+async function* eventsOf(archived: AsyncIterable<ArchivedEvent>): AsyncGenerator<UsageEvent> {
+  for await (const { event } of archived) yield event
 }
 
 async function inspect(store: Store, { store: config }: Config): ReturnType<AdminParts['inspectStore']> {

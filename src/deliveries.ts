@@ -62,7 +62,7 @@ const creditKind = 'credit'
 /** Documents: what a sink has missed, by its name. */
 export const gapKind = 'gap'
 
-const gapsEveryMs = 2_000
+const lookEveryMs = 2_000
 const replayLeaseMs = 30_000
 const replayTries = 50
 const replayTryMs = 100
@@ -80,7 +80,9 @@ export class Deliveries {
   #config: Config | null = null
   readonly #replays = new Map<string, Replay>()
   readonly #missed = new Map<string, number>()
-  #stopGaps: (() => void) | null = null
+  /** Readers of our own that were measured. */
+  #readers: readonly string[] = []
+  #stopLooking: (() => void) | null = null
 
   constructor(parts: DeliveriesParts) {
     this.#parts = parts
@@ -90,8 +92,11 @@ export class Deliveries {
   use(config: Config): Promise<void> {
     return this.#inTurn(async () => {
       this.#config = config
-      this.#stopGaps ??= this.#parts.clock.every(gapsEveryMs, () => void this.#tellGaps())
-      await this.#parts.outbox.setConsumers([...config.sinks.map((sink) => sink.name), ...this.#parts.further?.(config) ?? []])
+      this.#stopLooking ??= this.#parts.clock.every(lookEveryMs, () => {
+        void this.#tellGaps()
+        void this.#measureReaders()
+      })
+      await this.#parts.outbox.setConsumers(this.#consumers(config))
       for (const [name, replay] of this.#replays) {
         if (!isDeepStrictEqual(config.sinks.find((sink) => sink.name === name), replay.config)) await this.#stopReplay(replay)
       }
@@ -104,9 +109,19 @@ export class Deliveries {
     })
   }
 
-  /** Tries what waits or is paused again at once. */
-  nudge(): void {
-    for (const { delivery } of this.#running.values()) delivery.nudge()
+  /** The outbox is told again which consumers there are: those that are no sinks have changed. */
+  tellConsumers(): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#config !== null) await this.#parts.outbox.setConsumers(this.#consumers(this.#config))
+    })
+  }
+
+  /** Tries what waits or is paused again at once: all sinks, or one. */
+  nudge(name?: string): void {
+    if (name === undefined) for (const { delivery } of this.#running.values()) delivery.nudge()
+    else if (this.#running.has(name)) this.#running.get(name)?.delivery.nudge()
+    // It could not be opened.
+    else if (!this.#replays.has(name)) this.#useAgain()
   }
 
   /** Of the sinks that run here, by name. */
@@ -125,8 +140,8 @@ export class Deliveries {
   stop(): Promise<void> {
     return this.#inTurn(async () => {
       this.#config = null
-      this.#stopGaps?.()
-      this.#stopGaps = null
+      this.#stopLooking?.()
+      this.#stopLooking = null
       await this.#tellGaps()
       await Promise.all([...this.#replays.values()].map((replay) => this.#stopReplay(replay)))
       await Promise.all([...this.#running.keys()].map((name) => this.#stop(name)))
@@ -341,6 +356,27 @@ export class Deliveries {
     }
   }
 
+  /** How far our own readers are behind, as sinks measure it themselves. */
+  async #measureReaders(): Promise<void> {
+    const { outbox, metrics, clock, further } = this.#parts
+    const readers = this.#config === null ? [] : further?.(this.#config) ?? []
+    for (const sink of this.#readers) {
+      if (readers.includes(sink)) continue
+      for (const gauge of [metrics.outboxLag, metrics.outboxAge]) gauge.remove({ sink })
+    }
+    this.#readers = readers
+    try {
+      for (const sink of readers) {
+        const { count, oldestMs } = await outbox.lag(sink)
+        metrics.outboxLag.set({ sink }, count)
+        metrics.outboxAge.set({ sink }, oldestMs === null ? 0 : Math.max(0, clock.nowMs() - oldestMs) / 1_000)
+      }
+    } catch (error) {
+      // What was seen last stays; the store says itself that it is away.
+      if (!(error instanceof StoreUnavailable)) throw error
+    }
+  }
+
   async #retry(config: SinkConfig): Promise<{ delivered: number; failed: number }> {
     const { outbox, log } = this.#parts
     const dead = await outbox.dead(config.name)
@@ -452,6 +488,10 @@ export class Deliveries {
     const running = this.#running.get(name)
     this.#running.delete(name)
     await running?.delivery.stop()
+  }
+
+  #consumers(config: Config): string[] {
+    return [...config.sinks.map((sink) => sink.name), ...this.#parts.further?.(config) ?? []]
   }
 
   #surroundings(instance: string): SinkSurroundings {

@@ -14,6 +14,7 @@ import type { Random } from './random.ts'
 import { openSpool } from './spool/spool.ts'
 import type { Spool } from './spool/spool.ts'
 import { StoreUnavailable } from './stores/store.ts'
+import type { Telemetry } from './telemetry/telemetry.ts'
 
 /** What answers callers: in this process, or in workers that share the port. */
 export interface Front {
@@ -36,6 +37,10 @@ export interface FrontParts {
   readonly random: Random
   readonly log: Log
   readonly metrics: Metrics
+  /** Of the product, for those who are told of it. */
+  readonly version: string
+  /** The number of this process among several that share the port. */
+  readonly worker?: number
 }
 
 /** An address cannot be listened on. */
@@ -48,10 +53,12 @@ export async function openFront(parts: FrontParts): Promise<Front> {
   const { config, books, random, log, metrics } = parts
   const { clock } = books
   const spool = await spoolOf(parts)
+  const telemetry = await telemetryOf(parts)
   const gateway = new Gateway({
-    config, keys: books.directory, paces: books.paces, store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, guard: new Guard(), tokenizer,
+    config, keys: books.directory, onlooker: books.analytics.traffic, paces: books.paces, history: books.analytics.historyOf(config), store: books.store, spool, providers, httpEndpoint, clock, random, log, metrics, telemetry, guard: new Guard(), tokenizer,
     ...boundsOf(config().store),
   })
+  books.analytics.traffic.open = () => ({ open: gateway.openExchanges, streams: gateway.openStreams })
   const cutAll = (): void => gateway.cutAll()
   const { listen } = config().server
   try {
@@ -73,11 +80,13 @@ export async function openFront(parts: FrontParts): Promise<Front> {
       async close() {
         await server.close()
         await gateway.close()
+        await telemetry?.close()
         await spool?.close()
       },
     }
   } catch (error) {
     await gateway.close()
+    await telemetry?.close()
     await spool?.close()
     throw error
   }
@@ -92,6 +101,14 @@ function boundsOf(store: StoreConfig): { bounds?: Partial<Bounds> } {
 }
 
 const QUEUE_MS = 1_750
+
+/** Whoever does not want it does not pay for it: its packages are not even read. */
+async function telemetryOf({ config, clock, random, log, metrics, version, worker }: FrontParts): Promise<Telemetry | null> {
+  const { telemetry, instance } = config()
+  if (telemetry === undefined) return null
+  const { openTelemetry } = await import('./telemetry/otlp.ts')
+  return openTelemetry({ ...telemetry, version, instance: worker === undefined ? instance : `${instance}/${worker}` }, { clock, random, log, exports: metrics.telemetryExports })
+}
 
 /** Settlements that the store did not take: only one that is elsewhere can be away while this process runs. */
 async function spoolOf({ config, clock, log }: FrontParts): Promise<Spool | null> {

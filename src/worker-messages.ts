@@ -1,3 +1,4 @@
+import type { TrafficReport } from './analytics/traffic.ts'
 import type { Piece } from './config/pieces.ts'
 import type { MetricsSnapshot } from './metrics.ts'
 
@@ -17,3 +18,5 @@ export type FromWorker =
   | { readonly kind: 'using'; readonly version: string }
   | { readonly kind: 'refused'; readonly version: string; readonly sentence: string }
   | { readonly kind: 'metrics'; readonly question: number; readonly snapshot: MetricsSnapshot }
+  /** What it has seen of calls since it told the last time. */
+  | { readonly kind: 'traffic'; readonly report: TrafficReport }

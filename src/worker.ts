@@ -1,7 +1,9 @@
 import cluster from 'node:cluster'
 import type { Writable } from 'node:stream'
+import { isQuiet } from './analytics/traffic.ts'
 import { BooksUnavailable, openBooks } from './books.ts'
 import type { Books } from './books.ts'
+import { productVersion } from './cli/version.ts'
 import type { Clock } from './clock.ts'
 import type { Config } from './config/config.ts'
 import { PiecedConfig } from './config/pieces.ts'
@@ -34,10 +36,14 @@ export async function runWorker(parts: WorkerParts): Promise<number> {
   return await new WorkerProcess(parts).run()
 }
 
+/** Twice in each second that watchers see: what is told waits for the end of one. */
+const trafficMs = 500
+
 class WorkerProcess {
   readonly #parts: WorkerParts
   readonly #metrics = new Metrics()
   readonly #pieces = new PiecedConfig()
+  #number: number | null = null
   #log: Log | null = null
   #config: Config | null = null
   #books: Books | null = null
@@ -45,6 +51,7 @@ class WorkerProcess {
   /** One configuration after the other, in the order in which they came. */
   #last: Promise<void> = Promise.resolve()
   #stopping: Promise<void> | null = null
+  #stopTelling: (() => void) | null = null
   /** The primary has said once that this is the end. */
   #told = false
   #finish: (code: number) => void = () => undefined
@@ -68,6 +75,7 @@ class WorkerProcess {
   #take(message: ToWorker): void {
     switch (message.kind) {
       case 'number':
+        this.#number = message.number
         this.#log = openLog(this.#parts.logLevel, message.number)
         break
       case 'config': {
@@ -94,14 +102,26 @@ class WorkerProcess {
       const books = await openBooks(config, { clock, random, log, metrics: this.#metrics, stdout })
       this.#books = books
       this.#metrics.beforeReading.push(() => this.#metrics.storeAdmitting.set(books.store.status().admitting ? 1 : 0))
-      this.#front = await openFront({ config: current, books, clock, random, log, metrics: this.#metrics })
+      this.#front = await openFront({ config: current, books, clock, random, log, metrics: this.#metrics, version: productVersion(), ...(this.#number === null ? {} : { worker: this.#number }) })
       tell({ kind: 'ready', version: config.version, ...this.#front.address })
+      this.#tellTraffic(books)
     } catch (error) {
       await this.#books?.close()
       // A bug is told by this process itself, with where it is.
       if (!(error instanceof BooksUnavailable) && !(error instanceof AddressUnavailable)) throw error
       tell({ kind: 'failed', sentence: error.message }, () => this.#finish(1))
     }
+  }
+
+  /** Again and again while there is any, and once more when it has ended. */
+  #tellTraffic({ analytics: { traffic } }: Books): void {
+    let wasQuiet = true
+    this.#stopTelling = this.#parts.clock.every(trafficMs, () => {
+      const report = traffic.take()
+      const quiet = isQuiet(report)
+      if (!quiet || !wasQuiet) tell({ kind: 'traffic', report })
+      wasQuiet = quiet
+    })
   }
 
   /** Swaps config and keys in one step, so that no call sees a key of one and a plan of the other. */
@@ -125,6 +145,8 @@ class WorkerProcess {
     // What is being opened is opened first, and then closed.
     await this.#last
     await this.#front?.drain()
+    this.#stopTelling?.()
+    if (this.#books !== null) tell({ kind: 'traffic', report: this.#books.analytics.traffic.take() })
     await this.#front?.close()
     await this.#books?.close()
     this.#finish(0)

@@ -2,6 +2,7 @@ import cluster from 'node:cluster'
 import type { Worker } from 'node:cluster'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
+import type { TrafficReport } from './analytics/traffic.ts'
 import type { Clock } from './clock.ts'
 import type { Address, Config } from './config/config.ts'
 import { toPieces } from './config/pieces.ts'
@@ -18,6 +19,8 @@ export interface WorkerPoolParts {
   readonly clock: Clock
   readonly log: Log
   readonly metrics: Metrics
+  /** What a worker has seen of calls. */
+  readonly traffic: (worker: number, report: TrafficReport) => void
 }
 
 /** A worker could not be started; the message is a sentence that says what to do. */
@@ -191,6 +194,9 @@ class WorkerPool implements Front {
       case 'failed':
         member.sentence = message.sentence
         break
+      case 'traffic':
+        this.#parts.traffic(member.number, message.report)
+        return
       case 'metrics':
         return
     }

@@ -11,7 +11,7 @@ type Tree = ReadonlyMap<string, string>
 type Import = { line: number; of: string; typeOnly: boolean }
 
 /** Files beside the folders that every part may be allowed to use; whatever else lies beside the folders joins them all. */
-const leaves = ['assert', 'clock', 'random', 'errors', 'log', 'metrics']
+const leaves = ['acting-characters', 'assert', 'clock', 'random', 'errors', 'failure-words', 'log', 'metrics']
 
 /** Folder → what it may import besides itself: leaves by name, other folders with a slash, single files by path. */
 const mayImport: Record<string, readonly string[]> = {
@@ -20,20 +20,26 @@ const mayImport: Record<string, readonly string[]> = {
   stores: ['metering/', 'clock', 'assert', 'errors', 'log', 'random', 'config/config.ts'],
   // It lies beside a store and is built like the embedded one: the same care for the disk, the same thread.
   spool: ['metering/', 'stores/', 'clock', 'assert', 'log'],
-  sinks: ['metering/', 'stores/store.ts', 'clock', 'random', 'log', 'metrics', 'errors', 'assert'],
+  sinks: ['metering/', 'stores/store.ts', 'clock', 'random', 'log', 'metrics', 'errors', 'failure-words', 'assert'],
   archive: ['metering/', 'stores/store.ts', 'clock', 'log'],
   reconciliation: ['metering/', 'sinks/', 'archive/archive.ts', 'stores/store.ts', 'clock', 'metrics'],
   // What a sink can be told is said by its kind, and where it may be by the one who connects.
   config: ['metering/', 'sinks/index.ts', 'sinks/address.ts', 'errors', 'assert', 'clock'],
-  gateway: ['metering/', 'providers/provider.ts', 'stores/store.ts', 'clock', 'log', 'metrics', 'errors', 'assert', 'random'],
+  gateway: ['dashboard/usage-view.ts', 'metering/', 'providers/provider.ts', 'stores/store.ts', 'clock', 'log', 'metrics', 'errors', 'assert', 'random'],
   // Accounts made at run time are judged by the grammar of the file.
   accounts: ['metering/', 'stores/store.ts', 'config/config.ts', 'config/account-terms.ts', 'clock', 'random', 'errors', 'assert'],
-  analytics: ['metering/', 'stores/store.ts', 'clock', 'errors', 'assert'],
+  // Its file lies beside a store and is written as that one is; its hashes lie within one.
+  analytics: ['metering/', 'stores/', 'clock', 'log', 'errors', 'assert'],
   invoices: ['metering/', 'config/config.ts', 'assert'],
   // A gateway's memory of refusals decides which of several limits it names.
   simulation: ['metering/', 'invoices/', 'accounts/', 'config/', 'gateway/refusal-memory.ts', 'errors', 'assert'],
-  admin: ['metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'reconciliation/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
+  // The page in browsers, and the thread that makes its files: they know nothing of the gateway but its API.
+  dashboard: [],
+  // Who asks, behind proxies, is read in one place.
+  admin: ['dashboard/', 'gateway/client-address.ts', 'metering/', 'invoices/', 'providers/', 'stores/', 'sinks/', 'reconciliation/', 'archive/', 'config/', 'accounts/', 'notices/', 'analytics/', ...leaves],
   notices: ['metering/', 'stores/store.ts', 'sinks/', 'accounts/', 'config/config.ts', 'clock', 'random', 'log', 'metrics'],
+  // Others are told of calls; it asks nobody.
+  telemetry: ['config/config.ts', 'clock', 'random', 'failure-words'],
   cli: ['metering/', 'invoices/', 'simulation/', 'providers/', 'stores/', 'sinks/', 'config/', 'accounts/', 'analytics/', 'gateway/', 'admin/', 'app', 'cli', ...leaves],
   demo: ['metering/', 'config/', 'accounts/', 'providers/', ...leaves],
   leaf: leaves,
@@ -41,14 +47,14 @@ const mayImport: Record<string, readonly string[]> = {
 
 /** Their types may be imported by every folder; `metering` sees those that say what a key, a plan and a request are. */
 const plainFacts = /^src\/(providers\/provider|config\/config|accounts\/principal)\.ts$/
-const contracts = /^src\/((providers\/provider|stores\/store|spool\/spool|sinks\/sink|config\/config|accounts\/principal)\.ts$|metering\/)/
+const contracts = /^src\/((providers\/provider|stores\/store|spool\/spool|telemetry\/telemetry|sinks\/sink|config\/config|accounts\/principal)\.ts$|metering\/)/
 /** Their types may be imported by `admin`. */
 const gatewayFile = /^src\/gateway\//
 
 const doors: Record<string, RegExp> = {
   'undici': /^src\/(gateway\/forward|sinks\/http)\.ts$/,
   'http-proxy-3': /^src\/gateway\/tunnel\.ts$/,
-  'rate-limiter-flexible': /^src\/gateway\/guard\.ts$/,
+  'rate-limiter-flexible': /^src\/(gateway\/guard|admin\/login-brake)\.ts$/,
   'ioredis': /^src\/stores\/redis\/wire\.ts$/,
   'structured-headers': /^src\/gateway\/headers\.ts$/,
   'proxy-addr': /^src\/gateway\/(client-address|guard)\.ts$/,
@@ -57,9 +63,13 @@ const doors: Record<string, RegExp> = {
   'fastest-levenshtein': /^src\/config\//,
   'pino': /^src\/log\.ts$/,
   'prom-client': /^src\/metrics\.ts$/,
+  ...Object.fromEntries(['api', 'resources', 'sdk-trace-base', 'sdk-metrics', 'exporter-trace-otlp-http', 'exporter-metrics-otlp-http'].map((name) => [`@opentelemetry/${name}`, /^src\/telemetry\/otlp\.ts$/])),
   'gpt-tokenizer': /^src\/providers\/tokenizer\.ts$/,
   '@pydantic/genai-prices': /^src\/config\/public-prices\.ts$/,
   'temporal-polyfill': /^src\/metering\/calendar\.ts$/,
+  'preact': /^src\/dashboard\/browser\/view\.ts$/,
+  'htm': /^src\/dashboard\/browser\/view\.ts$/,
+  'uplot': /^src\/dashboard\/browser\/chart\.ts$/,
   'commander': /^src\/cli(\.ts|\/.*)$/,
   '@platformatic/kafka': /^src\/sinks\/kafka\.ts$/,
   '@clickhouse/client': /^src\/sinks\/clickhouse\.ts$/,
@@ -72,10 +82,12 @@ const impure = new RegExp([
   String.raw`(?<![.\w$])(Math\.random|(?:web)?crypto\.(?:random|getRandom)\w+|random(?:Bytes|UUID|Int|FillSync|Fill)\b|getRandomValues\b)`,
   String.raw`(?<![.\w$])(process(?:\.env\b|\[['"]env)|from ['"](?:node:)?process['"])`,
 ].join('|'), 'g')
-const mayBeImpure = /^src\/(clock|random|main)\.ts$/
+/** A browser has a clock of its own. */
+const mayBeImpure = /^src\/(clock|random|main|dashboard\/browser\/clock)\.ts$/
 const bannedName = /(^|[/-])(utils?|helpers?|managers?|services?)(?=[/.-])/
 const marker = new RegExp(`\\b(${['TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA' + 'CK'].join('|')})\\b`, 'g')
-const startedByName = /^src\/(main\.ts|bin\.mjs)$/
+/** The page in browsers begins with its `main.ts`. */
+const startedByName = /^src\/(main\.ts|bin\.mjs|dashboard\/browser\/main\.ts)$/
 
 // Comments become spaces. Only those that start a line or follow a space are seen, so that '*/*' and URLs stay what they are.
 function withoutComments(text: string): string {

@@ -64,10 +64,15 @@ export class StoredKeyDirectory implements KeyDirectory {
       [recordKinds.grant, (id, value) => directory.#grants.takeGrant(id, value)],
       [recordKinds.grantVoid, (id, value) => directory.#grants.takeVoid(id, value)],
     ]
-    for (const [kind, changed] of followed) {
-      // Watched first: a change between the two is then seen twice rather than never.
-      directory.#unwatch.push(records.watch(kind, changed))
-      for (const { id, value } of await records.list(kind)) changed(id, value)
+    try {
+      for (const [kind, changed] of followed) {
+        // Watched first: a change between the two is then seen twice rather than never.
+        directory.#unwatch.push(records.watch(kind, changed))
+        for (const { id, value } of await records.list(kind)) changed(id, value)
+      }
+    } catch (error) {
+      directory.close()
+      throw error
     }
     return directory
   }

@@ -1,8 +1,10 @@
 import { anything } from './answer-shape.ts'
+import { loginOperations } from './login.ts'
 import { toOpenApi } from './openapi.ts'
 import { Problem } from './problem.ts'
-import { matchRoute, readFields } from './route.ts'
-import type { AdminParts, Role, Route } from './route.ts'
+import { findRoute, readFields } from './route.ts'
+import type { AdminParts, Operation, Role, Route } from './route.ts'
+import { analyticsRoutes } from './routes/analytics.ts'
 import { accountRoutes } from './routes/accounts.ts'
 import { eventRoutes } from './routes/events.ts'
 import { explainRoutes } from './routes/explain.ts'
@@ -35,16 +37,18 @@ export interface AdminAnswer {
 
 const openApiRoute: Route = {
   method: 'GET', path: '/api/v1/openapi.json', shape: anything, role: null, summary: 'This description', answer: 'an OpenAPI 3.1 document',
-  handle: () => toOpenApi(adminRoutes),
+  handle: () => toOpenApi(adminOperations),
 }
 
-export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...grantRoutes, ...eventRoutes, ...reconciliationRoutes, ...invoiceRoutes, ...explainRoutes, ...simulationRoutes, ...noticeRoutes, ...storeRoutes, openApiRoute]
+export const adminRoutes: readonly Route[] = [...gatewayRoutes, ...keyRoutes, ...accountRoutes, ...subscriptionRoutes, ...grantRoutes, ...eventRoutes, ...analyticsRoutes, ...reconciliationRoutes, ...invoiceRoutes, ...explainRoutes, ...simulationRoutes, ...noticeRoutes, ...storeRoutes, openApiRoute]
+
+/** All that is under /api/ on the admin port. */
+export const adminOperations: readonly Operation[] = [...adminRoutes, ...loginOperations]
 
 /** Throws a Problem, ChangeRefused or StoreUnavailable for whatever is not to be; anything else thrown is a bug. */
 export async function answerAdmin(request: AdminRequest, parts: AdminParts): Promise<AdminAnswer> {
-  const match = matchRoute(adminRoutes, request.method, request.path)
+  const match = findRoute(adminRoutes, request.method, request.path)
   if (match === undefined) throw new Problem(404, `there is nothing at ${request.path}; /api/v1/openapi.json lists what there is`)
-  if ('allow' in match) throw new Problem(405, `${request.path} answers ${match.allow.join(' and ')} only`, { allow: match.allow.join(', ') })
   const { route, params } = match
   if (route.role !== null) {
     if (request.caller === null) throw new Problem(401, 'an admin token is needed: Authorization: Bearer …')

@@ -2,14 +2,22 @@ import { createServer } from 'node:http'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Address } from '../config/config.ts'
+import type { Dashboard } from '../dashboard/dashboard.ts'
+import { addressReader } from '../gateway/client-address.ts'
+import type { AddressReader } from '../gateway/client-address.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
+import type { Random } from '../random.ts'
 import { answerAdmin } from './admin-api.ts'
-import { adminCaller } from './admin-caller.ts'
-import type { AdminCaller, AdminToken } from './admin-caller.ts'
-import { adminPage } from './page.ts'
+import { UnknownToken, adminCaller } from './admin-caller.ts'
+import type { AdminCaller, AdminHead, AdminToken, Credentials } from './admin-caller.ts'
+import { sendEvents } from './event-stream.ts'
+import { loginOperations, tooMany } from './login.ts'
+import { LoginBrake } from './login-brake.ts'
 import { Problem, toProblem } from './problem.ts'
+import { findRoute, readFields } from './route.ts'
 import type { AdminParts } from './route.ts'
+import { Sessions } from './session.ts'
 import { passProbe } from './upstream-probe.ts'
 
 export interface AdminServerParts {
@@ -21,7 +29,17 @@ export interface AdminServerParts {
   readonly localToken: AdminToken | null
   /** Of all processes of this gateway. */
   readonly metrics: Pick<Metrics, 'text'>
+  readonly dashboard: Dashboard
+  readonly random: Random
   readonly log: Log
+}
+
+/** What a server remembers between requests. */
+interface Memory {
+  readonly sessions: Sessions
+  readonly brake: LoginBrake
+  /** For the proxies that are trusted now. */
+  addresses: { readonly trusted: readonly string[]; readonly read: AddressReader }
 }
 
 export interface RunningAdminServer {
@@ -30,15 +48,21 @@ export interface RunningAdminServer {
 }
 
 const bodyBytesMax = 64 * 1024
+/** On what a page asks by itself. */
+const UNATTENDED = 'x-tallygate-unattended'
 const plainHeaders = {
   'cache-control': 'no-store', 'x-content-type-options': 'nosniff', 'x-frame-options': 'DENY', 'referrer-policy': 'no-referrer',
-  'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+  'cross-origin-resource-policy': 'same-origin', 'cross-origin-opener-policy': 'same-origin',
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
 }
 
 /** Listens on the admin port. Rejects when the address cannot be had. */
 export async function startAdminServer(parts: AdminServerParts): Promise<RunningAdminServer> {
   const server = createServer({ requestTimeout: 30_000, headersTimeout: 10_000, maxHeaderSize: 16_384 })
-  server.on('request', (request, response) => void answer(request, response, parts))
+  const memory: Memory = {
+    sessions: new Sessions(parts.api.clock, parts.random), brake: new LoginBrake(), addresses: { trusted: [], read: addressReader([]) },
+  }
+  server.on('request', (request, response) => void answer(request, response, parts, memory))
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
     server.listen(parts.listen.port, parts.listen.host, () => {
@@ -57,9 +81,9 @@ function closeServer(server: Server): Promise<void> {
   })
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, parts: AdminServerParts): Promise<void> {
+async function answer(request: IncomingMessage, response: ServerResponse, parts: AdminServerParts, memory: Memory): Promise<void> {
   try {
-    await route(request, response, parts)
+    await route(request, response, parts, memory)
   } catch (error) {
     if (response.headersSent) {
       response.destroy()
@@ -74,40 +98,94 @@ async function answer(request: IncomingMessage, response: ServerResponse, parts:
   }
 }
 
-async function route(request: IncomingMessage, response: ServerResponse, parts: AdminServerParts): Promise<void> {
+async function route(request: IncomingMessage, response: ServerResponse, parts: AdminServerParts, memory: Memory): Promise<void> {
   // A target that is no path (`*`, an absolute URL) is nothing that is here.
   const url = request.url?.startsWith('/') === true ? URL.parse(request.url, 'http://admin') : null
   if (url === null) throw new Problem(400, 'the request target is not a path')
   const path = url.pathname
   const config = parts.api.config()
-  const tokens = [...config.admin.tokens, ...parts.extraTokens]
-  const { headers } = request
-  const caller = (): AdminCaller | null => adminCaller({
-    address: request.socket.remoteAddress ?? '', host: headers.host, origin: headers.origin,
-    fetchSite: typeof headers['sec-fetch-site'] === 'string' ? headers['sec-fetch-site'] : undefined, authorization: headers.authorization,
-  }, tokens, parts.localToken)
+  const tokens = tokensOf(parts)
   const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '')
+  const { sessions, brake } = memory
+  const address = addressOf(request, config.server?.trustedProxies ?? [], memory)
+  const credentials = { tokens, local: parts.localToken, sessions }
+  const caller = (): Promise<AdminCaller | null> => callerOf(request, credentials, brake, address)
 
   if (path === '/metrics') {
     mustGet(method, path)
-    if (config.admin.metrics !== 'open' && caller() === null) throw new Problem(401, 'an admin token is needed: Authorization: Bearer …')
+    if (config.admin.metrics !== 'open' && await caller() === null) throw new Problem(401, 'an admin token is needed: Authorization: Bearer …')
     send(response, 200, 'text/plain; version=0.0.4; charset=utf-8', await parts.metrics.text())
-  } else if (path === '/') {
-    mustGet(method, path)
-    send(response, 200, 'text/html; charset=utf-8', adminPage(config.version.slice(0, 12)))
   } else if (path.startsWith('/upstreams/')) {
     mustGet(method, path)
-    if (caller() === null) throw new Problem(401, 'an admin token is needed: Authorization: Bearer …')
+    if (await caller() === null) throw new Problem(401, 'an admin token is needed: Authorization: Bearer …')
     const match = /^\/upstreams\/([^/]+)\/(health|metrics)$/.exec(path)
     const upstream = match === null ? undefined : config.upstreams.get(match[1] ?? '')
     if (upstream === undefined) throw new Problem(404, 'there is only /upstreams/NAME/health and /upstreams/NAME/metrics, of configured upstreams')
-    await passProbe(upstream, match?.[2] === 'health' ? 'health' : 'metrics', response)
+    await passProbe(upstream, match?.[2] === 'health' ? 'health' : 'metrics', response, plainHeaders)
+  } else if (path.startsWith('/api/')) {
+    const query = queryOf(url)
+    const body = (): Promise<Record<string, unknown>> | Record<string, unknown> => (method === 'GET' ? {} : readBody(request))
+    const login = findRoute(loginOperations, method, path)?.route
+    if (login !== undefined) {
+      readFields(login.query ?? {}, query, 'query')
+      const asked = readFields(login.body ?? {}, await body(), 'body')
+      sendJson(response, await login.handle(asked, { request, response, sessions, brake, tokens, address, caller }))
+      return
+    }
+    const answered = await answerAdmin({ method, path, query, caller: await caller(), body: await body(), gone: () => response.destroyed }, parts.api)
+    if (isIterable(answered.body)) await sendEvents(response, plainHeaders, answered.body, async () => adminCaller({ ...headOf(request), attended: false }, { ...credentials, tokens: tokensOf(parts) }) !== null)
+    else send(response, answered.status, 'application/json', JSON.stringify(answered.body))
   } else {
-    const answered = await answerAdmin({
-      method, path, query: queryOf(url), caller: caller(), body: method === 'GET' ? {} : await readBody(request), gone: () => response.destroyed,
-    }, parts.api)
-    send(response, answered.status, 'application/json', JSON.stringify(answered.body))
+    const page = await parts.dashboard.answer({ path, acceptEncoding: textHeader(request.headers['accept-encoding']), ifNoneMatch: request.headers['if-none-match'] })
+    if (page === undefined) throw new Problem(404, `there is nothing at ${path}; the dashboard is at /, the API under /api/v1`)
+    mustGet(method, path)
+    response.writeHead(page.status, { ...plainHeaders, ...page.headers, ...(page.status === 304 ? {} : { 'content-length': page.body.length }) })
+    response.end(request.method === 'HEAD' ? undefined : page.body)
   }
+}
+
+/** As configured now. */
+function tokensOf({ api, extraTokens }: AdminServerParts): readonly AdminToken[] {
+  return [...api.config().admin.tokens, ...extraTokens]
+}
+
+/** Throws a Problem for a wrong token, and for any when there were too many wrong ones; the command line's own is never one of those. */
+async function callerOf(request: IncomingMessage, credentials: Credentials, brake: LoginBrake, address: string): Promise<AdminCaller | null> {
+  try {
+    const caller = adminCaller(headOf(request), credentials)
+    if (caller?.by === 'token' && caller.name !== credentials.local?.name) await mustNotWait(brake, address)
+    return caller
+  } catch (error) {
+    if (!(error instanceof UnknownToken)) throw error
+    await mustNotWait(brake, address)
+    await brake.failed('bearer', address)
+    throw error
+  }
+}
+
+function headOf({ socket, method, headers }: IncomingMessage): AdminHead {
+  return {
+    address: socket.remoteAddress ?? '', host: headers.host, origin: headers.origin, fetchSite: textHeader(headers['sec-fetch-site']), authorization: headers.authorization, cookie: headers.cookie,
+    proxied: headers['x-forwarded-for'] !== undefined || headers['forwarded'] !== undefined, reads: method === 'GET' || method === 'HEAD', attended: headers[UNATTENDED] === undefined,
+  }
+}
+
+async function mustNotWait(brake: LoginBrake, address: string): Promise<void> {
+  const waitMs = await brake.waitMs('bearer', address)
+  if (waitMs > 0) throw tooMany(waitMs)
+}
+
+function addressOf(request: IncomingMessage, trusted: readonly string[], memory: Memory): string {
+  if (memory.addresses.trusted !== trusted && trusted.join() !== memory.addresses.trusted.join()) memory.addresses = { trusted, read: addressReader(trusted) }
+  return memory.addresses.read(request)
+}
+
+function isIterable(body: unknown): body is AsyncIterable<unknown> {
+  return typeof body === 'object' && body !== null && Symbol.asyncIterator in body
+}
+
+function textHeader(value: string | string[] | undefined): string | undefined {
+  return typeof value === 'string' ? value : undefined
 }
 
 function mustGet(method: string, path: string): void {
@@ -150,12 +228,17 @@ function parsed(text: string): unknown {
 }
 
 function sendProblem(response: ServerResponse, problem: Problem): void {
-  const { allow } = problem.extra
+  const { allow, retry_after: wait } = problem.extra
+  if (typeof wait === 'number') response.setHeader('retry-after', wait)
   if (typeof allow === 'string') response.setHeader('allow', allow)
   if (problem.status === 401) response.setHeader('www-authenticate', 'Bearer')
   // What is left of a refused body is not read: the connection ends with the answer.
   if (problem.status === 413) response.setHeader('connection', 'close')
   send(response, problem.status, 'application/problem+json', JSON.stringify(problem.toDocument()))
+}
+
+function sendJson(response: ServerResponse, body: unknown): void {
+  send(response, 200, 'application/json', JSON.stringify(body))
 }
 
 function send(response: ServerResponse, status: number, type: string, text: string): void {

@@ -1,5 +1,6 @@
 import { anything, either, flag, instant, list, mapOf, number, object, oneOf, orNull, text, whole } from './answer-shape.ts'
 import type { AnswerShape } from './answer-shape.ts'
+import { DIMENSIONS, REFUSAL_DIMENSIONS, UNITS } from '../analytics/rollups.ts'
 import { summed } from './usage-report.ts'
 
 /** What the routes answer. An open object is one whose fields another document fixes: the events' the CloudEvent, the audit's the change. */
@@ -21,6 +22,9 @@ export const configInUse = object({
   version: text, instance: text, files: texts, plans: whole, accounts: whole, accounts_in_store: whole, keys: whole, keys_in_store: whole,
   upstreams: list(object({ name: text, providers: texts })), sinks: list(object({ name: text, type: text })), started_at: moment, last_reload: orNull(object(reload)),
 })
+
+/** Of whoever asks; all null: he has not shown who he is. `machine`: he is on this machine, and no token is configured. */
+export const session = object({ name: word, role: orNull(oneOf('admin', 'viewer')), by: orNull(oneOf('token', 'session', 'machine')) })
 
 export const store = object({
   kind: oneOf('memory', 'embedded', 'redis'), admitting: flag, reason: word, format: orNull(whole), epoch: word, partitions: orNull(whole), reservations: orNull(whole), undelivered: whole, quarantined: whole,
@@ -51,9 +55,21 @@ const limit = object({
   name: text, meter: text, limit: orNull(number), window: word, per: oneOf('account', 'key', 'end_user'), each: orNull(oneOf('model')), for: object({ models: orNull(texts), endpoints: orNull(texts) }),
   mode: oneOf('enforce', 'shadow'), visible: flag, overdraft: either(text, number),
 }, { seats: object({ holder: oneOf('key', 'end_user'), linger_ms: whole, by_subscription: flag }) })
-export const accounts = object({ accounts: list(object(accountFields, { forecast_at: moment })) })
+/** How a limit stands now, in the unit of its meter. */
+const standing = object({
+  name: text, meter: text, window: word, per: text, limit: orNull(number), used: number, reserved: number, remaining: orNull(number), resets_at: moment, forecast_at: moment, mode: oneOf('enforce', 'shadow'), visible: flag,
+})
+export const accounts = object({
+  total: whole, offset: whole, limit: orNull(whole),
+  accounts: list(object(accountFields, { forecast_at: moment, limits_now: list(standing), usage_30d: object({ requests: whole, total_tokens: whole, cost: mapOf(money), refused: whole }) })),
+})
 export const account = object({
-  ...accountFields, forecast_at: moment, keys: list(key), labels: mapOf(text), limits: list(limit),
+  ...accountFields, forecast_at: moment,
+  standing: orNull(object({
+    as_of: instant, limits: list(standing),
+    grants: list(object({ id: text, limit: text, meter: text, amount: number, used: number, remaining: number, effective_at: moment, expires_at: moment, source: text })),
+  })),
+  keys: list(key), labels: mapOf(text), limits: list(limit),
   terms: orNull(object({ plan: word, parent: word, timezone: word, anchor: word, labels: mapOf(text), add_ons: texts, limits: list(anything), entitlements: open })), created_at: moment, created_by: word,
 })
 export const accountRemoved = object({ id: text, removed: flag })
@@ -105,6 +121,7 @@ export const sinks = object({ sinks: list(object({
   name: text, type: text, contract: oneOf('verified', 'experimental'), rollup: orNull(anything), state: oneOf(...sinkStates), reason: word, next_try_at: moment, last_delivery_at: moment,
   waiting: whole, oldest_at: moment, dead: whole, quarantined: whole,
 })) })
+export const sinkRetried = object({ sink: text, result: oneOf('trying', 'running', 'elsewhere', 'replaying') })
 export const withheld = object({ quarantined: list(object({
   sink: text, of: text, why: oneOf('ambiguous', 'refused'), reason: text, sent_at: moment, quarantined_at: instant, records: list(open),
 })) })
@@ -128,7 +145,36 @@ const usageRow: AnswerShape = {
   type: 'object', required: ['events', 'cost', 'shadow', ...summed],
   properties: { events: whole, cost: mapOf(money), shadow: mapOf(whole), ...Object.fromEntries(summed.map((name) => [name, number])) },
 }
-export const usage = object({ from: instant, to: instant, events: whole, rows: list(usageRow) })
+export const usage = object({ from: instant, to: instant, counted_from: oneOf('events', 'rollups'), events: whole, rows: list(usageRow) })
+
+// ---------------------------------------------------------------------------------------------------------------- analytics
+
+const unit = oneOf(...UNITS)
+const span = { unit, from: instant, to: instant }
+export const analytics = object({
+  state: oneOf('current', 'behind', 'rebuilding', 'failing', 'off'), behind: orNull(whole), complete_until: moment, kept: orNull(object(Object.fromEntries(UNITS.map((each) => [each, text])))),
+  rebuild: orNull(object({ started_at: instant, archived: whole })), missed: whole,
+}, { failure: word, archived: whole })
+export const rolledUsage = object({
+  ...span, complete_until: moment, by: list(oneOf(...DIMENSIONS)), series: flag, truncated: flag,
+  rows: list(object({
+    events: whole, requests: whole, input_tokens: whole, cached_input_tokens: whole, cache_write_tokens: whole, output_tokens: whole, reasoning_tokens: whole, total_tokens: whole, compute_ms: whole,
+    bytes_in: whole, bytes_out: whole, audio_seconds: number, images: whole, cost: mapOf(money), refused: orNull(whole),
+    p50_ms: orNull(number), p95_ms: orNull(number), p99_ms: orNull(number), ttft_p50_ms: orNull(number), ttft_p95_ms: orNull(number), tokens_per_second: orNull(number),
+  }, { from: instant, ...Object.fromEntries(DIMENSIONS.map((name) => [name, text])) })),
+})
+export const rolledRefusals = object({
+  ...span, by: list(oneOf(...REFUSAL_DIMENSIONS)), series: flag, truncated: flag,
+  rows: list(object({ refused: whole }, { from: instant, ...Object.fromEntries(REFUSAL_DIMENSIONS.map((name) => [name, text])) })),
+})
+export const refusals = object({ refusals: list(object({
+  at: instant, request_id: text, account: text, key: text, limit: word, reason: text, model: word, ceiling: orNull(number), used: orNull(number), remaining: orNull(number), resets_at: moment,
+})) })
+/** Of each event. */
+export const live = object({
+  at: instant, requests_per_second: number, tokens_per_second: number, cost_per_second: mapOf(money), errors_per_second: number, refused_per_second: number, open: whole, streams: whole, refusals: mapOf(whole),
+  sinks: list(object({ name: text, lag: whole, dead: whole })), analytics_lag: orNull(whole),
+})
 
 const invoiceLine = object({ kind: text, amount: money }, {
   plan: text, price_version: text, model: text, price: text, by: text, quantity: text, unit_price: text, calls: whole, days: whole, of_days: whole,

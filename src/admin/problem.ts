@@ -22,7 +22,7 @@ export class Problem extends Error {
 
 const titles: ReadonlyMap<number, string> = new Map([
   [400, 'Bad Request'], [401, 'Unauthorized'], [403, 'Forbidden'], [404, 'Not Found'], [405, 'Method Not Allowed'], [409, 'Conflict'],
-  [413, 'Content Too Large'], [415, 'Unsupported Media Type'], [421, 'Misdirected Request'], [422, 'Unprocessable Content'],
+  [413, 'Content Too Large'], [415, 'Unsupported Media Type'], [421, 'Misdirected Request'], [422, 'Unprocessable Content'], [429, 'Too Many Requests'],
   [500, 'Internal Server Error'], [502, 'Bad Gateway'], [503, 'Service Unavailable'], [504, 'Gateway Timeout'],
 ])
 

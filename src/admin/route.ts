@@ -1,5 +1,7 @@
 import type { AccountChanges } from '../accounts/account-changes.ts'
 import type { GrantChanges } from '../accounts/grants.ts'
+import type { AccountStanding } from '../accounts/account-standing.ts'
+import type { Analytics } from '../analytics/analytics.ts'
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
 import type { MadeAccounts } from '../accounts/made-accounts.ts'
 import type { SubscriptionChanges } from '../accounts/subscriptions.ts'
@@ -31,6 +33,9 @@ export interface AdminParts {
   /** Events of the store and of the archive. */
   readonly history: EventHistory
   readonly clock: Clock
+  readonly analytics: Analytics
+  /** How an account stands; null: there is no such account, or it has no plan. Rejects with StoreUnavailable. */
+  standing(account: string): Promise<AccountStanding | null>
   /** When the first limit of each account is used up, for those of whom that is foreseen; ms since 1970. */
   forecasts(accounts: readonly string[]): Promise<ReadonlyMap<string, number>>
   storeStatus(): StoreStatus
@@ -45,6 +50,8 @@ export interface AdminParts {
   retryDead(consumer: string | null): Promise<{ readonly delivered: number; readonly failed: number }>
   /** Of the sinks that are delivered to here, by name; nothing while no gateway runs. */
   deliveryStatus(): ReadonlyMap<string, DeliveryStatus | 'replaying'>
+  /** A sink that waits or is paused tries again at once, where it is delivered to from here. */
+  nudge(sink: string): void
   /** Records that are not sent any more until an operator decides, of one sink or all. */
   withheld(sink?: string): Promise<readonly Quarantined[]>
   /** Sends or drops those of these events or sums (null: all of the sink). */
@@ -107,7 +114,8 @@ export interface Asked {
   gone(): boolean
 }
 
-export interface Route {
+/** What the document of the API says of a path and a method. */
+export interface Operation {
   readonly method: 'GET' | 'POST' | 'DELETE'
   /** `{name}` stands for one segment. */
   readonly path: string
@@ -122,15 +130,21 @@ export interface Route {
   readonly answer: string
   /** What it looks like. */
   readonly shape: AnswerShape
+  /** The answer is server-sent events; `shape` is that of the data of each. */
+  readonly stream?: true
+  /** Statuses that it may refuse with: beside those that its kind has anyway, or nothing but these. */
+  readonly problems?: { readonly also: readonly number[] } | { readonly only: readonly number[] }
+}
+
+export interface Route extends Operation {
+  /** What can be iterated asynchronously is sent as server-sent events, one for each value, for as long as somebody listens. */
   handle(asked: Asked, parts: AdminParts): Promise<unknown> | unknown
 }
 
 const wordsMax = 32_768
 
-export type RouteMatch = { readonly route: Route; readonly params: Readonly<Record<string, string>> } | { readonly allow: readonly string[] }
-
-/** undefined: no such path. `allow`: the path exists with other methods. */
-export function matchRoute(routes: readonly Route[], method: string, path: string): RouteMatch | undefined {
+/** undefined: no such path. Throws a Problem when the path exists with other methods only. */
+export function findRoute<R extends Operation>(routes: readonly R[], method: string, path: string): { readonly route: R; readonly params: Readonly<Record<string, string>> } | undefined {
   const segments = path.split('/')
   const allow: string[] = []
   for (const route of routes) {
@@ -139,7 +153,9 @@ export function matchRoute(routes: readonly Route[], method: string, path: strin
     if (route.method === method) return { route, params }
     allow.push(route.method)
   }
-  return allow.length === 0 ? undefined : { allow: [...new Set(allow)] }
+  if (allow.length === 0) return undefined
+  const methods = [...new Set(allow)]
+  throw new Problem(405, `${path} answers ${methods.join(' and ')} only`, { allow: methods.join(', ') })
 }
 
 function paramsOf(pattern: string, segments: readonly string[]): Record<string, string> | undefined {

@@ -6,15 +6,15 @@ import { Problem } from './problem.ts'
 
 const probeTimeoutMs = 10_000
 
-/** Passes an upstream's own `/health` or `/metrics` on. No credential goes along: these are for probes. */
-export function passProbe(upstream: Upstream, probe: 'health' | 'metrics', answer: ServerResponse): Promise<void> {
+/** Passes an upstream's own `/health` or `/metrics` on, under `headers`: what it says may be a page, and is not ours. No credential goes along: these are for probes. */
+export function passProbe(upstream: Upstream, probe: 'health' | 'metrics', answer: ServerResponse, headers: Readonly<Record<string, string>>): Promise<void> {
   return new Promise((resolve, reject) => {
     const url = new URL(`${upstream.origin}${upstream.pathPrefix}/${probe}`)
     const request = (url.protocol === 'https:' ? httpsRequest : httpRequest)(url, { timeout: probeTimeoutMs, headers: { accept: '*/*' } })
     let begun = false
     request.on('response', (response) => {
       begun = true
-      answer.writeHead(response.statusCode ?? 502, { 'content-type': response.headers['content-type'] ?? 'text/plain', 'x-content-type-options': 'nosniff' })
+      answer.writeHead(response.statusCode ?? 502, { ...headers, 'content-type': response.headers['content-type'] ?? 'text/plain' })
       response.pipe(answer)
       response.on('error', () => answer.destroy())
       response.on('close', resolve)

@@ -69,7 +69,8 @@ function groupOf(event: UsageEvent, admittedMs: number, { by, bucket }: UsageQue
   return key
 }
 
-function bucketStart(ms: number, bucket: BucketSize): string {
+/** Where the bucket begins in which an instant lies, as rows tell it. */
+export function bucketStart(ms: number, bucket: BucketSize): string {
   const text = new Date(ms).toISOString()
   if (bucket === 'hour') return `${text.slice(0, 13)}:00:00Z`
   return bucket === 'day' ? `${text.slice(0, 10)}T00:00:00Z` : `${text.slice(0, 7)}-01T00:00:00Z`

@@ -17,8 +17,13 @@ export function toInstantMs(text: string, name: string): number {
 
 /** An instant, or how long ago (`24h`). */
 export function toPastMs(text: string, name: string, nowMs: number): number {
-  if (/^\d{4}-/.test(text)) return toInstantMs(text, name)
+  if (!isAgo(text)) return toInstantMs(text, name)
   const answer = durationOf(text)
   if ('problem' in answer) throw new Problem(422, `${name}: ${answer.problem}; or an instant such as 2026-11-01T10:00:00Z`)
   return nowMs - answer.value
+}
+
+/** It says how long ago. */
+export function isAgo(text: string): boolean {
+  return !/^\d{4}-/.test(text)
 }

@@ -45,16 +45,24 @@ export class Archive {
 
   /**
    * Events in the order of their files: all that were settled at or after `sinceMs`, and maybe earlier ones of the same day; or those behind a place (where its
-   * file is gone: from the oldest on). `containing`: only lines in which this text occurs.
+   * file is gone: from the oldest on). `until`: none behind this place. `containing`: only lines in which this text occurs.
    */
-  async *read({ sinceMs, after, containing }: { readonly sinceMs: number; readonly after?: ArchivePlace | null; readonly containing?: string }): AsyncGenerator<ArchivedEvent> {
-    const segments = await this.#segments(dayOf(sinceMs))
+  async *read({ sinceMs, after, until, containing }: {
+    readonly sinceMs: number
+    readonly after?: ArchivePlace | null
+    readonly until?: ArchivePlace
+    readonly containing?: string
+  }): AsyncGenerator<ArchivedEvent> {
+    const listed = await this.#segments(dayOf(sinceMs))
+    const last = until === undefined ? -1 : listed.findIndex(({ inode }) => inode === until.inode)
+    const segments = last === -1 ? listed : listed.slice(0, last + 1)
     const recent = new Set<string>()
     try {
       const first = after === undefined || after === null ? 0 : Math.max(0, segments.findIndex(({ inode }) => inode === after.inode))
       for (const segment of segments.slice(first)) {
         const from = segment.inode === after?.inode ? after.offset : 0
         for await (const { line, end } of linesOf(segment, from)) {
+          if (segment.inode === until?.inode && end > until.offset) break
           if (containing !== undefined && !line.includes(containing)) continue
           const event = this.#parsed(line, segment, end)
           if (event === null || recent.has(event.id)) continue
@@ -66,6 +74,19 @@ export class Archive {
           yield { event, atMs: settledMs(event), place: { inode: segment.inode, offset: end } }
         }
       }
+    } finally {
+      for (const { live } of listed) await live?.close()
+    }
+  }
+
+  /** Behind the last line that is there now; null: there is nothing. */
+  async end(): Promise<ArchivePlace | null> {
+    const segments = await this.#segments('')
+    try {
+      const last = segments.at(-1)
+      if (last === undefined) return null
+      const size = last.live === null ? (await found(stat(last.path)))?.size : (await last.live.stat()).size
+      return { inode: last.inode, offset: size ?? 0 }
     } finally {
       for (const { live } of segments) await live?.close()
     }

@@ -30,7 +30,7 @@ export const checkCommand: Command = {
       return 0
     }
     for (const plan of describe(config)) print(around, plan.sentence)
-    print(around, `${source.file} is valid: ${counted(config.plans.size, 'plan')}, ${counted(config.accounts.size, 'account')}, ${counted(config.keys.length, 'key')}, ${counted(config.upstreams.size, 'upstream')}`)
+    print(around, `${source.file} is valid: ${counted(config.plans.size, 'plan')}, ${counted(config.accounts.size, 'account')}, ${counted(config.keys.length, 'key')}, ${config.upstreams.size === 0 ? 'the demo model (no upstream is configured)' : counted(config.upstreams.size, 'upstream')}`)
     if (config.store.kind === 'redis' && !input.flag('offline')) await askStore(config.store, around)
     return 0
   },

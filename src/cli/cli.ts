@@ -1,5 +1,6 @@
 import { Command as Parser, CommanderError } from 'commander'
 import { accountCommands } from './accounts.ts'
+import { analyticsCommands } from './analytics.ts'
 import { checkCommand } from './check.ts'
 import { CommandFailed } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
@@ -17,10 +18,10 @@ import { simulateCommand } from './simulate.ts'
 import { storeCommands } from './store.ts'
 import { subscriptionCommands } from './subscriptions.ts'
 
-export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, reconcileCommand, invoiceCommand, explainCommand, simulateCommand, planDiffCommand, noticesCommand, ...storeCommands, demoModelCommand]
+export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, ...analyticsCommands, reconcileCommand, invoiceCommand, explainCommand, simulateCommand, planDiffCommand, noticesCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
-  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', plan: 'what might be sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', sinks: 'where usage events go', store: 'where the books are kept',
+  keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', plan: 'what might be sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', sinks: 'where usage events go', analytics: 'usage by minute, hour, day and month', store: 'where the books are kept',
 }
 
 /** Runs one command line (without the program's name). Gives the exit code: 0 fine, 1 the operation failed, 2 wrong usage or a bad config. */

@@ -1,4 +1,5 @@
 import type { Writable } from 'node:stream'
+import { harmlessJson } from '../acting-characters.ts'
 import type { Clock } from '../clock.ts'
 import type { Random } from '../random.ts'
 
@@ -55,5 +56,5 @@ export function print(around: Surroundings, text: string): void {
 }
 
 export function printJson(around: Surroundings, value: unknown): void {
-  print(around, JSON.stringify(value, null, 2))
+  print(around, harmlessJson(JSON.stringify(value, null, 2)))
 }

@@ -1,6 +1,6 @@
 /**
- * RFC 4180. `numbers`: columns of decimal texts. A spreadsheet takes a text that begins with one of = + - @ for a formula and runs it, and names come from outside: such a text gets an
- * apostrophe before it.
+ * RFC 4180. `numbers`: columns of decimal texts. A spreadsheet takes a text that begins with one of = + - @ | for a formula and runs it, and names come from outside: such a text gets an
+ * apostrophe before it. NUL is left out: what reads the file in C would end there.
  */
 export function toCsv(columns: readonly string[], rows: readonly (readonly (string | null)[])[], numbers: ReadonlySet<string>): string {
   const isNumber = columns.map((column) => numbers.has(column))
@@ -11,7 +11,8 @@ export function toCsv(columns: readonly string[], rows: readonly (readonly (stri
 function field(text: string | null, number: boolean): string {
   if (text === null) return ''
   if (number && /^-?\d+(\.\d+)?$/.test(text)) return text
-  return quoted(/^[\s\0]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text)
+  const shown = text.replaceAll('\0', '')
+  return quoted(/^\s*[=+\-@|\uff1d\uff0b\uff0d\uff20\uff5c]|^[\t\r\n]/.test(shown) ? `'${shown}` : shown)
 }
 
 function quoted(text: string): string {

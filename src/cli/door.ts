@@ -45,14 +45,19 @@ async function remoteDoor(config: Config, around: Surroundings): Promise<Door | 
   const { host, port } = config.admin.listen
   const shownHost = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
   const base = plate?.address ?? `http://${shownHost.includes(':') ? `[${shownHost}]` : shownHost}:${port}`
-  const token = plate?.token ?? around.env['TALLYGATE_ADMIN_TOKEN'] ?? ''
+  const given = around.env['TALLYGATE_ADMIN_TOKEN'] ?? ''
   // An embedded store has one gateway, and that one left its address; anybody else on the port is not ours.
   if (config.store.kind === 'embedded' && plate === undefined) return undefined
-  const headers: Record<string, string> = token === '' ? {} : { authorization: `Bearer ${token}` }
+  // Whoever knows the plate's token is the gateway that left it: nobody else is shown the one that was given.
+  if (plate !== undefined && (await call(`${base}/api/v1/config`, { headers: bearer(plate.token) }))?.status !== 200) return undefined
+  // What was given is meant: a viewer's does what a viewer may.
+  const headers = bearer(given === '' ? plate?.token ?? '' : given)
   const probe = await call(`${base}/api/v1/config`, { headers })
   if (probe === undefined) return undefined
-  if (plate !== undefined && probe.status !== 200) return undefined
-  if (probe.status === 401 || probe.status === 403) throw new CommandFailed(`the gateway at ${base} wants an admin token: set TALLYGATE_ADMIN_TOKEN`)
+  if (probe.status === 401 || probe.status === 403) {
+    if (given === '') throw new CommandFailed(`the gateway at ${base} wants an admin token: set TALLYGATE_ADMIN_TOKEN`)
+    throw new CommandFailed(`the gateway at ${base} does not accept the token in TALLYGATE_ADMIN_TOKEN${plate === undefined ? '' : '; without that variable a command has the token of gateway.json'}`)
+  }
   return {
     config,
     running: true,
@@ -69,6 +74,10 @@ async function remoteDoor(config: Config, around: Surroundings): Promise<Door | 
     },
     close: () => Promise.resolve(),
   }
+}
+
+function bearer(token: string): Record<string, string> {
+  return token === '' ? {} : { authorization: `Bearer ${token}` }
 }
 
 async function ownDoor(config: Config, around: Surroundings): Promise<Door> {

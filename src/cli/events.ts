@@ -1,3 +1,4 @@
+import { harmlessJson, harmlessText } from '../acting-characters.ts'
 import { CommandFailed, jsonOption, print, printJson } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
@@ -16,7 +17,7 @@ export const eventCommands: readonly Command[] = [
       { flags: '--account <account>', about: 'of this account only' },
       { flags: '--since <when>', about: 'from then on: how long ago such as 24h (the default), or an instant' },
       { flags: '--until <when>', about: 'up to then' },
-      { flags: '--by <fields>', about: 'comma-separated: account, key, plan, model, endpoint, provider, upstream, end, usage_source; account unless given' },
+      { flags: '--by <fields>', about: 'comma-separated: account, key, plan, model, model_served, endpoint, provider, upstream, end, usage_source, status; account unless given' },
       { flags: '--bucket <size>', about: 'a row for each hour, day or month (UTC); of focus hour or day, and day unless given' },
       { flags: '--format <format>', about: 'table, which is the default, or focus: what calls cost, as CSV of FOCUS 1.2 for finance' },
       { flags: '--provider <name>', about: 'of focus: who provides and invoices; the gateway\'s instance unless given' },
@@ -157,7 +158,7 @@ export const eventCommands: readonly Command[] = [
   {
     name: 'sinks list', summary: 'what each sink is doing, and how far it is behind',
     options: [jsonOption, ...doorOptions],
-    examples: ['tallygate sinks list'],
+    examples: ['tallygate sinks list', 'tallygate sinks list --json'],
     run: (input, around) => throughDoor(input, around, async (door) => {
       const answer = await door.ask('GET', '/api/v1/sinks')
       if (input.flag('json')) printJson(around, answer)
@@ -171,13 +172,32 @@ export const eventCommands: readonly Command[] = [
           { title: 'DEAD', cell: (row) => cell(row, 'dead') },
           { title: 'QUARANTINED', cell: (row) => cell(row, 'quarantined') },
           { title: 'LAST DELIVERY', cell: (row) => cell(row, 'last_delivery_at') },
+          { title: 'NEXT TRY', cell: (row) => cell(row, 'next_try_at') },
           { title: 'REASON', cell: (row) => cell(row, 'reason') },
         ], 'no sinks'))
       }
       return 0
     }),
   },
+  {
+    name: 'sinks retry', summary: 'try a sink that waits or is paused again at once',
+    arguments: [{ name: 'name', about: 'of the sink' }],
+    options: [jsonOption, ...doorOptions],
+    examples: ['tallygate sinks retry billing'],
+    run: (input, around) => throughDoor(input, around, async (door) => {
+      const name = input.arguments[0] ?? ''
+      const answer = await door.ask('POST', `/api/v1/sinks/${encodeURIComponent(name)}/retry`, { body: {} })
+      if (input.flag('json')) printJson(around, answer)
+      else print(around, `${name} ${retriedWords[String(answer['result'])] ?? String(answer['result'])}`)
+      return answer['result'] === 'elsewhere' ? 1 : 0
+    }),
+  },
 ]
+
+const retriedWords: Readonly<Record<string, string>> = {
+  trying: 'is tried again now; what comes of it is in: tallygate sinks list', running: 'runs: it waits for nothing', elsewhere: 'was not tried: another gateway delivers to it; ask that one',
+  replaying: 'is being told what the archive has; its own turn comes after that',
+}
 
 async function printFocus(door: Door, input: Input, around: Surroundings): Promise<number> {
   const answer = await door.ask('GET', '/api/v1/usage/focus', {
@@ -202,7 +222,7 @@ async function tail(door: Door, around: Surroundings, { since, follow, json }: {
   for (;;) {
     const answer = await door.ask('GET', '/api/v1/events', { query: { ...query, limit: '1000', wait: String(follow ? waitS : 0) } })
     const events = rowsOf(answer, 'events')
-    for (const { event } of events) print(around, json ? JSON.stringify(event) : line(event as Answer))
+    for (const { event } of events) print(around, json ? harmlessJson(JSON.stringify(event)) : harmlessText(line(event as Answer)))
     if (!follow && events.length < 1_000) return 0
     if (typeof answer['next'] === 'string') query = { after: answer['next'] }
   }

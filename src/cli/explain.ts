@@ -1,3 +1,4 @@
+import { harmlessText } from '../acting-characters.ts'
 import type { Explanation } from '../admin/explanation.ts'
 import type { PriceExplanation } from '../invoices/explanation.ts'
 import { jsonOption, print, printJson } from './command.ts'
@@ -43,7 +44,7 @@ function headOf(call: Explanation): string {
     ['Asked for', asked.join(', ')], ['Lowered to', call.output_bound ?? ''], ['Used', used.join(', ')], ['Would be refused by', call.shadow.join(', ')],
     ['Overrun', call.overruns.map(({ bucket, amount }) => `${amount} beyond ${bucket}`).join(', ')],
   ]
-  return lines.filter(([, text]) => text !== '').map(([title, text]) => `${title.padEnd(10)}  ${shown(text)}`).join('\n')
+  return lines.filter(([, text]) => text !== '').map(([title, text]) => `${title.padEnd(10)}  ${harmlessText(text)}`).join('\n')
 }
 
 function limitsOf({ limits, account }: Explanation): string {
@@ -70,15 +71,10 @@ function priceOf({ parts, sum, cost, currency, price_version: version, in_force_
   ], '')]
   const by = version === null ? '' : `, by prices ${version}${from === null ? '' : ` (from ${from})`}${rate === null ? '' : ` for ${rate.join(', ')}`}`
   const total = cost === null ? [] : [`Cost ${cost} ${currency ?? ''}${by}${sum === null ? '' : `; exactly ${sum}`}`]
-  return [...table, ...total.map(shown), ...(note === null ? [] : [note])].join('\n')
+  return [...table, ...total.map(harmlessText), ...(note === null ? [] : [note])].join('\n')
 }
 
 /** Money has more digits than a table's cell shows. */
 function amountOf(amount: number | null): string | null {
   return amount === null ? null : amount.toLocaleString('en-US', { maximumFractionDigits: 9 })
-}
-
-/** A name that came from outside must not move the cursor of a terminal. */
-function shown(text: string): string {
-  return text.replace(/\p{Cc}/gu, '?')
 }

@@ -23,17 +23,17 @@ export const reconcileCommand: Command = {
     const asked = given({ period, account: input.text('account'), each: input.flag('each') ? 'true' : undefined })
     const answer = await (input.flag('apply') ? door.ask('POST', path, { body: asked }) : door.ask('GET', path, { query: asked }))
     if (input.flag('json')) printJson(around, answer)
-    else printReport(around, answer)
+    else printReport(around, answer, input.flag('apply'))
     return answer['unexplained'] === 0 ? 0 : 1
   }),
 }
 
 const parts = [['late', 'LATE'], ['refused', 'REFUSED'], ['quarantined', 'QUARANTINED'], ['missing', 'MISSING'], ['doubled', 'DOUBLED'], ['unexplained', 'UNEXPLAINED']] as const
 
-function printReport(around: Surroundings, answer: Answer): void {
+function printReport(around: Surroundings, answer: Answer, applied: boolean): void {
   const rows = rowsOf(answer, 'rows')
   const differences = rowsOf(answer, 'differences')
-  print(around, `${String(answer['sink'])} (${String(answer['type'])}), ${String(answer['from'])} until ${String(answer['until'])}; ${howAsked(String(answer['asked']))}\n`)
+  print(around, `${String(answer['sink'])} (${String(answer['type'])}), ${periodWords(String(answer['from']), String(answer['until']))}; ${howAsked(String(answer['asked']))}\n`)
   print(around, toTable(rows, [
     { title: 'ACCOUNT', cell: (row) => (row['accounts'] as string[]).join(',') },
     { title: 'CUSTOMER', cell: (row) => cell(row, 'customer') },
@@ -58,10 +58,22 @@ function printReport(around: Surroundings, answer: Answer): void {
   }
   const notes = answer['notes'] as readonly string[]
   const unmapped = answer['unmapped'] === 0 ? [] : [`${String(answer['unmapped'])} events were left out: their accounts have no customer there`]
+  const idle = applied && differences.every(({ outcome }) => outcome === null) ? ['There is nothing to apply: nothing was sent.'] : []
   const count = Number(answer['unexplained'])
   const verdict = answer['asked'] === 'nothing' ? 'The receiver cannot be asked: this is what is known here.'
     : count === 0 ? 'Every difference is explained.' : `${count} ${count === 1 ? 'difference is' : 'differences are'} not explained by our books.`
-  print(around, `\n${[...notes, ...unmapped, verdict].join('\n')}`)
+  print(around, `\n${[...notes, ...unmapped, verdict, ...idle].join('\n')}`)
+}
+
+/** A whole month or day as one is asked for. */
+function periodWords(from: string, until: string): string {
+  const next = new Date(from)
+  if (from.endsWith('-01T00:00:00.000Z')) {
+    next.setUTCMonth(next.getUTCMonth() + 1)
+    if (next.toISOString() === until) return from.slice(0, 7)
+  }
+  const isDay = from.endsWith('T00:00:00.000Z') && Date.parse(until) - Date.parse(from) === 86_400_000
+  return isDay ? from.slice(0, 10) : `${from} until ${until}`
 }
 
 function howAsked(asked: string): string {

@@ -1,3 +1,5 @@
+import { harmlessText } from '../acting-characters.ts'
+
 /** A column: its title, and the text of a row's cell. Numbers stand at the right. */
 export interface Column<Row> {
   readonly title: string
@@ -18,7 +20,6 @@ export function toTable<Row>(rows: readonly Row[], columns: readonly Column<Row>
 function toCell(value: string | number | null | undefined): string {
   if (value === null || value === undefined || value === '') return '-'
   if (typeof value === 'number') return value.toLocaleString('en-US', { maximumFractionDigits: 3 })
-  // A name that came from outside must not move the cursor of a terminal.
-  // oxlint-disable-next-line no-control-regex
-  return value.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
+  // A name that came from outside must not move the cursor of a terminal, nor turn the line around.
+  return harmlessText(value)
 }

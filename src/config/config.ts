@@ -24,8 +24,12 @@ export interface Config {
   readonly keys: readonly KeyConfig[]
   readonly sinks: readonly SinkConfig[]
   readonly events: EventsConfig
+  /** null: nothing is rolled up. */
+  readonly analytics: AnalyticsConfig | null
   /** null: nobody is told of anything. */
   readonly notifications: NotificationsConfig | null
+  /** Who is told of every call by OpenTelemetry; absent: nobody. */
+  readonly telemetry?: TelemetryConfig
   /** Names this gateway in events and in the lease; default: host name. */
   readonly instance: string
   /** Digest of everything above, for logs and `/api/v1/config`. */
@@ -93,6 +97,24 @@ export interface EventsConfig {
   readonly archive: string | null
   /** How long those files are kept. */
   readonly keepMs: number
+}
+
+/** How long usage is kept by minute, hour, day and month, ms. */
+export interface AnalyticsConfig {
+  readonly minutesMs: number
+  readonly hoursMs: number
+  readonly daysMs: number
+  readonly monthsMs: number
+}
+
+export interface TelemetryConfig {
+  /** Of an OTLP receiver over HTTP, without `/v1/traces` and without a slash at its end. */
+  readonly endpoint: string
+  /** Sent with everything; may hold a secret. */
+  readonly headers: Readonly<Record<string, string>>
+  /** Of the traces that begin here, from 0 to 1, so many are recorded. */
+  readonly sampleShare: number
+  readonly serviceName: string
 }
 
 /** What a notice can be about. */

@@ -140,6 +140,7 @@ export function printConfig(config: Config): string {
     store: config.store.kind === 'redis' ? { ...config.store, url: withoutPassword(config.store.url) } : config.store,
     upstreams: new Map([...config.upstreams].map(([name, upstream]) => [name, { ...upstream, credential: upstream.credential === null ? null : hidden }])),
     keys: config.keys.map((key) => ({ ...key, hash: hidden })),
+    ...(config.telemetry === undefined ? {} : { telemetry: { ...config.telemetry, headers: Object.fromEntries(Object.keys(config.telemetry.headers).map((name) => [name, hidden])) } }),
     notifications: config.notifications === null ? null : {
       ...config.notifications, webhooks: config.notifications.webhooks.map((webhook) => ({
         ...webhook, url: `${new URL(webhook.url).origin}/${hidden}`, secrets: webhook.secrets.map(() => hidden), headers: Object.fromEntries(Object.keys(webhook.headers).map((name) => [name, hidden])),

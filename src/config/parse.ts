@@ -4,7 +4,7 @@ import { METERS, meterName } from '../metering/meter.ts'
 import type { WeightedMeter } from '../metering/meter.ts'
 import type { Limit } from '../metering/limits/limit.ts'
 import { addOnOf } from './add-on-rules.ts'
-import type { Account, AddOn, Address, AdminConfig, Config, Entitlements, EventsConfig, KeyConfig, Model, Plan, Policy, RateCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
+import type { Account, AddOn, Address, AdminConfig, Config, Entitlements, AnalyticsConfig, EventsConfig, KeyConfig, Model, Plan, Policy, RateCard, ServerConfig, SinkConfig, StoreConfig, Upstream } from './config.ts'
 import { DEFAULT_CALENDAR } from './config.ts'
 import { grantsFrom } from './grant-rules.ts'
 import { limitsOf } from './limit-rules.ts'
@@ -20,7 +20,9 @@ import type { RawAccount, RawConfig, RawEntitlements, RawKey, RawModel, RawPlan,
 import { REDIS_ONLY, globsMeet, provider as providerShape, root as rootShape, secret as secretShape, upstreamUrl } from './schema.ts'
 import { quote } from './shape.ts'
 import { filePathOf, sinksOf } from './sink-rules.ts'
+import type { KnownNames } from './sink-rules.ts'
 import { subscriptionFrom } from './subscription-rules.ts'
+import { telemetryOf } from './telemetry-rules.ts'
 import { weightedMeter } from './weighted-meter.ts'
 import type { MapNode, Node } from './yaml.ts'
 import { looseText } from './yaml.ts'
@@ -97,10 +99,12 @@ class Parser {
       const rawPlan = raw.plans.get(name)
       if (rawPlan !== undefined) warnOfOutages(plan, rawPlan, store, this.#report)
     }
+    const telemetry = telemetryOf(raw.telemetry, (name) => this.#env(name), (node, path) => this.#warnOfReadable(node, path), this.#report)
     const content = {
       server, admin: this.#admin(server.listen), store, upstreams, models, plans, addOns, meters: this.#meters.weighted, moneyScale: this.#meters.moneyScale ?? defaultMoneyScale,
       accounts: this.#accounts, keys,
-      sinks: [...sinksOf(raw.sinks, this.#report), ...this.#archive()], events: this.#events(), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      sinks: [...sinksOf(raw.sinks, this.#knownNames(), this.#report), ...this.#archive()], events: this.#events(), analytics: this.#analytics(store), notifications: this.#notifications(plans, addOns, keys), instance: raw.instance ?? (this.#options.hostName || 'tallygate'),
+      ...(telemetry === undefined ? {} : { telemetry }),
     }
     const version = hash('sha256', JSON.stringify(content, (_, value: unknown) => value instanceof Map ? [...value] : value)).slice(0, 16)
     return freeze({ ...content, version, files: this.#files })
@@ -110,6 +114,12 @@ class Parser {
   #namesIn(section: 'plans' | 'add_ons' | 'accounts' | 'upstreams' | 'meters' | 'prices'): ReadonlyMap<string, unknown> {
     const value = this.#raw.node.entries.get(section)?.value
     return value?.kind === 'map' ? value.entries : new Map()
+  }
+
+  /** A key with a plan of its own is an account of the same name. */
+  #knownNames(): KnownNames {
+    const ownAccounts = this.#raw.keys.filter(({ account }) => account === null).map(({ id }) => id)
+    return { plans: new Set(this.#namesIn('plans').keys()), accounts: new Set([...this.#namesIn('accounts').keys(), ...ownAccounts]) }
   }
 
   /** Where a field of something stands. */
@@ -218,6 +228,14 @@ class Parser {
   #events(): EventsConfig {
     const raw = this.#raw.events
     return { hotMs: raw?.hot ?? 86_400_000, archive: raw?.archive ?? null, keepMs: raw?.keep ?? 90 * 86_400_000 }
+  }
+
+  #analytics({ kind }: StoreConfig): AnalyticsConfig | null {
+    const raw = this.#raw.analytics
+    if (raw === 'off') return null
+    // What is kept by the minute is most of it, and Redis has it in memory.
+    const minutesMs = raw?.minutes ?? (kind === 'redis' ? 6 * 3_600_000 : 2 * 86_400_000)
+    return { minutesMs, hoursMs: raw?.hours ?? 45 * 86_400_000, daysMs: raw?.days ?? 800 * 86_400_000, monthsMs: raw?.months ?? 3_660 * 86_400_000 }
   }
 
   #notifications(plans: ReadonlyMap<string, Plan>, addOns: ReadonlyMap<string, AddOn>, keys: readonly KeyConfig[]): Config['notifications'] {

@@ -67,6 +67,10 @@ export class Report {
     this.warnings.push(placed(node.source, node.offset, path, sentence))
   }
 
+  warnAt(source: Source, offset: number, path: Path | null, sentence: string): void {
+    this.warnings.push(placed(source, offset, path, sentence))
+  }
+
   /** A mistake that has no place in a file, or concerns all of it. */
   whole(file: string, sentence: string): void {
     this.problems.push({ file, line: 0, column: 0, path: '', sentence })

@@ -178,6 +178,7 @@ export function restartNeeded(before: Config, after: Config): readonly string[] 
     ['admin.listen', (config) => config.admin.listen],
     ['store', (config) => config.store],
     ['events.hot', (config) => config.events.hotMs],
+    ['telemetry', (config) => config.telemetry],
     ['instance', (config) => config.instance],
   ]
   return fixed.filter(([, part]) => JSON.stringify(part(before)) !== JSON.stringify(part(after))).map(([name]) => name)

@@ -198,6 +198,14 @@ const events = object({
   keep: optional(duration('keep', dayMs, 3_660 * dayMs), null, 'How long those files are kept. Default 90d.'),
 })
 
+const analyticsWrong = 'has to be a mapping, or off'
+const analytics = either(oneOf(['off'], { none: 'has to be a mapping, or off; to switch it off write off', on: analyticsWrong, true: analyticsWrong, false: 'has to be a mapping, or off; to switch it off write off' }), object({
+  minutes: optional(duration('minutes', 3_600_000, 31 * dayMs), null, 'How long usage is kept by the minute. Default 2d; with Redis 6h.'),
+  hours: optional(duration('hours', dayMs, 366 * dayMs), null, 'How long it is kept by the hour. Default 45d.'),
+  days: optional(duration('days', 31 * dayMs, 3_660 * dayMs), null, 'How long it is kept by the day. Default 800d.'),
+  months: optional(duration('months', 366 * dayMs, 7_320 * dayMs), null, 'How long it is kept by the month. Default 3660d.'),
+}, { hints: { minute: 'did you mean "minutes"?', hour: 'did you mean "hours"?', day: 'did you mean "days"?', month: 'did you mean "months"?' } }))
+
 export const PROVIDERS = ['openai', 'anthropic', 'http'] as const
 export const LATER_PROVIDERS = ['gemini', 'ollama', 'tgi', 'llamacpp', 'cohere', 'bedrock', 'kserve'] as const
 const later = Object.fromEntries(LATER_PROVIDERS.map((name) => [name, `${name} is not in this release; openai, anthropic and http are`]))
@@ -706,6 +714,31 @@ const webhook = object({
   headers: optional(mapping('header', headerGrammar, headerValue), null, 'Further headers, such as authorization.'),
 }, { name: 'webhook', hints: { key: 'did you mean "secret"?', events: 'did you mean "types"?', type: 'did you mean "types"?', account: 'did you mean "accounts"?', signing_secret: 'did you mean "secret"?' } })
 
+// ---------------------------------------------------------------------------------------------------------------- telemetry
+
+/** An OTLP receiver's address over HTTP, without the paths of its signals and without a slash at its end. */
+export const otlpUrl = scalar('otlp_url', 'an address such as http://127.0.0.1:4318', [{ type: 'string', pattern: '^https?://.' }], (text) => {
+  const url = URL.parse(text)
+  if (url === null || !/^https?:$/.test(url.protocol)) return { problem: 'is not an address; it begins with http:// or https://, such as http://127.0.0.1:4318' }
+  if (url.username !== '' || url.password !== '') return { problem: 'holds a user name or password; write it as headers: { authorization: "${NAME}" } instead' }
+  if (url.search !== '' || url.hash !== '') return { problem: `has a part after ${url.search === '' ? '#' : '?'}, which cannot be kept` }
+  if (/\/v1\/(traces|metrics|logs)\/?$/.test(url.pathname)) return { problem: 'names one signal; leave out /v1/traces or /v1/metrics, they are added' }
+  return { value: `${url.origin}${url.pathname.replace(/\/+$/, '')}` }
+})
+
+const sample = scalar('sample', 'a percentage from 0% to 100%, such as 10%', [{ type: 'string', pattern: '^[0-9]+(\\.[0-9]+)?%$' }], (text) => {
+  const answer = percentOf(text)
+  return 'value' in answer && answer.value <= 100 ? answer : { problem: `${shown(text)} is not a percentage from 0% to 100%, such as 10%` }
+})
+
+const telemetryWrong = 'has to be a mapping, or off; to switch it off write off'
+const telemetry = either(oneOf(['off'], { none: telemetryWrong, on: telemetryWrong, true: telemetryWrong, false: telemetryWrong }), object({
+  otlp: required(otlpUrl, 'Where traces and metrics are sent: an OTLP receiver over HTTP, without /v1/traces.'),
+  headers: optional(mapping('header', headerGrammar, headerValue), null, 'Sent with them, such as authorization.'),
+  sample: optional(sample, null, 'How many of the traces that begin here are recorded; of the others the caller has decided. Default 10%.'),
+  service_name: optional(named('a name (printable ASCII, 128 at most)', /^[!-~](?:[ -~]{0,126}[!-~])?$/), null, 'Names the service. Default tallygate.'),
+}, { hints: { endpoint: 'did you mean "otlp"?', url: 'did you mean "otlp"?', ratio: 'did you mean "sample"?', sampling: 'did you mean "sample"?', service: 'did you mean "service_name"?' } }))
+
 const off = 'has to be a mapping, or none; to switch everything off write none'
 const notifications = either(oneOf(['none'], { off, false: off, no: off, true: off, on: off }), object({
   thresholds: optional(thresholds, null, 'Percentages of use at which somebody is told, or none. Default [50%, 80%, 100%].'),
@@ -726,6 +759,7 @@ export const root = object({
   admin: optional(admin, null, 'The port that operators use.'),
   store: optional(store, null, 'Where counters and events are kept. Default embedded:./data.'),
   events: optional(events, null, 'How long usage events are kept.'),
+  analytics: optional(analytics, null, 'How long usage is kept by minute, hour, day and month, for looking at; or off.'),
   upstreams: section(mapping('upstream', idGrammar, upstream), 'Where inference happens. None: UPSTREAM_URL, or the demo model.'),
   models: section(mapping('model', modelGrammar, modelEntry), 'Known models: their bounds and where they are served.'),
   meters: section(mapping('meter', meterGrammar, raw('expression', 'an expression such as input_tokens + 4 * output_tokens', [{ type: 'string' }]), (name) => builtin.has(name) ? `${name} is a meter already; choose another name` : undefined), 'Meters of your own: sums such as input_tokens + 4 * output_tokens.'),
@@ -736,6 +770,7 @@ export const root = object({
   keys: optional(list(key), [], 'Who may call.'),
   sinks: optional(list(sink), [], 'Where usage events go.'),
   notifications: optional(notifications, null, 'Who is told when something runs out or ends; or none.'),
+  telemetry: optional(telemetry, null, 'Traces and metrics for an OpenTelemetry receiver; or off. Default: off, or what OTEL_EXPORTER_OTLP_ENDPOINT says.'),
 }, { extra: /^x-/, lenient: true })
 
 /** Sections of named things, which several files may share; lists are joined; all else stands in one file only. */
@@ -747,6 +782,7 @@ export type RawConfig = Of<typeof root>
 export type RawLimit = Of<typeof limit>
 export type RawNotifications = Of<typeof notifications>
 export type RawWebhook = Of<typeof webhook>
+export type RawTelemetry = Of<typeof telemetry>
 export type RawEntitlements = Of<typeof entitlements>
 export type RawPlan = Of<typeof plan>
 export type RawAddOn = Of<typeof addOn>

@@ -1,10 +1,12 @@
 import { sinkKind } from '../sinks/index.ts'
+import { matches } from '../metering/glob.ts'
 import { whyNotHost } from '../sinks/address.ts'
 import type { MeterMapping, MeterRule, SinkKind } from '../sinks/sink.ts'
 import type { SinkConfig, SinkMapping } from './config.ts'
 import type { Report } from './problem.ts'
-import { listed, pathOf } from './problem.ts'
+import { listed, pathOf, shown } from './problem.ts'
 import type { RawSink, RawSinkMeter } from './schema.ts'
+import { quote } from './shape.ts'
 import { toldQuantity } from './weighted-meter.ts'
 
 /** The path of a file sink; null: it is another. */
@@ -13,8 +15,14 @@ export function filePathOf(raw: RawSink): string | null {
   return raw.type === 'file' && typeof path === 'string' ? path : null
 }
 
-/** What sinks say, checked against each other and against what their receivers can take. */
-export function sinksOf(raws: readonly RawSink[], report: Report): readonly SinkConfig[] {
+/** What the file names: a sink's word that is none of these is told. */
+export interface KnownNames {
+  readonly plans: ReadonlySet<string>
+  readonly accounts: ReadonlySet<string>
+}
+
+/** What sinks say, checked against each other, against what the file names, and against what their receivers can take. */
+export function sinksOf(raws: readonly RawSink[], known: KnownNames, report: Report): readonly SinkConfig[] {
   const names = new Set<string>()
   const paths = new Map<string, string>()
   return raws.map((raw) => {
@@ -32,8 +40,11 @@ export function sinksOf(raws: readonly RawSink[], report: Report): readonly Sink
       const value = raw[name]
       // What is put in by name is plain data for the sink.
       if (value !== undefined) settings[name] = value instanceof Map ? Object.fromEntries(value) : value
+      const why = typeof value === 'string' ? kind.settings[name]?.whyNot?.(value) ?? null : null
+      if (why !== null) wrong(name, why)
       if (kind.settings[name]?.is === 'url' && typeof value === 'string') checkAddress(raw, name, value, report)
     }
+    warnOfNames(raw, known, report)
     return { name: raw.name, type: raw.type, settings, mapping: mappingOf(raw, kind, report) }
   })
 }
@@ -45,6 +56,39 @@ function checkAddress(raw: RawSink, field: string, address: string, report: Repo
   const why = whyNotHost(url.hostname, raw['private'] === true)
   if (why !== null) report.problem(at, pathOf(raw.trail, field), why)
   else if (url.protocol === 'http:' && raw['private'] !== true) report.warn(at, pathOf(raw.trail, field), 'is not encrypted: whoever is on the way reads its secret and the events; write https://')
+}
+
+/** Of one list of names; more mistakes of one kind need no more lines. */
+const namesMax = 20
+
+/** A name that was mistyped is never billed, and nothing else would say so. */
+function warnOfNames(raw: RawSink, { plans, accounts }: KnownNames, report: Report): void {
+  const inFilter = (field: 'plans' | 'accounts', names: ReadonlySet<string>, sentence: (word: string, hint: string) => string): void => {
+    const node = raw.filter?.node.entries.get(field)?.value
+    // Whoever has none of them here makes them elsewhere: there is nothing to compare with.
+    if (raw.filter === null || node === undefined || names.size === 0) return
+    const trail = pathOf(raw.filter.trail, field)
+    const unknown = (node.kind === 'seq' ? node.items : [node]).flatMap((item, index) => (
+      item.kind === 'scalar' && !/^\*+$/.test(item.text) && !isAmong(item.text, names) ? [{ item, path: node.kind === 'seq' ? pathOf(trail, index) : trail }] : []
+    ))
+    for (const { item, path } of unknown.slice(0, namesMax)) report.warn(item, path, sentence(quote(item), report.suggestion(item.text, names)))
+    if (unknown.length > namesMax) report.warn(node, trail, `${unknown.length - namesMax} more match nothing`)
+  }
+  inFilter('plans', plans, (word, hint) => `no plan is called ${word}, so nothing of it is told${hint}`)
+  inFilter('accounts', accounts, (word, hint) => `no account of this file is called ${word}; ignore this if it is made at run time${hint}`)
+  const customers = raw.node.entries.get('customers')?.value
+  if (customers?.kind !== 'map' || accounts.size === 0) return
+  const unknown = [...customers.entries].filter(([name]) => !accounts.has(name))
+  for (const [name, { key }] of unknown.slice(0, namesMax)) {
+    report.warnAt(key.source, key.offset, pathOf(pathOf(raw.trail, 'customers'), name), `no account of this file is called ${shown(name)}; ignore this if it is made at run time${report.suggestion(name, accounts)}`)
+  }
+  if (unknown.length > namesMax) report.warn(customers, pathOf(raw.trail, 'customers'), `${unknown.length - namesMax} more are no accounts of this file`)
+}
+
+function isAmong(pattern: string, names: ReadonlySet<string>): boolean {
+  if (!pattern.includes('*')) return names.has(pattern)
+  for (const name of names) if (matches(pattern, name)) return true
+  return false
 }
 
 function mappingOf(raw: RawSink, kind: SinkKind, report: Report): SinkMapping | null {

@@ -176,7 +176,9 @@ async function reserve(x: Exchange, w: Workings, plan: CallPlan): Promise<Denied
     if (known === null) w.refusals.remember(x.config, checks, uMin, uMax, answer, w.clock.nowMs())
     const mayWait = answer.refusals.every((refusal) => refusal.why === 'held')
     if (!mayWait || w.clock.monotonicMs() + stepMs > giveUpMs || w.stopping) return answer
+    const sleptMs = w.clock.monotonicMs()
     await w.clock.sleep(stepMs)
+    x.waitedMs += w.clock.monotonicMs() - sleptMs
     stepMs = Math.min(waitStepMaxMs, stepMs * 2)
     if (x.d.gone) throw new DownstreamGone()
     x.draft = draft = draftSeenAt(draft, seenMs(w))

@@ -19,6 +19,7 @@ import type { Workings } from './parts.ts'
 import { respondError, statusOf } from './respond.ts'
 import { rejectedBound, rejectsUsageOption, smallerBound } from './second-try.ts'
 import { headerOf, unavailable, upstreamError } from './upstream-error.ts'
+import { tellRefused } from './told.ts'
 import { upstreamRequest } from './upstream-request.ts'
 
 const quotaEnded = 'The allowance for this call is used up.'
@@ -155,6 +156,7 @@ export class Answer implements UpstreamListener {
     const { clock, forwarder } = this.#w
     this.#sent = false
     this.#startedMs = clock.monotonicMs()
+    this.#x.forwardedMs ??= this.#startedMs
     this.#phase = 'waiting'
     this.#arm()
     if (this.#grows) this.#background(this.#growCompute())
@@ -178,7 +180,7 @@ export class Answer implements UpstreamListener {
     if (this.#phase === 'over') return
     const x = this.#x
     const { route, facts } = admitted(x)
-    this.#status = status
+    this.#status = x.upstreamStatus = status
     this.#headers = headers
     this.#headMs = this.#lastMs = this.#w.clock.monotonicMs()
     for (const name of route.provider.upstreamRequestIdHeaders) x.upstreamRequestId ??= headerOf(headers, name)?.slice(0, 200) ?? null
@@ -559,6 +561,7 @@ export class Answer implements UpstreamListener {
       this.#changes = { ...this.#changes, outputBound: bound, outputField: rejected.field ?? this.#changes.outputField }
     }
     x.attempt += 1
+    x.upstreamMs += (this.#endedMs ?? this.#startedMs) - this.#startedMs
     this.#held = []
     this.#heldBytes = 0
     this.#endedMs = null
@@ -587,7 +590,7 @@ export class Answer implements UpstreamListener {
       this.#endedMs = this.#w.clock.monotonicMs()
       this.#call?.abort()
     }
-    this.#x.upstreamMs = Math.round(this.#endedMs - this.#startedMs)
+    this.#x.upstreamMs += this.#endedMs - this.#startedMs
     this.#finish(phase, end, error ?? null, sent ?? null).then(this.#resolve, (thrown: unknown) => {
       // The upstream may have worked: what can still be said of it is that it did.
       this.#bug(thrown)
@@ -727,7 +730,8 @@ export class Answer implements UpstreamListener {
     if (d.gone || this.#draining) return
     if (error === null || d.headSent) return d.cut()
     this.#x.status = statusOf(error.code)
-    this.#w.metrics.refusals.inc({ reason: error.code })
+    this.#x.failure ??= error.code
+    tellRefused(this.#x, this.#w, error, this.#w.clock.nowMs())
     respondError(d, error, admitted(this.#x).route.provider, { requestId: this.#x.id, headers: standingHeaders(this.#x, this.#w, balances) })
   }
 }

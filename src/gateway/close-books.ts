@@ -1,8 +1,10 @@
 import type { Balance } from '../metering/check.ts'
+import type { Quantities } from '../metering/meter.ts'
 import type { Outcome } from './answer.ts'
 import { settlementOf } from './books.ts'
 import { admitted, type Exchange } from './exchange.ts'
 import type { Workings } from './parts.ts'
+import { modelLabel } from './record.ts'
 
 export interface Closed {
   /** False: what was used is neither in the books nor on disk yet; the settler goes on trying for as long as this process lives. */
@@ -25,6 +27,7 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
   x.end = outcome.end
   x.source = outcome.source
   x.status = outcome.status
+  x.modelServed = outcome.modelServed
   for (const alarm of outcome.alarms) w.metrics.alarms.inc({ provider: provider.name, alarm })
   if (draft === null || skeleton === null) return nothingToBook
   const { principal } = admitted(x)
@@ -44,10 +47,13 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
   }
   x.usage = settlement.usage
   w.metrics.settlements.inc({ end: outcome.end, usage_source: outcome.source })
-  for (const type of ['input', 'cached_input', 'output', 'reasoning'] as const) {
+  const model = modelLabel(x)
+  for (const type of tokenTypes) {
     const tokens = settlement.usage[`${type}_tokens`]
-    if (tokens !== undefined && tokens > 0) w.metrics.tokens.inc({ provider: provider.name, type }, tokens)
+    if (tokens !== undefined && tokens > 0) w.metrics.tokens.inc({ provider: provider.name, model, type }, tokens)
   }
+  const why = whyFree(x, outcome, settlement.usage)
+  if (why !== null) w.metrics.zeroCharges.inc({ provider: provider.name, why })
   // A spool takes it when the store does not: an answer that may end whatever the store does waits for that too.
   const answer = await w.settler.settle(settlement, waitsForBooks(x, outcome) || w.settler.hasSpool ? w.limits.endMs : w.limits.settleMs)
   if (answer === null) return { durable: false, balances: null }
@@ -57,6 +63,15 @@ export async function closeBooks(x: Exchange, w: Workings, outcome: Outcome): Pr
     w.log.warn({ id: x.id, overruns: answer.overruns }, 'more was used than any ceiling covers')
   }
   return { durable: true, balances: answer.balances }
+}
+
+const tokenTypes = ['input', 'cached_input', 'cache_write', 'output', 'reasoning'] as const
+
+/** Why an answer that somebody got may be billed with too little; null: no reason to think so. */
+function whyFree(x: Exchange, outcome: Outcome, usage: Quantities): 'zero' | 'estimated' | null {
+  if (outcome.end !== 'complete' || outcome.verdict !== 'used' || x.route?.known !== true) return null
+  if ((usage.input_tokens ?? 0) + (usage.output_tokens ?? 0) + (usage.images ?? 0) + (usage.audio_seconds ?? 0) === 0) return 'zero'
+  return outcome.source === 'estimated' ? 'estimated' : null
 }
 
 /** After a void the caller is told where it stands without it; not worth an error if it cannot be read. */

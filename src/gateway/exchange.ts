@@ -7,6 +7,7 @@ import type { Quantities } from '../metering/meter.ts'
 import type { Balance } from '../metering/check.ts'
 import type { Draft } from '../metering/reservation.ts'
 import type { RequestFacts } from '../providers/provider.ts'
+import type { Trace } from '../telemetry/telemetry.ts'
 import type { Answer } from './answer.ts'
 import type { Downstream } from './downstream.ts'
 import type { Living } from './lease.ts'
@@ -60,8 +61,18 @@ export class Exchange implements Listed {
   attempt = 1
   /** Body bytes that the caller was sent. */
   bytesOut = 0
+  /** When the upstream was first turned to, of the monotonic clock; null: it was not. */
+  forwardedMs: number | null = null
+  /** Of all attempts. */
   upstreamMs = 0
   firstByteMs: number | null = null
+  /** What the upstream said; 0: nothing. */
+  upstreamStatus = 0
+  /** How long the caller took to send its body, and how long the plan let the call wait for capacity: neither is our doing. */
+  readingMs = 0
+  waitedMs = 0
+  /** Where it belongs to in a distributed trace; null: nobody wants to know. */
+  trace: Trace | null = null
   upstreamRequestId: string | null = null
 
   /** What the one log line tells. */
@@ -69,6 +80,7 @@ export class Exchange implements Listed {
   end: StreamEnd | 'refused' | 'error' = 'error'
   source: UsageSource | null = null
   usage: Quantities = {}
+  modelServed: string | null = null
   failure: string | null = null
   /** The shadow limits that would have refused it. */
   shadowed: readonly string[] = []

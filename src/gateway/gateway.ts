@@ -12,15 +12,18 @@ import { Lease } from './lease.ts'
 import { ModelLists } from './models.ts'
 import { Outage } from './outage.ts'
 import { defaultBounds, type Bounds, type GatewayParts, type Workings } from './parts.ts'
+import { beginSeries, record } from './record.ts'
 import { RefusalMemory } from './refusal-memory.ts'
 import { presentable, respondError, statusOf } from './respond.ts'
 import { Roster } from './roster.ts'
 import { RouteTable } from './route.ts'
 import { Seats } from './seats.ts'
 import { Settler } from './settler.ts'
+import { tellEnded, tellRefused } from './told.ts'
 import { Tunnel } from './tunnel.ts'
 import { connectionOf } from './upstream-request.ts'
 import { UpstreamMemory } from './upstream-memory.ts'
+import { HistoryTurns } from './usage-history.ts'
 
 /** Exchanges in, answers out. One per process; `server.ts` hands it what clients send. */
 export class Gateway {
@@ -40,8 +43,7 @@ export class Gateway {
     this.#config = parts.config()
     const lease = new Lease({ store, clock, log, leaseMs, renewMs })
     this.#workings = {
-      config: () => parts.config(), keys: parts.keys, guard: parts.guard, tokenizer: parts.tokenizer, providers: parts.providers, httpEndpoint: parts.httpEndpoint,
-      store, clock, random, log, metrics,
+      ...parts,
       limits: this.#limits,
       routes: new RouteTable(parts.providers),
       forwarder: parts.forwarder ?? new Forwarder(),
@@ -52,14 +54,25 @@ export class Gateway {
       outage: new Outage({ log, clock }),
       upstreams: new UpstreamMemory(),
       modelLists: new ModelLists(),
+      historyTurns: new HistoryTurns(),
       drains: { running: 0 },
       stopping: false,
     }
+    beginSeries(metrics, parts.providers)
+    metrics.beforeReading.push(() => {
+      metrics.open.set(this.#open.size)
+      metrics.reservations.set(this.#workings.lease.size)
+    })
   }
 
   /** Exchanges in flight, tunnels included. */
   get openExchanges(): number {
     return this.#open.size
+  }
+
+  /** Those of them that are answered as a stream. */
+  get openStreams(): number {
+    return this.#open.list().reduce((sum, { facts, draft }) => sum + (facts?.streamed === true && draft !== null ? 1 : 0), 0)
   }
 
   /** Settlements that are not durable yet. */
@@ -124,13 +137,13 @@ export class Gateway {
   }
 
   #begin(d: Downstream): Exchange {
-    const { clock, random, metrics } = this.#parts
+    const { clock, random, telemetry } = this.#parts
     const config = this.#parts.config()
     if (config !== this.#config) this.#onReload(config)
     const nowMs = clock.nowMs()
     const x = new Exchange(d, config, exchangeId(nowMs, random.bytes(10)), nowMs, clock.monotonicMs())
+    if (telemetry !== undefined && telemetry !== null) x.trace = telemetry.begin(d.headers)
     this.#open.add(x)
-    metrics.open.set(this.#open.size)
     return x
   }
 
@@ -158,14 +171,14 @@ export class Gateway {
     x.failure ??= error.code
     if (d.headSent) return d.cut()
     x.status = statusOf(error.code)
-    if (x.status !== 500) this.#parts.metrics.refusals.inc({ reason: error.code })
+    if (x.status !== 500) tellRefused(x, this.#parts, error, this.#parts.clock.nowMs())
     // Only what a reservation was refused for has a standing to tell.
     respondError(d, error, x.route?.provider ?? null, { requestId: x.id, headers: standingHeaders(x, this.#workings, null) })
   }
 
   /** Every exchange comes here, however it ended. */
   #leave(x: Exchange): void {
-    const { clock, log, metrics } = this.#parts
+    const { clock } = this.#parts
     if ((x.holding || x.unheld) && x.principal !== null) {
       // It failed between its reservation and its outcome: nothing was forwarded, or nothing is known of it.
       x.holding = false
@@ -175,16 +188,8 @@ export class Gateway {
     }
     this.#workings.seats.leave(x)
     this.#open.remove(x)
-    metrics.open.set(this.#open.size)
-    const ms = clock.monotonicMs() - x.startedMs
-    const endpoint = x.route === null || !x.route.known ? 'other' : x.route.endpoint.name
-    metrics.requests.inc({ provider: x.route?.provider.name ?? 'none', endpoint, outcome: x.end })
-    metrics.duration.observe({ endpoint }, ms / 1_000)
-    if (x.firstByteMs !== null) metrics.firstByte.observe({ endpoint }, x.firstByteMs / 1_000)
-    log.info({
-      id: x.id, account: x.principal?.account.id, key: x.principal?.keyId, endpoint, status: x.status, end: x.end, ms: Math.round(ms),
-      input_tokens: x.usage.input_tokens, output_tokens: x.usage.output_tokens, ...(x.failure === null ? {} : { failure: x.failure }), ...(x.shadowed.length === 0 ? {} : { shadowed: x.shadowed }),
-    }, 'exchange')
+    tellEnded(x, this.#parts)
+    record(x, this.#parts, clock.monotonicMs() - x.startedMs)
     if (this.#open.size === 0) for (const resolve of this.#whenIdle.splice(0)) resolve()
   }
 }

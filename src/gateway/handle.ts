@@ -9,18 +9,22 @@ import { answerModels } from './models.ts'
 import type { Workings } from './parts.ts'
 import { requireJson } from './request-body.ts'
 import { destinationOf, opaqueRoute, type Route } from './route.ts'
+import { answerUsageHistory, usageHistoryPath } from './usage-history.ts'
 import { answerUsage, usagePath } from './usage-page.ts'
 
 /** The journey of a request, on one page. What is thrown here becomes the answer, in the dialect's words (gateway.ts). */
 export async function handle(x: Exchange, w: Workings): Promise<void> {
   const { d, config } = x
   if (d.path === usagePath) return answerUsage(x, w)
+  if (d.path === usageHistoryPath) return answerUsageHistory(x, w)
 
   // 1. Who is asking, and for what?
   const route = x.route = routeOf(x, w)
   x.principal = await authenticate(d, w)
   if (route.endpoint.local === 'models') return answerModels(x, w)
+  const askedMs = w.clock.monotonicMs()
   x.body = route.known && route.endpoint.body === 'none' ? x.body : await d.readBody(config.server.bodyMaxBytes)
+  x.readingMs = w.clock.monotonicMs() - askedMs
   // What was inspected must be what the upstream reads: a body that calls itself something else is refused.
   if (route.known && route.endpoint.body === 'json') requireJson(d.header('content-type'))
   x.facts = route.endpoint.inspect(x.body)

@@ -1,6 +1,7 @@
 import { serializeItem, serializeString } from 'structured-headers'
 import type { QuotaItem } from '../metering/quota.ts'
 import type { Provider } from '../providers/provider.ts'
+import type { Trace } from '../telemetry/telemetry.ts'
 import { listOf } from './request-head.ts'
 
 /** Everything about headers that pass through or tell of quotas. All lists are flat: name, value, name, value …; names lower-case. */
@@ -86,8 +87,11 @@ export function planRequestHeaders(provider: Provider | null, credential: string
   return { added, replaced }
 }
 
-/** `requestId`: the exchange's id, so that the upstream's log can be joined with ours. `hasBody`: JSON is said where the caller said nothing. */
-export function upstreamRequestHeaders(plan: RequestHeaderPlan, headers: readonly string[], requestId: string, hasBody: boolean): string[] {
+/**
+ * `requestId`: the exchange's id, so that the upstream's log can be joined with ours. `hasBody`: JSON is said where the caller said nothing. `trace`: the upstream's
+ * part in it is told instead of the caller's own words; null: those pass unchanged.
+ */
+export function upstreamRequestHeaders(plan: RequestHeaderPlan, headers: readonly string[], requestId: string, hasBody: boolean, trace: Trace | null = null): string[] {
   const out: string[] = []
   const dropped = nominated(headers)
   let via = '1.1 tallygate'
@@ -97,11 +101,14 @@ export function upstreamRequestHeaders(plan: RequestHeaderPlan, headers: readonl
     const value = headers[i + 1] ?? ''
     if (name === 'via') via = `${value}, ${via}`
     if (requestRule.keeps(name) || plan.replaced.has(name) || dropped?.includes(name) === true) continue
+    if (trace !== null && (name === 'traceparent' || name === 'tracestate')) continue
     if (name === 'content-type') typed = true
     out.push(name, value)
   }
   if (!typed) out.push('content-type', 'application/json')
   out.push('via', via, 'x-request-id', requestId, ...plan.added)
+  if (trace !== null) out.push('traceparent', trace.upstreamParent)
+  if (trace !== null && trace.state !== '') out.push('tracestate', trace.state)
   return out
 }
 

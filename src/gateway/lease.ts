@@ -48,6 +48,11 @@ export class Lease {
     return nowMs + this.#parts.leaseMs
   }
 
+  /** Exchanges that hold something. */
+  get size(): number {
+    return this.#living.size
+  }
+
   add(living: Living): void {
     this.#living.add(living)
   }

@@ -4,6 +4,8 @@ import type { Downstream } from './downstream.ts'
 import { exposedHeaders } from './headers.ts'
 import { allowedMethods, listOf } from './request-head.ts'
 import { respondError, respondJson } from './respond.ts'
+import { usageHistoryPath } from './usage-history.ts'
+import { usagePath } from './usage-page.ts'
 
 export interface Readiness {
   readonly ready: boolean
@@ -12,7 +14,10 @@ export interface Readiness {
 
 const own: ReadonlySet<string> = new Set(['/', '/health', '/-/live', '/-/ready'])
 
-/** Answers what needs neither a key nor an upstream. True: it did. `/-/usage` is not among them. */
+/** These need a key. */
+const ofCallers: ReadonlySet<string> = new Set([usagePath, usageHistoryPath])
+
+/** Answers what needs neither a key nor an upstream. True: it did. */
 export function answerLocally(d: Downstream, cors: ServerConfig['cors'], ready: () => Readiness): boolean {
   const { method, path } = d
   if (method === 'OPTIONS') {
@@ -32,7 +37,7 @@ export function answerLocally(d: Downstream, cors: ServerConfig['cors'], ready: 
     return true
   }
   // What belongs to the admin port is never found on this one, nor is anything else of ours that does not exist.
-  if (path === '/metrics' || path === '/api' || path.startsWith('/api/v1/') || path === '/api/v1' || (path.startsWith('/-/') && path !== '/-/usage')) {
+  if (path === '/metrics' || path === '/api' || path.startsWith('/api/v1/') || path === '/api/v1' || (path.startsWith('/-/') && !ofCallers.has(path))) {
     respondError(d, new GatewayError('not_found', 'There is nothing at this path.'), null, { requestId: '' })
     return true
   }

@@ -35,6 +35,9 @@ const statuses: Readonly<Record<ErrorCode, number>> = {
   version_not_supported: 505,
 }
 
+/** Every reason that a caller can be told. */
+export const errorCodes: readonly string[] = Object.keys(statuses)
+
 /** Waits where the error itself names none. */
 const waitsMs: Partial<Readonly<Record<ErrorCode, number>>> = {
   capacity_reserved: 1_000,

@@ -75,6 +75,7 @@ export class Settler {
     const { spool, store, clock, random, log, metrics } = parts
     this.#drain = spool === null ? null : new SpoolDrain({ spool, clock, random, log, metrics, apply: (move) => answered(applySettle(move, store, log, clock), clock) })
     this.#drain?.start()
+    metrics.beforeReading.push(() => metrics.unsettled.set(this.waiting))
   }
 
   /** Why nothing more may be admitted, in plain words: it could not be billed. null: it may. */
@@ -227,7 +228,6 @@ export class Settler {
   }
 
   #tell(): void {
-    this.#parts.metrics.unsettled.set(this.waiting)
     for (const tell of this.#whenChanged.splice(0)) tell()
   }
 

@@ -91,7 +91,8 @@ export class Tunnel {
     this.#ended = true
     this.#deadline.clear()
     this.#proxyRequest?.destroy()
-    x.upstreamMs = Math.round(w.clock.monotonicMs() - this.#startedMs)
+    x.upstreamMs = w.clock.monotonicMs() - this.#startedMs
+    x.upstreamStatus = this.#status
     const answered = this.#status !== 0 && this.#status < 400
     await closeBooks(x, w, {
       end, verdict: answered ? 'used' : this.#dialled ? 'failed' : 'untouched', status: this.#status === 0 ? 502 : this.#status,
@@ -110,9 +111,9 @@ export class Tunnel {
     const w = this.#w
     const { destination, route } = admitted(x)
     const { upstream } = destination
-    this.#startedMs = this.#lastMs = w.clock.monotonicMs()
+    this.#startedMs = this.#lastMs = x.forwardedMs = w.clock.monotonicMs()
     const query = upstreamQuery(x.d.query)
-    const headers = upstreamRequestHeaders(headerPlan(upstream, route.provider), x.d.headers, x.id, false)
+    const headers = upstreamRequestHeaders(headerPlan(upstream, route.provider), x.d.headers, x.id, false, x.trace)
     const outgoing = Object.assign(Object.create(null) as object, {
       method: 'GET', url: `${upstream.pathPrefix}${x.d.path}${query === '' ? '' : `?${query}`}`, httpVersion: '1.1', httpVersionMajor: 1,
       headers: { ...objectOf(headers), connection: 'Upgrade', upgrade: 'websocket' }, socket: this.#request.socket, connection: this.#request.socket,

@@ -27,7 +27,7 @@ export function upstreamRequest(x: Exchange, changes: BodyChanges): UpstreamRequ
     ...connectionOf(upstream, x.config.server.timeouts.connectMs),
     method,
     target: `${upstream.pathPrefix}${route.known ? endpoint.path : x.d.path}${query === '' ? '' : `?${query}`}`,
-    headers: upstreamRequestHeaders(headerPlan(upstream, route.provider), x.d.headers, x.id, route.known && body !== null && body.length > 0),
+    headers: upstreamRequestHeaders(headerPlan(upstream, route.provider), x.d.headers, x.id, route.known && body !== null && body.length > 0, x.trace),
     body: body !== null && body.length === 0 && method === 'GET' ? null : body,
   }
 }

@@ -1,3 +1,4 @@
+import { usageView } from '../dashboard/usage-view.ts'
 import { GatewayError } from '../errors.ts'
 import { toInstant, toWholeSecond } from '../metering/event.ts'
 import { burnDown, grantEndsMs, isEffective } from '../metering/grant.ts'
@@ -11,7 +12,8 @@ import { subscriptionAt } from '../metering/subscription.ts'
 import type { Subscription } from '../metering/subscription.ts'
 import { draftStanding } from '../metering/reservation.ts'
 import type { Draft } from '../metering/reservation.ts'
-import { authenticate } from './authenticate.ts'
+import { authenticate, hasCredential } from './authenticate.ts'
+import type { Downstream } from './downstream.ts'
 import type { Exchange } from './exchange.ts'
 import type { Workings } from './parts.ts'
 import { respondJson } from './respond.ts'
@@ -21,6 +23,12 @@ export const usagePath = '/-/usage'
 /** A caller's own standing: every visible limit that does not belong to one model or end user alone. */
 export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
   if (x.d.method !== 'GET') throw new GatewayError('method_not_allowed', 'This page is read with GET.', { details: { allow: 'GET' } })
+  if (!hasCredential(x.d) && wantsPage(x.d)) {
+    sendPage(x.d)
+    x.status = 200
+    x.end = 'complete'
+    return
+  }
   const principal = x.principal = await authenticate(x.d, w)
   const nowMs = w.clock.nowMs()
   const draft = draftStanding(principal, x.config.plans, nowMs)
@@ -51,6 +59,21 @@ export async function answerUsage(x: Exchange, w: Workings): Promise<void> {
     })),
     grants: granted.map((one, index) => grantText(one, balances[draft.checks.length + index]?.used ?? 0)),
   })
+}
+
+/** Browsers name what they show first. */
+function wantsPage(d: Downstream): boolean {
+  const [first = ''] = (d.header('accept') ?? '').split(',')
+  return first.split(';')[0]?.trim().toLowerCase() === 'text/html'
+}
+
+function sendPage(d: Downstream): void {
+  const { html, policy } = usageView()
+  d.writeHead(200, [
+    'content-type', 'text/html; charset=utf-8', 'content-length', String(html.length), 'cache-control', 'no-store', 'content-security-policy', policy,
+    'x-content-type-options', 'nosniff', 'x-frame-options', 'DENY', 'referrer-policy', 'no-referrer', 'cross-origin-opener-policy', 'same-origin',
+  ])
+  d.end(html)
 }
 
 /** A grant, and the limit that it extends, as the caller sees that. */

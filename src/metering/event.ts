@@ -147,7 +147,7 @@ const shown: readonly (readonly [BuiltinMeter, string])[] = [
 /** The CloudEvent of a record: the same record gives the same event, whenever and wherever it is read. What was not measured is left out. */
 export function toUsageEvent(record: OutboxRecord): UsageEvent {
   const { id, correction, body } = record
-  const quantities = record.kind === 'late' ? correctionOf(record.usage, record.booked ?? {}) : record.usage
+  const quantities = quantitiesOf(record)
   const data: Record<string, unknown> = {
     account: body.account, key: body.key, plan: body.plan, plan_version: body.plan_version, labels: body.labels,
     provider: body.provider, endpoint: body.endpoint, model: body.model,
@@ -190,6 +190,11 @@ export function toUsageEvent(record: OutboxRecord): UsageEvent {
     specversion: '1.0', type: 'tallygate.usage.v1', source: body.source, id: eventId(id, correction), subject: body.account,
     time: toInstant(timeOfId(id)), datacontenttype: 'application/json', data,
   }
+}
+
+/** What a record adds to what was written before it of the same exchange. */
+export function quantitiesOf({ kind, usage, booked }: OutboxRecord): Quantities {
+  return kind === 'late' ? correctionOf(usage, booked ?? {}) : usage
 }
 
 /** What a late settlement adds to what expiry had booked. It is no second request: `requests` is 0, unless the expiry knew of none at all. */

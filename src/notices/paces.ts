@@ -17,7 +17,12 @@ export class StoredPaces implements Paces {
 
   static async open(records: Records): Promise<StoredPaces> {
     const paces = new StoredPaces(records)
-    for (const { id, value } of await records.list(noticeKinds.pace)) paces.#take(id, value)
+    try {
+      for (const { id, value } of await records.list(noticeKinds.pace)) paces.#take(id, value)
+    } catch (error) {
+      paces.close()
+      throw error
+    }
     return paces
   }
 

@@ -91,6 +91,8 @@ export class Webhook {
   }
 
   start(): void {
+    // Series that alerts look at begin at 0.
+    for (const outcome of ['delivered', 'failed', 'given_up']) this.#parts.metrics.webhookDeliveries.inc({ webhook: this.#name, outcome }, 0)
     this.#stopMeasuring = this.#parts.clock.every(measureEveryMs, () => this.#measure())
     this.#running = this.#run()
   }

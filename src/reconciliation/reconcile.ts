@@ -159,6 +159,11 @@ interface Case {
   readonly fresh: boolean
 }
 
+interface Came {
+  readonly one: Case
+  readonly units: bigint
+}
+
 type Found = ReadonlyMap<string, { readonly copies: number; readonly value: string | null; readonly refused: string | null }>
 
 /**
@@ -461,6 +466,8 @@ class Comparison {
     const left = new Map<Span, bigint | null>()
     /** Looked up and found to be right, of spans that have a total and few records. */
     const right = new Map<Span, Case[]>()
+    /** Looked up and found, of those that may have come after the total was told. */
+    const came = new Map<Span, Came[]>()
     for (const { spans } of groups) for (const span of spans) left.set(span, span.difference)
     const held: { readonly group: Group; readonly one: Case }[] = []
     const flush = async (group: Group, span: Span): Promise<void> => {
@@ -474,6 +481,7 @@ class Comparison {
         const before = left.get(span) ?? null
         if (before === null) continue
         left.set(span, before - (one.standing.is === 'firm' ? booked - one.amount.units : booked))
+        if (booked === one.amount.units && (one.fresh || one.standing.is === 'late')) came.set(span, [...came.get(span) ?? [], { one, units: booked }])
         const alike = right.get(span) ?? []
         if (one.standing.is !== 'firm' || booked !== one.amount.units || alike.length > EACH_MAX) continue
         alike.push(one)
@@ -504,7 +512,7 @@ class Comparison {
           await flush(group, span)
           const rest = left.get(span) ?? null
           // It names each once, and has counted one of them twice.
-          if (rest !== null && !this.#agrees(group, rest)) this.#explain(group, { ...span, difference: rest }, right.get(span) ?? [])
+          if (rest !== null && !this.#agrees(group, rest) && !this.#cameAfter(group, rest, came.get(span) ?? [])) this.#explain(group, { ...span, difference: rest }, right.get(span) ?? [])
         } else if (this.#rollup !== null) this.#explainSums(group, span)
         else this.#explain(group, span, cases.get(span) ?? [])
       }
@@ -515,6 +523,23 @@ class Comparison {
       if (this.#rollup !== null) this.#listSums(group)
       if (group.late !== 0n || (group.lateFirst?.count ?? 0) > 0) this.#listLate(group)
     }
+  }
+
+  /** True: what the total lacks was booked between the total and the look at single records. It counts as on its way. */
+  #cameAfter(group: Group, lacking: bigint, came: readonly Came[]): boolean {
+    const { booked, rest } = explained(lacking + came.reduce((sum, { units }) => sum + units, 0n), [], came.map((each) => ({ of: each, units: each.units })))
+    if (rest !== 0n) return false
+    const told = new Set(booked)
+    for (const each of came) {
+      if (told.has(each)) continue
+      if (each.one.fresh) {
+        if (group.theirs !== null) group.theirs += each.units
+        continue
+      }
+      group.late -= each.units
+      if (group.lateFirst !== null) group.lateFirst = { ...group.lateFirst, count: group.lateFirst.count + 1 }
+    }
+    return true
   }
 
   async #find(group: Group, page: readonly Case[]): Promise<Found> {

@@ -1,5 +1,6 @@
 import type { ClickHouseClient, InsertResult } from '@clickhouse/client'
 import type { UsageEvent } from '../metering/event.ts'
+import { codeWords, placeOf } from '../failure-words.ts'
 import { whyNotHost } from './address.ts'
 import { lookupOf } from './http.ts'
 import { DeliveryFailed, type EventRecord, type ReadBack, type Sink, type SinkContract, type SinkKind } from './sink.ts'
@@ -109,13 +110,13 @@ export const clickhouse: SinkKind = {
           made = true
           done = await client.insert({ table, values: events.map(({ event }) => toRow(event)), format: 'JSONEachRow', abort_signal: signal })
         } catch (error) {
-          throw failureOf(error)
+          throw failureOf(error, url)
         }
         // Whoever answers without the number of the query is something in between.
         if (done.response_headers['x-clickhouse-query-id'] !== done.query_id) throw new DeliveryFailed('unknown', 'not an answer of ClickHouse')
         return { accepted: batch.map(({ id }) => id), refused: [] }
       },
-      readBack: readBackOf(client, table),
+      readBack: readBackOf(client, table, url),
       close: () => client.close(),
     } satisfies Sink
   },
@@ -132,12 +133,12 @@ function toRow(event: UsageEvent): Record<string, unknown> {
   return row
 }
 
-function readBackOf(client: ClickHouseClient, table: string): ReadBack {
+function readBackOf(client: ClickHouseClient, table: string, url: string): ReadBack {
   const rows = async <R>(query: string, params: Record<string, unknown>, signal: AbortSignal): Promise<R[]> => {
     try {
       return await (await client.query({ query, query_params: params, format: 'JSONEachRow', abort_signal: signal })).json<R>()
     } catch (error) {
-      throw failureOf(error)
+      throw failureOf(error, url)
     }
   }
   const columnOf = (code: string): string | null => (Object.hasOwn(quantities, code) ? code : null)
@@ -179,10 +180,10 @@ const meanings: Readonly<Record<string, readonly [DeliveryFailed['kind'], string
 
 const unsent = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH'])
 
-function failureOf(error: unknown): DeliveryFailed {
+function failureOf(error: unknown, url: string): DeliveryFailed {
   // Older servers say their numbers in words that the client does not know.
   const code = error instanceof Error ? ('code' in error ? String(error.code) : /^Code: (\d{1,4})\b/.exec(error.message)?.[1] ?? '') : ''
   const meaning = meanings[code]
   if (meaning !== undefined) return new DeliveryFailed(meaning[0], `${code} ${meaning[1]}`)
-  return new DeliveryFailed(unsent.has(code) ? 'busy' : 'unknown', /^\w{1,40}$/.test(code) ? code : 'no answer of ClickHouse')
+  return new DeliveryFailed(unsent.has(code) ? 'busy' : 'unknown', /^\w{1,40}$/.test(code) ? codeWords(code, placeOf(url)) : 'no answer of ClickHouse')
 }

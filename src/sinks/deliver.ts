@@ -1,6 +1,7 @@
 import { assert } from '../assert.ts'
 import type { SinkMapping } from '../config/config.ts'
 import type { Clock } from '../clock.ts'
+import { codeWords } from '../failure-words.ts'
 import type { Log } from '../log.ts'
 import { toUsageEvent } from '../metering/event.ts'
 import type { Metrics } from '../metrics.ts'
@@ -143,7 +144,10 @@ export class Delivery {
   }
 
   start(): void {
-    const { outbox, clock } = this.#parts
+    const { outbox, clock, metrics, name: sink } = this.#parts
+    // Series that alerts look at begin at 0.
+    for (const counter of [metrics.delivered, metrics.deliveryRetries, metrics.outboxMissed, metrics.ambiguous, metrics.refusedRecords, metrics.duplicates, metrics.unmapped]) counter.inc({ sink }, 0)
+    metrics.sinkPaused.set({ sink }, 0)
     this.#stopListening = outbox.onAppend(() => {
       this.#news = true
       this.#wake()
@@ -160,7 +164,7 @@ export class Delivery {
 
   /** Ends after the requests under way; what is left waits in the outbox. */
   async stop(): Promise<void> {
-    const { clock, sink, outbox } = this.#parts
+    const { clock, sink, outbox, metrics, name } = this.#parts
     this.#stop.abort()
     this.#wake()
     this.#stopListening()
@@ -168,9 +172,9 @@ export class Delivery {
     const cancel = clock.after(LAST_ANSWERS_MS, () => this.#abort.abort(new Error('stopped')), { unref: true })
     await this.#running
     cancel()
-    this.#parts.metrics.sinkPaused.set({ sink: this.#parts.name }, 0)
     await sink.close()
     // Left to run out when this fails: that only takes longer.
+    for (const gauge of [metrics.outboxLag, metrics.outboxAge, metrics.dead, metrics.quarantined, metrics.sinkPaused]) gauge.remove({ sink: name })
     if (this.#fence !== null) await outbox.release(this.#fence).catch(() => undefined)
   }
 
@@ -186,10 +190,13 @@ export class Delivery {
   }
 
   async measure(): Promise<void> {
-    const { outbox, records, name, metrics, clock } = this.#parts
+    const { outbox, records, name, metrics, clock, mapping } = this.#parts
     const lag = await outbox.lag(name)
+    const size = mapping?.rollup ?? null
+    // What is summed up is not late before its minute or hour is over.
+    const dueMs = lag.oldestMs === null || size === null ? lag.oldestMs : windowEnd(size, lag.oldestMs) + STRAGGLERS_MS
     metrics.outboxLag.set({ sink: name }, lag.count)
-    metrics.outboxAge.set({ sink: name }, lag.oldestMs === null ? 0 : Math.max(0, clock.nowMs() - lag.oldestMs) / 1000)
+    metrics.outboxAge.set({ sink: name }, dueMs === null ? 0 : Math.max(0, clock.nowMs() - dueMs) / 1000)
     metrics.dead.set({ sink: name }, await outbox.deadCount(name))
     if (records !== undefined && this.#measured % COUNT_EVERY === 0) {
       this.#quarantined = (await quarantined(records, name)).length
@@ -248,10 +255,9 @@ export class Delivery {
 
   #resumed(elsewhere: boolean): void {
     const { log, name, metrics } = this.#parts
-    if (this.#status.state === 'paused') {
-      log.info({ sink: name }, 'the sink takes events again')
-      metrics.sinkPaused.set({ sink: name }, 0)
-    }
+    const { state } = this.#status
+    if ((state === 'paused' || state === 'waiting') && !elsewhere) log.info({ sink: name }, 'the sink takes events again')
+    if (state === 'paused') metrics.sinkPaused.set({ sink: name }, 0)
     this.#status = { ...this.#status, state: elsewhere ? 'elsewhere' : 'running', reason: null, nextTryMs: null }
   }
 
@@ -476,5 +482,5 @@ export function rulesIn(reason: string): readonly string[] | null {
 function reasonOf(error: Error): string {
   if (error instanceof StaleFence || error instanceof StoreUnavailable) return error.name
   if (error instanceof DeliveryFailed) return error.message.slice(0, 200)
-  return 'code' in error ? String(error.code) : error.message.slice(0, 200)
+  return 'code' in error ? codeWords(String(error.code), null) : error.message.slice(0, 200)
 }

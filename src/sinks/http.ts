@@ -1,6 +1,7 @@
 import { lookup as resolveName } from 'node:dns'
 import type { LookupFunction } from 'node:net'
 import type { Agent, Dispatcher } from 'undici'
+import { codeWords, placeOf, statusWords } from '../failure-words.ts'
 import { whyNotAddress, whyNotHost } from './address.ts'
 import { DeliveryFailed, type SinkSurroundings } from './sink.ts'
 
@@ -91,7 +92,7 @@ export class SinkHttp {
    */
   failureOf(answer: HttpAnswer, code?: string): DeliveryFailed {
     const { status } = answer
-    const message = code === undefined ? `status ${status}` : `status ${status} ${code.replace(/[^\w.-]/g, '').slice(0, 64)}`
+    const message = statusWords(status, code?.replace(/[^\w.-]/g, '').slice(0, 64))
     const retryAfterMs = this.#retryAfterMs(answer.headers['retry-after'])
     if (status === 401 || status === 403 || status === 404 || status === 405 || (status >= 300 && status < 400)) return new DeliveryFailed('unauthorized', message)
     if (status === 408 || status === 425 || status === 429 || (status === 503 && retryAfterMs !== null)) return new DeliveryFailed('busy', message, retryAfterMs)
@@ -136,6 +137,7 @@ export function fieldOf(value: unknown, name: string): unknown {
 
 class Exchange implements Dispatcher.DispatchHandler {
   over: () => void = () => {}
+  readonly #place: string | null
   readonly #answerMax: number
   readonly #statusSuffices: boolean
   readonly #resolve: (answer: HttpAnswer) => void
@@ -147,7 +149,8 @@ class Exchange implements Dispatcher.DispatchHandler {
   readonly #chunks: Buffer[] = []
   #bytes = 0
 
-  constructor({ answerMax = ANSWER_MAX, statusSuffices = false }: HttpRequest, resolve: (answer: HttpAnswer) => void, reject: (failure: DeliveryFailed) => void) {
+  constructor({ url, answerMax = ANSWER_MAX, statusSuffices = false }: HttpRequest, resolve: (answer: HttpAnswer) => void, reject: (failure: DeliveryFailed) => void) {
+    this.#place = placeOf(url)
     this.#answerMax = answerMax
     this.#statusSuffices = statusSuffices
     this.#resolve = resolve
@@ -199,7 +202,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   }
 
   onResponseError(_controller: Dispatcher.DispatchController | null, error: Error): void {
-    this.#fail(codeOf(error))
+    this.#fail(codeWords(codeOf(error), this.#place))
   }
 
   #fail(code: string): void {

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import type { Producer, ProducerOptions } from '@platformatic/kafka'
 import type { UsageEvent } from '../metering/event.ts'
+import { codeWords } from '../failure-words.ts'
 import { DeliveryFailed, type DeliveryReport, type Sink, type SinkContract, type SinkKind, type SinkRecord } from './sink.ts'
 
 const contract: SinkContract = {
@@ -57,7 +58,7 @@ export const kafka: SinkKind = {
   takes: 'events',
   settings: {
     brokers: { is: 'texts', about: 'Where to begin: [broker-1:9092, broker-2:9092].' },
-    topic: { is: 'text', about: 'It has to exist; it is not created.' },
+    topic: { is: 'text', whyNot: (topic) => (/^(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}$/.test(topic) ? null : 'is no name of a topic: it has letters, digits and . _ - (249 at most), and is not . or ..'), about: 'It has to exist; it is not created.' },
     mode: { is: 'choice', among: ['structured', 'binary'], otherwise: 'structured', about: 'structured: the value is the whole event; binary: the value is its data, and the rest are headers. Default structured.' },
     compression: { is: 'choice', among: ['none', 'gzip', 'snappy', 'lz4', 'zstd'], otherwise: 'none', about: 'Of batches. Default none.' },
     client_id: { is: 'text', otherwise: 'tallygate', about: 'How brokers know us in logs and quotas. Default tallygate.' },
@@ -99,7 +100,7 @@ class KafkaSink implements Sink {
     } catch (error) {
       // A producer that has failed may still be sending: the next attempt begins with a new one. Its end is not waited for, because it waits for what hangs.
       void this.close()
-      throw failureOf(error)
+      throw failureOf(error, this.#settings.brokers)
     }
     return { accepted: batch.map(({ id }) => id), refused: [] }
   }
@@ -163,18 +164,32 @@ const refused = new Set(['INVALID_RECORD', 'INVALID_TIMESTAMP'])
 /** Nothing was written: the brokers could not be reached, do not know the topic, or did not take it before they wrote. */
 const busy = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UNKNOWN_TOPIC_OR_PARTITION', 'NOT_ENOUGH_REPLICAS', 'THROTTLING_QUOTA_EXCEEDED', 'PLT_KFK_USER'])
 
-function failureOf(error: unknown): DeliveryFailed {
+function failureOf(error: unknown, brokers: readonly string[]): DeliveryFailed {
   if (error instanceof DeliveryFailed) return error
   const names = namesOf(error)
   const found = (among: ReadonlySet<string>): string | undefined => [...names].find((name) => among.has(name))
   const stop = found(unauthorized)
-  if (stop !== undefined) return new DeliveryFailed('unauthorized', stop)
+  if (stop !== undefined) return new DeliveryFailed('unauthorized', wordsOf(stop, brokers))
   const large = found(tooLarge)
   if (large !== undefined) return new DeliveryFailed('too_large', large)
   const bad = found(refused)
   if (bad !== undefined) return new DeliveryFailed('refused', bad)
   const later = found(busy)
-  return later === undefined ? new DeliveryFailed('unknown', [...names].join(' ').slice(0, 100)) : new DeliveryFailed('busy', later)
+  return later === undefined ? new DeliveryFailed('unknown', [...names].join(' ').slice(0, 100)) : new DeliveryFailed('busy', wordsOf(later, brokers))
+}
+
+const meanings: Readonly<Record<string, string>> = {
+  SASL_AUTHENTICATION_FAILED: 'the brokers do not accept the credentials', PLT_KFK_AUTHENTICATION: 'the brokers do not accept the credentials', UNSUPPORTED_SASL_MECHANISM: 'the brokers do not know this way to log in',
+  TOPIC_AUTHORIZATION_FAILED: 'this user may not write to the topic', CLUSTER_AUTHORIZATION_FAILED: 'this user may not write here', UNKNOWN_TOPIC_OR_PARTITION: 'the brokers do not know the topic',
+  NOT_ENOUGH_REPLICAS: 'too few replicas are in sync', THROTTLING_QUOTA_EXCEEDED: 'over a quota',
+}
+
+function wordsOf(code: string, brokers: readonly string[]): string {
+  const meaning = meanings[code]
+  if (meaning !== undefined) return `${meaning} (${code})`
+  const [first = ''] = brokers
+  // Where to begin; nothing that somebody may have put before an @.
+  return codeWords(code, `${first.replace(/^.*@/, '').slice(0, 100)}${brokers.length > 1 ? ` or ${brokers.length - 1} more` : ''}`)
 }
 
 /** What the client calls an error, its causes and its parts: codes of the protocol and of the system, never a broker's words. */

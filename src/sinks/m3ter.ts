@@ -154,7 +154,7 @@ class M3terSink implements Sink {
     } catch (error) {
       // Whatever it was: no measurement has left.
       if (error instanceof DeliveryFailed && error.kind === 'unauthorized') throw error
-      throw new DeliveryFailed('busy', 'no token', error instanceof DeliveryFailed ? error.retryAfterMs : null)
+      throw error instanceof DeliveryFailed ? new DeliveryFailed('busy', `no token: ${error.message}`, error.retryAfterMs) : new DeliveryFailed('busy', 'no token')
     }
     const token = fieldOf(answer, 'access_token')
     if (typeof token !== 'string' || token === '') throw new DeliveryFailed('busy', 'no token')

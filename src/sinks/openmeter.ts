@@ -1,3 +1,4 @@
+import { statusWords } from '../failure-words.ts'
 import { baseUrl } from './base-url.ts'
 import { toInstant } from '../metering/event.ts'
 import { fieldOf, jsonOf, SinkHttp, type HttpAnswer } from './http.ts'
@@ -77,7 +78,7 @@ class OpenMeter implements Sink {
     const body = JSON.stringify(batch.flatMap((record) => record.is === 'meter' ? [this.#event(record)] : []))
     const answer = await this.#http.mustAccept({ url: this.#events, headers: { ...this.#headers(), 'content-type': mediaType }, body }, signal)
     // Whoever answers in another way is not OpenMeter.
-    if (answer.status !== (this.#version === 3 ? 202 : 204)) throw new DeliveryFailed('unknown', `status ${answer.status}`)
+    if (answer.status !== (this.#version === 3 ? 202 : 204)) throw new DeliveryFailed('unknown', statusWords(answer.status))
     return { accepted: batch.map(({ id }) => id), refused: [] }
   }
 

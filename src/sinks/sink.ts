@@ -36,6 +36,8 @@ export interface SettingField {
   /** Of an integer. */
   readonly min?: number
   readonly max?: number
+  /** Of a text: why the receiver would not take it, as the rest of a sentence; null: it would. */
+  whyNot?(text: string): string | null
   /** Of a choice. */
   readonly among?: readonly string[]
   readonly about: string

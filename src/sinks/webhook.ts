@@ -2,6 +2,7 @@ import { hash } from 'node:crypto'
 import { promisify } from 'node:util'
 import { gzip } from 'node:zlib'
 import type { Clock } from '../clock.ts'
+import { statusWords } from '../failure-words.ts'
 import { fieldOf, jsonOf, SinkHttp, type HttpAnswer } from './http.ts'
 import { DeliveryFailed, type DeliveryReport, type Sink, type SinkContract, type SinkKind, type SinkRecord } from './sink.ts'
 import { signatureHeaders } from './webhook-signature.ts'
@@ -86,7 +87,7 @@ class Webhook implements Sink {
 
   #read(batch: readonly SinkRecord[], answer: HttpAnswer): DeliveryReport {
     // The receiver is gone for good, which is no fault of an event.
-    if (answer.status === 410) throw new DeliveryFailed('unauthorized', 'status 410')
+    if (answer.status === 410) throw new DeliveryFailed('unauthorized', statusWords(410))
     if (answer.status < 200 || answer.status >= 300) throw this.#http.failureOf(answer)
     // Whoever stands in between answers with a page; a receiver may answer with nothing at all.
     if (answer.text.trimStart().startsWith('<')) throw new DeliveryFailed('unknown', 'the answer is a page')

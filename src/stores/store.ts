@@ -90,6 +90,8 @@ export interface Outbox {
   positionAt(atMs: number): Promise<Position | null>
   /** Moves a consumer's cursor back, so that it delivers again; never forward, over what it has not delivered. Whoever holds its lease has lost it. */
   rewind(consumer: string, to: Position | null): Promise<void>
+  /** Moves the cursor of a lease's consumer to where another consumer's stands, forward or back. Absent: it cannot. Refused with StaleFence when another holds the lease. */
+  follow?(fence: Fence, other: string): Promise<void>
   /** The next of what the consumer does not have yet, behind `after` (null: from the first one on), whoever delivers to it; none only at the end. Needs no lease. */
   waiting?(consumer: string, after: Position | null, count: number): Promise<readonly OutboxEntry[]>
   /** Records not yet delivered, and the instant of the oldest. */
@@ -98,6 +100,8 @@ export interface Outbox {
   onAppend(listener: () => void): () => void
   /** Which consumers are configured: only they hold back trimming. */
   setConsumers(names: readonly string[]): Promise<void>
+  /** A consumer holds back trimming no more, from now on and until it is configured again. Absent: `setConsumers` says enough. */
+  letGo?(consumer: string): Promise<void>
   /** `scan` still has everything that was written at or after this instant, ms; 0: everything ever; Infinity: nothing. Absent: 0. */
   completeSince?(): Promise<number>
   /** Consumers whose events were removed before they had them, with how many, as this process has found since it began: it only grows. */

@@ -7,13 +7,14 @@ import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
 import { MadeAccounts } from '../../src/accounts/made-accounts.ts'
 import { SubscriptionChanges } from '../../src/accounts/subscriptions.ts'
 import { hashOfSecret } from '../../src/accounts/secret.ts'
-import { adminRoutes } from '../../src/admin/admin-api.ts'
+import { adminOperations, adminRoutes } from '../../src/admin/admin-api.ts'
 import { adminCaller } from '../../src/admin/admin-caller.ts'
 import { startAdminServer } from '../../src/admin/admin-server.ts'
 import type { AdminParts, ReloadState } from '../../src/admin/route.ts'
 import { EventHistory } from '../../src/archive/history.ts'
 import { systemClock } from '../../src/clock.ts'
 import type { Config } from '../../src/config/config.ts'
+import { Dashboard } from '../../src/dashboard/dashboard.ts'
 import { silentLog } from '../../src/log.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { systemRandom } from '../../src/random.ts'
@@ -21,8 +22,9 @@ import { StoreUnavailable } from '../../src/stores/store.ts'
 import { FakeRecords, account, configOf, key } from '../accounts/fixture.ts'
 import { canaries, canariesIn } from '../fixtures/canaries.ts'
 import { openScriptedUpstream, json } from '../fixtures/scripted-upstream.ts'
+import type { DeliveryStatus } from '../../src/sinks/deliver.ts'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
-import { FakeOutbox } from './fake-outbox.ts'
+import { analyticsOff, FakeOutbox } from './fake-outbox.ts'
 
 const opsSecret = 'ops-token-0123456789abcdef'
 const viewSecret = 'view-token-0123456789abcdef'
@@ -45,6 +47,8 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     upstreams, sinks: [{ name: 'file', type: 'file', settings: {}, mapping: null }], store: { kind: 'memory' }, version: 'abc', files: [], instance: 'test',
   } as unknown as Config
   const directory = await StoredKeyDirectory.open(records, config, systemClock)
+  const deliveries = new Map<string, DeliveryStatus | 'replaying'>()
+  const nudged: string[] = []
   let reloads: ReloadState = { atMs: 0, ok: true, problems: [] }
   const outbox = new FakeOutbox()
   if (more.brokenStore === true) outbox.scan = () => Promise.reject(new StoreUnavailable('the disk is full'))
@@ -56,15 +60,15 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }),
     gateway: { startedMs: 0, draining: () => false, reloads: () => reloads, reload: () => Promise.resolve(reloads) },
     history: new EventHistory({ outbox, archive: () => null, clock: systemClock }),
-    pendingCall: async () => undefined, forecasts: async () => new Map(),
+    pendingCall: async () => undefined, forecasts: async () => new Map(), standing: async () => null, analytics: analyticsOff(outbox),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 1, archived: 0, done: Promise.resolve() }),
     reconcile: async () => { throw new Error('nobody asks for it here') },
-    deliveryStatus: () => new Map(), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
+    deliveryStatus: () => deliveries, nudge: (sink) => void nudged.push(sink), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const server = await startAdminServer({
-    listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret(localSecret), role: 'admin' }, metrics: new Metrics(), log: silentLog,
+    listen: { host: '127.0.0.1', port: 0 }, api, extraTokens: [], localToken: { name: 'cli', hash: hashOfSecret(localSecret), role: 'admin' }, metrics: new Metrics(), dashboard: new Dashboard(), random: systemRandom, log: silentLog,
   })
   t.teardown(() => server.close())
   const ask = (method: string, path: string, { secret, headers = {}, body, rawBody }: Extra = {}): Promise<Answer> => new Promise((resolve, reject) => {
@@ -87,7 +91,7 @@ async function open(t: Teardown, more: { tokens?: typeof tokens; upstreamUrl?: s
     request.on('error', reject)
     request.end(payload)
   })
-  return { ask, records, directory, outbox, setReload: (state: ReloadState) => { reloads = state } }
+  return { ask, records, directory, outbox, deliveries, nudged, setReload: (state: ReloadState) => { reloads = state } }
 }
 
 t.test('without tokens this machine is trusted, by a name of this machine only', async (t) => {
@@ -100,9 +104,11 @@ t.test('without tokens this machine is trusted, by a name of this machine only',
 })
 
 t.test('without tokens nobody from elsewhere is answered', async (t) => {
-  const head = { host: 'localhost', origin: undefined, fetchSite: undefined, authorization: undefined }
-  for (const address of ['127.0.0.1', '::1', '::ffff:127.0.0.1']) t.match(adminCaller({ ...head, address }, [], null), { name: 'local', role: 'admin' })
-  for (const address of ['10.0.0.5', '::ffff:10.0.0.5', '2001:db8::1', '']) t.throws(() => adminCaller({ ...head, address }, [], null), { name: 'Problem', status: 403 }, address)
+  const head = { host: 'localhost', origin: undefined, fetchSite: undefined, authorization: undefined, cookie: undefined, proxied: false, reads: true, attended: true }
+  const none = { tokens: [], local: null, sessions: { find: () => undefined } }
+  for (const address of ['127.0.0.1', '::1', '::ffff:127.0.0.1']) t.match(adminCaller({ ...head, address }, none), { name: 'local', role: 'admin', by: 'machine' })
+  for (const address of ['10.0.0.5', '::ffff:10.0.0.5', '2001:db8::1', '']) t.throws(() => adminCaller({ ...head, address }, none), { name: 'Problem', status: 403 }, address)
+  t.throws(() => adminCaller({ ...head, address: '127.0.0.1', proxied: true }, none), { name: 'Problem', status: 403 }, 'a proxy on this machine speaks for others')
 })
 
 t.test('W3: a page of another site can make a browser ask for nothing', async (t) => {
@@ -159,8 +165,8 @@ t.test('the OpenAPI document has every route, and every route is in it', async (
   const paths = document['paths'] as Record<string, Record<string, { responses: object; parameters: { name: string }[] }>>
   // Its own pages are beside the routes; test/admin/openapi.test.ts calls all of it.
   const listed = Object.entries(paths).filter(([path]) => path.startsWith('/api/')).flatMap(([path, operations]) => Object.keys(operations).map((method) => `${method.toUpperCase()} ${path}`))
-  t.same(listed.sort(), adminRoutes.map(({ method, path }) => `${method} ${path}`).sort())
-  for (const { method, path, query } of adminRoutes) {
+  t.same(listed.sort(), adminOperations.map(({ method, path }) => `${method} ${path}`).sort())
+  for (const { method, path, query } of adminOperations) {
     const operation = paths[path]?.[method.toLowerCase()]
     const wanted = [...[...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name), ...Object.keys(query ?? {})]
     t.same(operation?.parameters.map(({ name }) => name), wanted, `${method} ${path}`)
@@ -183,6 +189,7 @@ t.test('errors are problem documents with one clear sentence', async (t) => {
     ['POST', '/api/v1/keys', { body: { account: 'acme', id: 'dev' } }, 409, /already a key "dev"/],
     ['POST', '/api/v1/events/replay', { body: { sink: 'file' } }, 422, /body.since is missing/],
     ['POST', '/api/v1/events/replay', { body: { sink: 'nope', since: '1h' } }, 404, /no sink "nope"; there is file/],
+    ['POST', '/api/v1/sinks/nope/retry', {}, 404, /no sink "nope"; there is file/],
     ['GET', '/api/v1/usage?by=colour', {}, 400, /cannot be grouped by "colour"/],
     ['GET', '/api/v1/usage?bucket=week', {}, 400, /one of hour, day, month/],
     ['GET', '/api/v1/usage?from=1h&from=2h', {}, 400, /given twice/],
@@ -203,6 +210,23 @@ t.test('errors are problem documents with one clear sentence', async (t) => {
   const bug = await ask('GET', '/api/v1/usage')
   t.equal(bug.status, 500)
   t.notMatch(bug.text, /secret inside/, "a bug's own words stay inside")
+})
+
+t.test('a sink is tried at once by whoever delivers to it; another gateway says that it is not the one', async (t) => {
+  const { ask, deliveries, nudged } = await open(t, { tokens })
+  const status = { reason: null, nextTryMs: null, lastDeliveryMs: null }
+  const retry = (): Promise<Answer> => ask('POST', '/api/v1/sinks/file/retry', { secret: opsSecret })
+  t.match(await ask('POST', '/api/v1/sinks/file/retry', { secret: viewSecret }), { status: 403 })
+  t.same(nudged, [])
+  t.match(await retry(), { status: 200, json: { sink: 'file', result: 'trying' } }, 'one that could not be opened is opened')
+  for (const state of ['paused', 'waiting', 'running', 'elsewhere'] as const) {
+    deliveries.set('file', { ...status, state })
+    t.match(await retry(), { status: 200, json: { sink: 'file', result: state === 'paused' || state === 'waiting' ? 'trying' : state } }, state)
+  }
+  deliveries.set('file', 'replaying')
+  t.match(await retry(), { status: 200, json: { result: 'replaying' } })
+  t.same(nudged, Array.from({ length: 6 }, () => 'file'))
+  t.match((await ask('GET', '/api/v1/audit', { secret: viewSecret })).json['changes'], [{ who: 'ops', action: 'sinks.retry', target: 'file' }], 'it is in the audit')
 })
 
 t.test('a store that is away is 503 with its reason, and health says so', async (t) => {
@@ -243,17 +267,27 @@ t.test("an upstream's own probes are passed on, without our credential, and say 
   const { ask } = await open(t, { tokens, upstreamUrl: upstream.url })
   t.equal((await ask('GET', '/upstreams/model/health')).status, 401)
   t.match(await ask('GET', '/upstreams/model/health', { secret: viewSecret }), { status: 200, json: { path: '/health', authorization: null } })
-  t.match(await ask('GET', '/upstreams/model/metrics', { secret: viewSecret }), { status: 200, json: { path: '/metrics' } })
+  t.match(await ask('GET', '/upstreams/model/metrics', { secret: viewSecret }), {
+    status: 200, json: { path: '/metrics' }, headers: { 'content-security-policy': /^default-src 'none'/, 'x-content-type-options': 'nosniff', 'x-frame-options': 'DENY' },
+  }, 'a page of the upstream does nothing in the name of this port')
   t.equal((await ask('POST', '/upstreams/model/health', { secret: opsSecret, body: {} })).status, 405)
   t.equal((await ask('GET', '/upstreams/model/v1/models', { secret: opsSecret })).status, 404, 'nothing else of it')
   const gone = await open(t, { upstreamUrl: 'http://127.0.0.1:9' })
   t.match(await gone.ask('GET', '/upstreams/model/health'), { status: 502, json: { detail: /"model" cannot be reached/ } })
 })
 
-t.test('W1, W3: the page in a browser says what is there and loads nothing from anywhere', async (t) => {
+t.test('W1, W3: the page in a browser loads nothing from anywhere else, and what it loads comes compressed and is kept', async (t) => {
   const { ask } = await open(t)
   const page = await ask('GET', '/')
-  t.match(page, { status: 200, headers: { 'content-type': /text\/html/, 'content-security-policy': /default-src 'none'/ } })
-  for (const [, path] of page.text.matchAll(/<a href="([^"]+)"/g)) t.equal((await ask('GET', String(path).replaceAll('&#38;', '&'))).status, 200, String(path))
-  t.notMatch(page.text, /<script|https?:\/\//)
+  t.match(page, { status: 200, headers: { 'content-type': /text\/html/, 'content-security-policy': /^default-src 'none'; script-src 'self'; style-src 'self'/, 'cache-control': 'no-cache' } })
+  t.equal((await ask('GET', '/accounts/some%20one')).text, page.text, 'every address of the page is the page')
+  t.notMatch(page.text, /<style|<script(?! type="module" src="\/assets\/)|(?:src|href)="(?!\/assets\/|data:image\/svg)/)
+  for (const [, path = ''] of page.text.matchAll(/(?:src|href)="(\/[^"]+)"/g)) {
+    const asset = await ask('GET', path, { headers: { 'accept-encoding': 'gzip, br' } })
+    t.match(asset, { status: 200, headers: { 'content-encoding': 'br', 'cache-control': /immutable/, 'content-type': /^text\/(javascript|css)/ } }, path)
+    t.equal((await ask('GET', path, { headers: { 'if-none-match': String(asset.headers.etag) } })).status, 304)
+  }
+  t.equal((await ask('GET', '/', { headers: { 'if-none-match': String(page.headers.etag) } })).status, 304)
+  t.equal((await ask('GET', '/assets/0/main.ts')).status, 404)
+  t.equal((await ask('POST', '/')).status, 405)
 })

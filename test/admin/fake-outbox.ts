@@ -1,4 +1,8 @@
 import type { OutboxRecord } from '../../src/metering/event.ts'
+import { Analytics } from '../../src/analytics/analytics.ts'
+import { systemClock } from '../../src/clock.ts'
+import { silentLog } from '../../src/log.ts'
+import { StoreUnavailable } from '../../src/stores/store.ts'
 import type { DeadEntry, Outbox, OutboxEntry, Position } from '../../src/stores/store.ts'
 
 /** Records in memory; positions are counts. Delivery is not its concern. */
@@ -59,4 +63,9 @@ export class FakeOutbox implements Outbox {
   setConsumers(): Promise<void> {
     return Promise.resolve()
   }
+}
+
+/** Nobody looks. */
+export function analyticsOff(outbox: Outbox): Analytics {
+  return new Analytics({ outbox, open: () => Promise.reject(new StoreUnavailable('there are none')), archive: () => null, onHold: () => undefined, clock: systemClock, log: silentLog })
 }

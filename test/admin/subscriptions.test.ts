@@ -12,7 +12,7 @@ import { systemClock, withTime } from '../../src/clock.ts'
 import { subscriptionOf } from '../../src/metering/subscription.ts'
 import { systemRandom } from '../../src/random.ts'
 import { FakeRecords, account, configOf } from '../accounts/fixture.ts'
-import { FakeOutbox } from './fake-outbox.ts'
+import { analyticsOff, FakeOutbox } from './fake-outbox.ts'
 
 type Body = Readonly<Record<string, unknown>>
 
@@ -37,11 +37,11 @@ async function open() {
     accounts: new MadeAccounts({ records, due: async () => [], balances: async () => [] }, directory, changes, clock), records, outbox, clock,
     quarantined: async () => [], storeStatus: () => ({ admitting: true, reason: null }), gateway: null,
     history: new EventHistory({ outbox, archive: () => null, clock }),
-    pendingCall: async () => undefined, forecasts: async () => new Map(),
+    pendingCall: async () => undefined, forecasts: async () => new Map(), standing: async () => null, analytics: analyticsOff(outbox),
     inspectStore: async () => ({ details: null, gaps: [], spool: null }),
     replay: async () => ({ events: 0, archived: 0, done: Promise.resolve() }),
     reconcile: async () => { throw new Error('nobody asks for it here') },
-    deliveryStatus: () => new Map(), withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
+    deliveryStatus: () => new Map(), nudge: () => undefined, withheld: async () => [], releaseWithheld: async () => ({ released: 0, failed: 0 }), credit: async () => 'sent',
     retryDead: () => Promise.resolve({ delivered: 0, failed: 0 }),
   }
   const ask = async (method: string, path: string, body: Body = {}, query: Record<string, string> = {}): Promise<{ status: number; body: Record<string, unknown> }> => {

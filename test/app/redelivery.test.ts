@@ -108,6 +108,25 @@ t.test('dead events whose retry was never answered are not sent again once the r
   t.equal(await store.outbox.deadCount('om'), 0, 'they are in quarantine now')
 })
 
+t.test('a paused sink whose receiver was mended is tried at once by its name', async (t) => {
+  const { deliveries, config, settle, idle, booked, answerWith } = await rig(t)
+  answerWith(() => 401)
+  await settle()
+  await deliveries.use(config)
+  const stateOf = (): string => {
+    const status = deliveries.status().get('om')
+    return typeof status === 'object' ? status.state : String(status)
+  }
+  await waitFor('the pause', () => stateOf() === 'paused')
+  answerWith(() => 204)
+  deliveries.nudge('another')
+  t.equal(stateOf(), 'paused', 'others are not meant')
+  deliveries.nudge('om')
+  await idle()
+  t.equal(booked.size, 2)
+  await waitFor('the end of the pause', () => stateOf() === 'running')
+})
+
 t.test('what is in quarantine is sent or dropped when an operator says so, and stays where the receiver does not take it', async (t) => {
   const { deliveries, config, settle, idle, booked, answerWith, skip } = await rig(t)
   answerWith(() => null)

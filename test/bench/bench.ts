@@ -102,6 +102,7 @@ for (const socket of sockets) socket.destroy()
 
 await stop(gateway)
 const recovery = spawnSync(process.execPath, [...nodeArgs, '--max-old-space-size=4096', join(here, 'recovery.ts')], { encoding: 'utf8' })
+const seen = spawnSync(process.execPath, [...nodeArgs, join(here, 'analytics-cost.ts')], { encoding: 'utf8' })
 
 // === The table ===
 
@@ -110,6 +111,8 @@ for (const row of rows) {
   console.log(`${row.name.padEnd(24)}${cell(median(row.gateway).toFixed(1), 10)}${cell(median(row.nginx).toFixed(1), 10)}${cell(median(row.ratio).toFixed(2), 8)}${cell((median(row.p50) / 1000).toFixed(1), 10)}${cell((median(row.p99) / 1000).toFixed(1), 10)}`)
 }
 console.log('(a refused call is held against nginx proxying the same call)')
+console.log(`\n${seen.status === 0 ? seen.stdout.trim() : `what it costs to be seen: failed: ${seen.stderr.trim().split('\n').at(-1)}`}
+(roll-ups, live figures, a log line for each call, and metrics)`)
 console.log(`\nready after            ${median(starts).toFixed(0)} ms
 memory, idle           ${idleMb.toFixed(0)} MB
 memory, 1,000 streams  ${openMb.toFixed(0)} MB

@@ -134,9 +134,9 @@ sinks:
 `
 }
 
-export function startGateway(config: string): ChildProcess {
+export function startGateway(config: string, level = 'error'): ChildProcess {
   const child = spawn(process.execPath, [...nodeArgs, join(root, 'src/main.ts'), 'serve', '--config', config], {
-    cwd: root, stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, TALLYGATE_LOG_LEVEL: 'error' },
+    cwd: root, stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, TALLYGATE_LOG_LEVEL: level },
   })
   children.push(child)
   return child

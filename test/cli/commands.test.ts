@@ -59,6 +59,7 @@ t.test('check says each plan in words, or every mistake with its place', async (
   const dir = configIn(tmpDir(t), withKey)
   const good = await tallygate(t, dir, ['check'])
   t.match(good, { code: 0, out: /free: at most 20 requests in any minute/ })
+  t.match(good.out, /is valid: 1 plan, 1 account, 1 key, the demo model \(no upstream is configured\)$/m)
   const printed = await tallygate(t, dir, ['check', '--print'])
   t.equal(printed.code, 0)
   t.notMatch(printed.out, hashOfSecret(yamlSecret), 'what opens doors is hidden')
@@ -88,6 +89,18 @@ t.test('without a gateway the commands open the books themselves, and the gatewa
   const running = await serve(t, dir)
   t.equal((await chat(running.gateway, secret)).status, 200)
   t.equal((await chat(running.gateway, yamlSecret)).status, 401, 'the revocation holds')
+})
+
+t.test('a token that was given wins over the one in the data folder', async (t) => {
+  const viewer = 'a-viewers-token-0123456789'
+  const dir = configIn(tmpDir(t), withKey)
+  writeConfig(dir, `${basics.replace('admin: { listen: "127.0.0.1:0" }', `admin: { listen: "127.0.0.1:0", tokens: [{ name: looker, role: viewer, secret: ${viewer} }] }`)}${withKey}`)
+  await serve(t, dir)
+  const given = { TALLYGATE_ADMIN_TOKEN: viewer }
+  t.match(await tallygate(t, dir, ['keys', 'list'], given), { code: 0, out: /^dev +acme/m })
+  t.match(await tallygate(t, dir, ['keys', 'revoke', 'dev'], given), { code: 1, err: /"looker" may look but not change/ })
+  t.match(await tallygate(t, dir, ['keys', 'list'], { TALLYGATE_ADMIN_TOKEN: 'nobodys-token-0123456789' }), { code: 1, err: /does not accept the token in TALLYGATE_ADMIN_TOKEN/ })
+  t.match(await tallygate(t, dir, ['keys', 'revoke', 'dev']), { code: 0 }, 'without one the data folder is enough')
 })
 
 t.test('with a gateway the commands talk to it, and what they change works within a second', async (t) => {

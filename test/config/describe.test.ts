@@ -48,11 +48,12 @@ plans: { p: { limits: [{ name: l, meter: requests, limit: 1, window: 1m }] } }
 keys: [{ id: k, plan: p, secret: hunter2-hunter2-hunter2 }, { id: k2, plan: p, hash: "sha256:${'ab'.repeat(32)}" }]
 admin: { tokens: [{ name: t, secret: hunter2-hunter2-token }] }
 models: { __proto__: { context_tokens: 5 } }
+telemetry: { otlp: http://h:4318, headers: { x-token: hunter2 } }
 notifications: { webhooks: [{ url: "https://hooks.example.com/hunter2?token=hunter2", secret: whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg==, headers: { authorization: hunter2 } }] }
 `, { TALLYGATE_ADMIN_TOKEN: 'hunter2-hunter2-admin' }))
   t.notMatch(text, /hunter2|abab|whsec_|aHVudGVy/)
   t.notMatch(text, /[0-9a-f]{64}/, 'nor a hash')
-  for (const part of ['redis://(hidden)@h:6379', 'credential: (hidden)', 'id: k2', 'name: env', 'ceiling: 1', 'bodyMaxBytes', '__proto__', 'https://hooks.example.com/(hidden)', 'authorization: (hidden)']) t.ok(text.includes(part), part)
+  for (const part of ['redis://(hidden)@h:6379', 'credential: (hidden)', 'id: k2', 'name: env', 'ceiling: 1', 'bodyMaxBytes', '__proto__', 'https://hooks.example.com/(hidden)', 'authorization: (hidden)', 'x-token: (hidden)']) t.ok(text.includes(part), part)
 })
 
 t.test('no form of a store\'s address shows its password, printed or refused', async (t) => {
@@ -75,7 +76,7 @@ t.test('no form of a store\'s address shows its password, printed or refused', a
 const limits = (limit: string, more = ''): string => `plans: { p: { limits: [{ name: l, ${limit} }]${more} } }`
 
 t.test('what is legal and hardly meant is a warning', async (t) => {
-  const cases: readonly (readonly [string, readonly RegExp[], Record<string, string>?])[] = [
+  const cases: (readonly [string, readonly RegExp[], Record<string, string>?])[] = [
     [limits('meter: requests, limit: 20, window: 1m'), []],
     [limits('meter: total_tokens, limit: 1024, window: 1m'), []],
     [limits('meter: total_tokens, limit: 1023, window: 1m'), [/limits\[0\]: refuses every call that gives no output bound of its own: such a call is lowered to 1024 output tokens at most, and this limit holds 1,023;/]],
@@ -105,6 +106,22 @@ t.test('what is legal and hardly meant is a warning', async (t) => {
     [`store: "redis://h"\n${limits('meter: requests, limit: 1, window: day', ', policy: { store_down: allow }')}`, []],
     ['plans: { a: { limits: [{ name: z, meter: requests, limit: 0, window: 1m }] }, b: { extends: a } }', [/plans.a.limits\[0\]: admits nothing/, /plans.b: z \(from the plan it extends\): admits nothing/]],
   ]
+  const named = (sink: string, more = `keys: [{ id: own, plan: pro, hash: "sha256:${'a'.repeat(64)}" }]\n`): string => `plans: { pro: { limits: [{ name: l, meter: requests, limit: 1, window: day }] }, team: { extends: pro } }
+accounts: { acme: { plan: pro }, acme-eu: { plan: team } }
+${more}sinks:
+  - { name: s, type: lago, url: "https://api.getlago.com", api_key: "\${K}", ${sink} }`
+  cases.push(
+    [named('filter: { plans: [pro, "t*", "*"], accounts: [own, "acme*"], models: [whatever] }, customers: { acme: a, own: b }'), [], { K: 'key' }],
+    [named('filter: { plans: [pro, prro, "x*"] }'), [/^test.yaml:5:\d+ sinks\[0\]\.filter\.plans\[1\]: no plan is called "prro", so nothing of it is told; did you mean "pro"\?$/, /plans\[2\]: no plan is called "x\*"/], { K: 'key' }],
+    ...['usage events', '.', '..', 'ä', 'a'.repeat(250), 'a/b'].map((topic) => [`sinks: [{ name: k, type: kafka, brokers: [h:9092], topic: "${topic}" }]`, [/^test.yaml:1:\d+ sinks\[0\]\.topic: is no name of a topic: /]] as const),
+    ...['usage-events_1.v2', '...', 'a'.repeat(249)].map((topic) => [`sinks: [{ name: k, type: kafka, brokers: [h:9092], topic: "${topic}" }]`, []] as const),
+    [named('filter: { plans: nope }'), [/filter\.plans: no plan is called "nope".*; known here: pro, team$/], { K: 'key' }],
+    [named('filter: { accounts: [amce] }'), [/filter\.accounts\[0\]: no account of this file is called "amce"; ignore this if it is made at run time; did you mean "acme"\?$/], { K: 'key' }],
+    [named('customers: { nobody: x, acme: y }'), [/^test.yaml:5:\d+ sinks\[0\]\.customers\.nobody: no account of this file is called "nobody"; ignore this if it is made at run time; known here: acme, acme-eu, own$/], { K: 'key' }],
+    [named('filter: { plans: "${K}" }'), [/no plan is called the value put in here/], { K: 'word' }],
+    [named(`customers: { ${Array.from({ length: 30 }, (_, index) => `nobody-${index}: c`).join(', ')} }`), [/sinks\[0\]\.customers: 10 more are no accounts of this file/, ...Array.from({ length: 20 }, () => /nobody/)], { K: 'key' }],
+    ['plans: { pro: { limits: [{ name: l, meter: requests, limit: 1, window: day }] } }\nsinks: [{ name: f, type: lago, url: "https://a.b", api_key: k, filter: { accounts: [made-later] }, customers: { made-later: c } }]', []],
+  )
   for (const [text, expected, env] of cases) {
     const found = warnings(text, env)
     t.equal(found.length, expected.length, `${text}: ${found.join('; ')}`)

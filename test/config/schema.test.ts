@@ -56,7 +56,7 @@ const beyondShapes = new Set([
   'price-long-input-order', 'price-long-input-tiers', 'price-no-models', 'price-package-of-nothing', 'price-tiers-end', 'price-tiers-middle',
   'key-seats-by-subscription', 'limit-subscription-elsewhere', 'meter-of-seats', 'seats-linger-elsewhere', 'seats-linger-too-long', 'seats-per-end-user', 'seats-with-overdraft', 'seats-with-window',
   'limit-notify-concurrency', 'limit-notify-minute', 'limit-notify-unlimited', 'notifications-threshold-zero', 'webhook-header', 'webhook-no-secret', 'webhook-secret-and-secrets', 'webhook-secret-plain',
-  'webhook-secret-short', 'webhook-secret-twice', 'webhook-url-password', 'webhook-url-twice',
+  'telemetry-password', 'telemetry-sample', 'telemetry-signal', 'webhook-secret-short', 'webhook-secret-twice', 'webhook-url-password', 'webhook-url-twice',
   'price-tiers-order', 'price-two-forms', 'price-two-scales', 'price-version-order', 'price-version-twice', 'price-versions-in-two-currencies',
 ])
 
@@ -83,7 +83,7 @@ t.test('every YAML block in our documents that looks like a configuration passes
   let hashes = 0
   for (const document of documents) {
     for (const [, block = ''] of read(document).matchAll(/^```yaml\n([\s\S]*?)^```/gm)) {
-      if (!/^(server|admin|store|events|upstreams|models|meters|prices|plans|accounts|keys|sinks|notifications|include):/m.test(block) || /^apiVersion:|^services:/m.test(block)) continue
+      if (!/^(server|admin|store|events|upstreams|models|meters|prices|plans|accounts|keys|sinks|notifications|telemetry|include):/m.test(block) || /^apiVersion:|^services:/m.test(block)) continue
       blocks++
       const named = [...block.matchAll(/\$\{([A-Z][A-Z0-9_]*)\}/g)].map(([, name = '']) => [name, 'a-secret-of-twenty-characters'])
       const env = { ...Object.fromEntries(named) as Record<string, string>, UPSTREAM_API_KEY: 'sk-x', OPS_TOKEN: 'a-token-of-twenty-characters', HOOK_SECRET: 'whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXo=', OLD_HOOK_SECRET: 'whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXx=' }

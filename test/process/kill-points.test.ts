@@ -1,5 +1,5 @@
 // Faults G1 to G7 and G15: the process dies at a named point of an exchange.
-// test: timeout 120 s
+// test: timeout 240 s
 import { statSync } from 'node:fs'
 import { cp } from 'node:fs/promises'
 import { createServer, type AddressInfo } from 'node:net'

@@ -16,7 +16,13 @@ t.test('G17: without descriptors calls are refused or closed, nothing is held fo
   const gateway = await startGatewayProcess(t, configOf({ upstream: upstream.url }))
   const first = chat(gateway.port, 'before', { stream: false })
   t.equal(await first.over, true)
-  const { all } = openFiles(gateway.pid)
+  // Right after the start files are read for a moment.
+  const all = await waitFor('the start to be over', async () => {
+    const before = openFiles(gateway.pid).all
+    await sleep(500)
+    const after = openFiles(gateway.pid).all
+    return before === after ? after : undefined
+  })
   const most = all + 20
   execFileSync('prlimit', ['--pid', String(gateway.pid), `--nofile=${most}:`])
 

@@ -5,6 +5,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { startGatewayProcess, type GatewayProcess } from '../fixtures/gateway-process.ts'
+import { openRedisRelay } from '../fixtures/redis-relay.ts'
 import { startRedis } from '../fixtures/redis.ts'
 import { tmpDir, type Teardown } from '../fixtures/tmp-dir.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
@@ -184,6 +185,45 @@ t.test('workers whose primary is killed settle what they have and end; the next 
   t.equal(lines.length, workers)
   for (const { data } of lines) t.ok((data.output_tokens ?? 0) >= 2 && (data.input_tokens ?? 0) >= 1 && data.end !== 'complete', `${data.end}: ${data.output_tokens} tokens`)
   t.match(await standing(gateway), { budget: { used: totalOf(lines, 'total_tokens'), reserved: 0 }, parallel: { used: 0 } })
+  t.equal(await gateway.stop(), 0)
+})
+
+t.test('a worker that cannot reach its store when it starts waits for it, or ends with a sentence and is started again; the others answer meanwhile', async (t) => {
+  const model = await openCuedUpstream(t)
+  const redis = await startRedis(t, { appendonly: 'everysec' })
+  const relay = await openRedisRelay(t, redis.port)
+  const gateway = await startGatewayProcess(t, `store: { url: "${relay.url}", spool: "{dir}/spool" }
+${configOf({ upstream: model.url, limits: wide, server: '{ workers: 2, drain: { delay: 0s, timeout: 20s } }' })}`)
+  await allReady(gateway)
+  const both = async (): Promise<boolean> => await metric(gateway, 'tallygate_workers') === 2
+  const answers = async (): Promise<void> => {
+    const tag = `call-${model.calls.size}`
+    const call = chat(gateway.port, tag, { stream: false })
+    await (await model.call(tag)).answer()
+    t.equal(await call.over, true)
+  }
+
+  // It is there, but what a new process reads of it first is refused.
+  const read = /^HSCAN /
+  const refused = 'BUSY Redis is busy running a script'
+  const before = relay.seen(read)
+  relay.answer(refused, read)
+  process.kill(childrenOf(gateway.pid)[0] ?? 0, 'SIGKILL')
+  await waitFor('the new worker to read', () => relay.seen(read) > before + 5, { deadlineMs: 20_000 })
+  await answers()
+  relay.heal()
+  await waitFor('the new worker', both, { deadlineMs: 20_000, everyMs: 50 })
+  t.equal(await metric(gateway, 'tallygate_worker_restarts_total'), 1, 'it has waited')
+
+  relay.answer(refused, read)
+  process.kill(childrenOf(gateway.pid)[0] ?? 0, 'SIGKILL')
+  const told = await waitFor('the sentence', () => /"code":1,[^\n]*"why":"(the store cannot be read: [^"]+)"[^\n]*"a worker has ended; it is started again"/.exec(gateway.output())?.[1], { deadlineMs: 40_000, everyMs: 100 })
+  t.comment(told)
+  await answers()
+  relay.heal()
+  await waitFor('the new worker', both, { deadlineMs: 20_000, everyMs: 50 })
+  await answers()
+  t.notMatch(gateway.output(), /"level":"fatal"|^\s+at /m, 'nothing of it is a bug')
   t.equal(await gateway.stop(), 0)
 })
 

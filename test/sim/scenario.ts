@@ -99,7 +99,7 @@ export function drawScenario(random: SeededRandom): Scenario {
         endUserFrom: { kind: 'body', field: 'user' }, where: 'scenario',
       })),
       sinks: sinks.map((name) => ({ name, type: 'simulated', settings: {}, mapping: null })),
-      events: { hotMs: dayMs, archive: null, keepMs: 90 * dayMs }, notifications: null,
+      events: { hotMs: dayMs, archive: null, keepMs: 90 * dayMs }, analytics: null, notifications: null,
       instance: 'sim',
       version: '0',
       files: [],

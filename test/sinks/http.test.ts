@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net'
 import t from 'tap'
 import { systemClock } from '../../src/clock.ts'
+import { codeWords, placeOf, statusWords } from '../../src/failure-words.ts'
 import { whyNotAddress, whyNotHost } from '../../src/sinks/address.ts'
 import { fieldOf, jsonOf, SinkHttp, type HttpOptions } from '../../src/sinks/http.ts'
 import { DeliveryFailed } from '../../src/sinks/sink.ts'
@@ -52,7 +53,7 @@ t.test('every status says what the loop does about it', async (t) => {
     status = code
     headers = given
     const failure = await failureOf(http.mustAccept({ url }, never))
-    t.strictSame([failure.kind, failure.retryAfterMs, failure.message], [kind, retryAfterMs, `status ${code}`], `${code} ${JSON.stringify(given)}`)
+    t.strictSame([failure.kind, failure.retryAfterMs, failure.message], [kind, retryAfterMs, statusWords(code)], `${code} ${JSON.stringify(given)}`)
   }
   status = 429
   headers = { 'retry-after': new Date(Date.now() + 20_000).toUTCString() }
@@ -88,8 +89,10 @@ t.test('nothing left: busy; something left and no answer: unknown', async (t) =>
   const { port } = closed.address() as AddressInfo
   await new Promise((resolve) => { closed.close(resolve) })
   const http = client(t, { silenceMs: 300 })
-  t.match(await failureOf(http.send({ url: `http://127.0.0.1:${port}` }, never)), { kind: 'busy', message: 'ECONNREFUSED' })
-  t.match(await failureOf(http.send({ url: 'http://no-such-host.invalid' }, never)), { kind: 'busy' })
+  t.match(await failureOf(http.send({ url: `http://127.0.0.1:${port}` }, never)), { kind: 'busy', message: `nobody listens at 127.0.0.1:${port} (ECONNREFUSED)` })
+  const secret = http.send({ url: `http://user:hunter2@127.0.0.1:${port}/hunter2?key=hunter2` }, never)
+  t.equal((await failureOf(secret) as Error).message, `nobody listens at 127.0.0.1:${port} (ECONNREFUSED)`, 'host and port, nothing else')
+  t.match(await failureOf(http.send({ url: 'http://no-such-host.invalid' }, never)), { kind: 'busy', message: /^no-such-host\.invalid (is not known \(ENOTFOUND\)|cannot be looked up just now \(EAI_AGAIN\))$/ })
   const behaviours: Record<string, (socket: Socket) => void> = {
     'reset after the body': (socket) => { socket.once('data', () => socket.resetAndDestroy()) },
     'end without an answer': (socket) => { socket.once('data', () => socket.end()) },
@@ -142,7 +145,7 @@ t.test('S17: redirects are not followed, and addresses of one\'s own network nee
     response.end('{}')
   })
   const redirecting = await serve(t, (_request, response) => response.writeHead(308, { location: url }).end())
-  t.match(await failureOf(client(t).mustAccept({ url: redirecting, body: '{"secret":1}' }, never)), { kind: 'unauthorized', message: 'status 308' })
+  t.match(await failureOf(client(t).mustAccept({ url: redirecting, body: '{"secret":1}' }, never)), { kind: 'unauthorized', message: 'status 308: it points to another address, and that is not followed' })
   t.equal(asked, 0)
   const strict = client(t, { permitPrivate: false })
   const { port } = new URL(url)
@@ -177,4 +180,17 @@ t.test('which addresses are whose', async (t) => {
   for (const address of ['169.254.0.1', '0.1.2.3', '224.0.0.1', '255.255.255.255', 'fe80::1%eth0', 'ff02::1', '::', '2002:a9fe:a9fe::1']) t.match(whyNotAddress(address.replace(/%.*/, ''), true), /reserved/, address)
   t.equal(whyNotHost('api.example.com', false), null)
   t.match(whyNotHost('a.localhost.', false), /this machine/)
+})
+
+t.test('a status and a code say what they mean, whatever they are', async (t) => {
+  for (let status = 100; status < 600; status++) t.match(statusWords(status), new RegExp(`^status ${status}: [a-z]+ `))
+  t.equal(statusWords(401), 'status 401: it does not accept the credentials')
+  t.equal(statusWords(422, 'too_old'), 'status 422 too_old: it finds the request wrong')
+  t.equal(codeWords('CERT_HAS_EXPIRED', 'a.b:443'), 'the certificate of a.b:443 has expired (CERT_HAS_EXPIRED)')
+  t.equal(codeWords('ENOSPC', null), 'the disk is full (ENOSPC)')
+  t.equal(codeWords('EWHATEVER', 'a.b:443'), 'a.b:443: EWHATEVER')
+  t.equal(codeWords('constructor', 'a.b:443'), 'constructor')
+  t.equal(placeOf('https://user:secret@a.b/secret?secret#secret'), 'a.b:443')
+  t.equal(placeOf('http://[::1]:4318/v1'), '[::1]:4318')
+  t.equal(placeOf('nonsense'), null)
 })

@@ -108,6 +108,31 @@ t.test('a table of events is asked for each of them', async (t) => {
   t.match(await scene.compare(), { differences: [], rows: [{ theirs: '5' }] })
 })
 
+t.test('what is booked between the total and the look at single records is on its way, not missing', async (t) => {
+  let behind = 0n
+  // The total of a moment ago.
+  const earlier: Dialect = {
+    ...flexpriceDialect,
+    ask: (call, books) => {
+      const answer = flexpriceDialect.ask?.(call, books) ?? null
+      if (answer === null || !call.path.endsWith('/usage')) return answer
+      const told = JSON.parse(String(answer.body)) as { value: number; event_name: string }
+      return { ...answer, body: JSON.stringify({ ...told, value: told.value - (told.event_name === 'llm_input_tokens' ? Number(textOf(behind)) : 0) }) }
+    },
+  }
+  const scene = await sceneOf(t, earlier)
+  for (let n = 0; n < 4; n++) await scene.settle({ usage: { requests: 1, input_tokens: 700, total_tokens: 700 } })
+  const last = first(await scene.settle({ usage: { requests: 1, input_tokens: 700, total_tokens: 700 }, agoMs: 1_000, settledAgoMs: 500 }))
+  await scene.deliver()
+  t.match(await scene.compare(), { rows: [{ ours: '3500', theirs: '3500', late: '0' }], differences: [], unexplained: 0 })
+  behind = unitsOf(last.value)
+  const result = await scene.compare()
+  t.match(result, { rows: [{ ours: '3500', theirs: '2800', late: '-700', missing: '0' }], unexplained: 0 })
+  t.same(Object.keys(byWhy(result)), ['late'])
+  behind *= 2n
+  t.match(await scene.compare(), { rows: [{ theirs: '2100', late: '0', missing: '-1400' }], unexplained: 2 }, 'one that lacks more is still seen')
+})
+
 t.test('a receiver that cannot be asked: what is known here', async (t) => {
   const scene = await sceneOf(t, webhookBatched)
   await scene.settle()

@@ -33,6 +33,23 @@ t.test('one record for each customer and minute, once the minute is over; who co
   t.strictSame([receiver.doubled, receiver.changed, total(receiver)], [[], [], 65])
 })
 
+t.test('what is summed up is late once its hour is over and it has not come, not before; a sink that is no more has no figures', async (t) => {
+  const lab = await openLab(t)
+  const { delivery, receiver } = lab.sink('hourly', { takes: 'records', mapping: { ...sums, rollup: 'hour' } })
+  const age = async (): Promise<number | undefined> => (await lab.metrics.outboxAge.get()).values.find(({ labels }) => labels['sink'] === 'hourly')?.value
+  receiver.behaviour = () => { throw new DeliveryFailed('busy', 'away') }
+  delivery.start()
+  await lab.add(1, { usage: { input_tokens: 3 } })
+  const leftMs = 3_600_000 - (lab.clock.nowMs() % 3_600_000)
+  await lab.clock.run(leftMs - 10_000)
+  t.equal(await age(), 0)
+  await lab.clock.run(310_000)
+  const late = await age() ?? 0
+  t.ok(late > 280 && late <= 302, `${late} s`)
+  await delivery.stop()
+  for (const gauge of [lab.metrics.outboxAge, lab.metrics.outboxLag, lab.metrics.dead, lab.metrics.quarantined, lab.metrics.sinkPaused]) t.same((await gauge.get()).values, [])
+})
+
 t.test('a full thousand does not wait for the end of the hour', async (t) => {
   const lab = await openLab(t)
   const { delivery, receiver } = lab.sink('full', { takes: 'records', mapping: { ...sums, rollup: 'hour' } })

@@ -368,6 +368,28 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     c.t.equal((await outbox.read(whole, 10)).length, 6)
   })
 
+  law('a cursor is put where another consumer stands, forward and back, by whoever holds its lease', async (c) => {
+    const tokens = check(c.counter('tokens'), null, 1)
+    const { outbox } = c.store
+    await outbox.setConsumers(['sink', 'other'])
+    for (let i = 1; i <= 5; i++) await c.store.settle(settleOf(newId(c.now), c.now, c.home, [tokens], [i]))
+    const other = (await outbox.lease('other', 'me', c.now, c.now + 60_000))!
+    const entries = await outbox.read(other, 10)
+    await outbox.advance(other, entries.slice(0, 2))
+    const fence = (await outbox.lease('sink', 'me', c.now, c.now + 60_000))!
+    const left = async (): Promise<readonly (number | undefined)[]> => (await outbox.read(fence, 10)).map(({ record }) => record.usage.total_tokens)
+    c.t.equal((await left()).length, entries.length)
+    await outbox.follow!(fence, 'other')
+    c.t.same(await left(), entries.slice(2).map(({ record }) => record.usage.total_tokens), 'forward')
+    await outbox.advance(fence, await outbox.read(fence, 10))
+    c.t.same(await left(), [])
+    await outbox.follow!(fence, 'other')
+    c.t.same(await left(), entries.slice(2).map(({ record }) => record.usage.total_tokens), 'back')
+    await outbox.release(fence)
+    await outbox.lease('sink', 'you', c.now, c.now + 60_000)
+    await c.t.rejects(outbox.follow!(fence, 'other'), { name: 'StaleFence' })
+  })
+
   law('who listens is told of new events, until he stops', async (c) => {
     const tokens = check(c.counter('tokens'), null, 1)
     let told = 0

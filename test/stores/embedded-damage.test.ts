@@ -7,8 +7,10 @@ import type { Store } from '../../src/stores/store.ts'
 import { layoutOf } from '../../src/stores/embedded/directory.ts'
 import { JournalDamaged, openForReading, readRows } from '../../src/stores/embedded/journal-file.ts'
 import { AcknowledgedLost, recover, type RecoveryOptions } from '../../src/stores/embedded/recovery.ts'
+import { readWatermark } from '../../src/stores/embedded/watermark.ts'
 import { repair } from '../../src/stores/index.ts'
 import { tmpDir } from '../fixtures/tmp-dir.ts'
+import { waitFor } from '../fixtures/wait-for.ts'
 import { embeddedIn, LogLines, newDir } from './embedded-fixture.ts'
 import { check, FORGET_AFTER_MS, newId, reserveOf, settleOf } from './sample-moves.ts'
 
@@ -39,8 +41,18 @@ async function killedStore(t: Test): Promise<{ dir: string; watermarkBefore: Buf
   const [entry] = await store.outbox.read(fence, 1)
   await store.outbox.bury(fence, entry!, 'refused', 1)
   await store.outbox.advance(fence, [entry!])
+  const settled = (): Promise<unknown> => waitFor('the watermark of what was acknowledged', () => {
+    const mark = readWatermark(layoutOf(dir).watermark)
+    const db = openForReading(layoutOf(dir).journal)
+    const { last } = db.prepare('SELECT max(seq) AS last FROM journal').get() as { last: number }
+    db.close()
+    return typeof mark === 'object' && mark.seq === last
+  })
+  // It is written after the acknowledgement has been sent.
+  await settled()
   const watermarkBefore = readFileSync(layoutOf(dir).watermark)
   await exchange(store, 100)
+  await settled()
   const copy = copyOf(t, dir)
   await store.close()
   return { dir: copy, watermarkBefore }

@@ -3,6 +3,8 @@ import type { Plan } from '../../config/config.ts'
 import { toWholeSecond } from '../../metering/event.ts'
 import { meterName, meterScale } from '../../metering/meter.ts'
 import type { Limit, Overdraft, Window } from '../../metering/limits/limit.ts'
+import { StoreUnavailable } from '../../stores/store.ts'
+import { accountPage, accountSorts } from '../account-page.ts'
 import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Field, Route } from '../route.ts'
@@ -12,17 +14,20 @@ import { intentFields, intentOf } from './intent.ts'
 export const accountRoutes: readonly Route[] = [
   {
     method: 'GET', path: '/api/v1/accounts', shape: answers.accounts, role: 'viewer', summary: 'All accounts, keys that are their own account among them',
-    answer: 'accounts: id, plan, parent, where, revision, unused_because, keys, suspension, calendar, add-ons, state of the subscription; with forecast, forecast_at: when the first of its limits will be used up at its present rate, where that is before the limit begins anew',
-    query: { forecast: { type: 'boolean', about: 'forecast_at too; it looks at the limits of every account, which takes a while where there are many' } },
-    async handle({ query }, { directory, clock, forecasts }) {
-      const accounts = listAccounts(directory, clock.nowMs())
-      if (query['forecast'] !== true) return { accounts }
-      const ahead = await forecasts(accounts.map(({ id }) => id))
-      return { accounts: accounts.map((account) => ({ ...account, forecast_at: forecastText(ahead.get(account.id)) })) }
+    query: {
+      limit: { type: 'integer', about: 'how many; all unless given', minimum: 1, maximum: 500 },
+      offset: { type: 'integer', about: 'so many are passed over', minimum: 0, maximum: 10_000_000 },
+      search: { type: 'string', about: 'a part of the id, the plan, the parent or a label, whatever its case' },
+      sort: { type: 'string', about: 'id unless given; the last four by the roll-ups of the last 30 days', values: accountSorts },
+      order: { type: 'string', about: 'unless given, names from the first on and amounts from the largest', values: ['asc', 'desc'] },
+      suspended: { type: 'boolean', about: 'only those that are, or are not' },
+      forecast: { type: 'boolean', about: 'forecast_at of all of them too; it looks at the limits of every account, which takes a while where there are many; with limit it is always told' },
     },
+    answer: 'total, offset, limit; accounts: id, plan, parent, where, revision, unused_because, keys, suspension, calendar, add-ons, state of the subscription, forecast_at: when the first of its limits will be used up at its present rate, where that is before the limit begins anew',
+    handle: ({ query }, parts) => accountPage(query, parts),
   },
   {
-    method: 'GET', path: '/api/v1/accounts/{id}', shape: answers.account, role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, its labels, limits of its own and keys; terms: as they were given, of one made at run time',
+    method: 'GET', path: '/api/v1/accounts/{id}', shape: answers.account, role: 'viewer', summary: 'One account with its keys', answer: 'the account as in the list, its labels, limits of its own and keys; standing: what is used of every limit; terms: as they were given, of one made at run time',
     handle: ({ params }, parts) => accountOf(params['id'] ?? '', parts),
   },
   {
@@ -75,7 +80,7 @@ export const accountRoutes: readonly Route[] = [
   },
 ]
 
-async function accountOf(wanted: string, { directory, clock, forecasts }: AdminParts): Promise<unknown> {
+async function accountOf(wanted: string, { directory, clock, forecasts, standing }: AdminParts): Promise<unknown> {
   const nowMs = clock.nowMs()
   const overview = listAccounts(directory, nowMs).find(({ id }) => id === wanted)
   if (overview === undefined) throw new Problem(404, `there is no account "${wanted}"`)
@@ -85,7 +90,14 @@ async function accountOf(wanted: string, { directory, clock, forecasts }: AdminP
     ...overview, forecast_at: forecastText((await forecasts([wanted])).get(wanted)), labels: account?.labels ?? stored?.terms.labels ?? {}, limits: (account?.limits ?? []).map(toLimitDocument), terms: stored?.terms ?? null,
     created_at: stored === undefined ? null : new Date(stored.created_ms).toISOString(), created_by: stored?.created_by ?? null,
     keys: listKeys(directory, nowMs).filter((key) => key.account === wanted),
+    standing: await standing(wanted).catch(nullWhileAway),
   }
+}
+
+/** Who asks about an account is answered while the store is away, too. */
+function nullWhileAway(error: unknown): null {
+  if (error instanceof StoreUnavailable) return null
+  throw error
 }
 
 function forecastText(atMs: number | undefined): string | null {

@@ -1,3 +1,4 @@
+import { bucketOf } from '../../analytics/rollups.ts'
 import { ARCHIVE, type EventHistory, type Page } from '../../archive/history.ts'
 import { DEFAULT_CALENDAR, type SinkConfig } from '../../config/config.ts'
 import { FocusSheet, focusColumns } from '../../invoices/focus.ts'
@@ -11,7 +12,8 @@ import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Route } from '../route.ts'
 import { bucketSizes, groupings, reportUsage } from '../usage-report.ts'
 import type { BucketSize, Grouping } from '../usage-report.ts'
-import { toPastMs } from '../when.ts'
+import { rolledUsage } from '../rolled-usage.ts'
+import { isAgo, toPastMs } from '../when.ts'
 
 const waitMaxS = 30
 const focusRowsMax = 100_000
@@ -19,27 +21,30 @@ const hourMs = 3_600_000
 
 export const eventRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/usage', shape: answers.usage, role: 'viewer', summary: 'Usage summed over events',
-    answer: 'from, to, events, rows: grouping fields, sums of every quantity, cost by currency, shadow: refusals by shadow limits',
+    method: 'GET', path: '/api/v1/usage', shape: answers.usage, role: 'viewer', summary: 'Usage summed over events, or over roll-ups where they give the same',
+    answer: 'from, to, counted_from: events or rollups, events, rows: grouping fields, sums of every quantity, cost by currency, shadow: refusals by shadow limits',
     query: {
-      from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
+      from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default), then from the beginning of that minute on' },
       to: { type: 'string', about: 'admitted before: an instant, or how long ago; now unless given' },
       by: { type: 'string', about: `comma-separated: ${groupings.join(', ')}` },
       bucket: { type: 'string', about: 'a row for each, in UTC', values: bucketSizes },
       account: { type: 'string', about: 'of this account only' },
     },
-    async handle({ query }, { history, clock }) {
+    async handle({ query }, { history, clock, analytics, gateway }) {
       const { fromMs, toMs } = spanOf(query, clock.nowMs())
       const bucket = textOf(query, 'bucket') as BucketSize | null
-      const report = await reportUsage(history, { fromMs, toMs, by: groupingsOf(textOf(query, 'by')), bucket, account: textOf(query, 'account') })
-      return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), ...report }
+      const question = { fromMs, toMs, by: groupingsOf(textOf(query, 'by')), bucket, account: textOf(query, 'account') }
+      // Without a gateway nobody has counted lately.
+      const rolled = gateway === null ? null : await rolledUsage({ analytics, clock }, question)
+      const report = rolled ?? await reportUsage(history, question)
+      return { from: new Date(fromMs).toISOString(), to: new Date(toMs).toISOString(), counted_from: rolled === null ? 'events' : 'rollups', ...report }
     },
   },
   {
     method: 'GET', path: '/api/v1/usage/focus', shape: answers.focus, role: 'viewer', summary: 'Rated usage as rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification',
     answer: 'from, to, columns, rows: an array of texts and nulls for each, in the order of columns; events: that have a price; unpriced: those that have none, and no row',
     query: {
-      from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default)' },
+      from: { type: 'string', about: 'admitted at or after: an instant, or how long ago such as 24h (the default), then from the beginning of that minute on' },
       to: { type: 'string', about: 'admitted before: an instant, or how long ago; now unless given' },
       bucket: { type: 'string', about: 'the charge period; day unless given', values: ['hour', 'day'] },
       account: { type: 'string', about: 'of this account only' },
@@ -217,6 +222,20 @@ export const eventRoutes: readonly Route[] = [
       return { sinks }
     },
   },
+  {
+    method: 'POST', path: '/api/v1/sinks/{name}/retry', shape: answers.sinkRetried, role: 'admin', summary: 'Try a sink that waits or is paused again at once',
+    answer: 'sink, result: trying, running (it does not wait), elsewhere (another gateway delivers: only that one can try), or replaying (the archive comes first)',
+    async handle({ params, who }, parts) {
+      const sink = params['name'] ?? ''
+      mustBeSink(parts, sink)
+      if (parts.gateway === null) throw new Problem(409, 'no gateway runs, so nothing is delivered; every sink is tried when it starts')
+      await parts.changes.note(who, 'sinks.retry', sink, {})
+      const status = parts.deliveryStatus().get(sink)
+      parts.nudge(sink)
+      const state = typeof status === 'object' ? status.state : status
+      return { sink, result: state === 'elsewhere' || state === 'replaying' || state === 'running' ? state : 'trying' }
+    },
+  },
 ]
 
 function instantOrNull(ms: number | null): string | null {
@@ -224,7 +243,10 @@ function instantOrNull(ms: number | null): string | null {
 }
 
 function spanOf(query: Asked['query'], nowMs: number): { readonly fromMs: number; readonly toMs: number } {
-  const fromMs = toPastMs(textOf(query, 'from') ?? '24h', 'from', nowMs)
+  const from = textOf(query, 'from') ?? '24h'
+  const givenMs = toPastMs(from, 'from', nowMs)
+  // Roll-ups can answer for whole minutes alone; who says how long ago does not mean the millisecond.
+  const fromMs = isAgo(from) ? bucketOf('minute', givenMs) : givenMs
   const to = textOf(query, 'to')
   // A call admitted in this very millisecond counts.
   const toMs = to === null ? nowMs + 1 : toPastMs(to, 'to', nowMs)

@@ -38,7 +38,10 @@ async function compared(name: string, values: Asked['query'], parts: AdminParts,
   if (period.fromMs >= parts.clock.nowMs()) throw new Problem(422, 'that period has not begun')
   const account = values['account']
   try {
-    return toDocument(await parts.reconcile(sink, { ...period, account: typeof account === 'string' ? account : null, each: values['each'] === true }, note))
+    const found = await parts.reconcile(sink, { ...period, account: typeof account === 'string' ? account : null, each: values['each'] === true }, note)
+    // One that is gone may still have used something.
+    if (typeof account === 'string' && found.rows.length === 0 && parts.directory.accountOf(account) === undefined) throw new Problem(404, `there is no account "${account}"`)
+    return toDocument(found)
   } catch (error) {
     if (!(error instanceof DeliveryFailed)) throw error
     throw new Problem(502, `the receiver of ${name} could not be asked: ${error.message}`)

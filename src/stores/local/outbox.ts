@@ -97,6 +97,11 @@ export class LocalOutbox implements Outbox {
     if (ordinal < this.#cursor(consumer)) await this.#move(consumer, ordinal)
   }
 
+  async follow(fence: Fence, other: string): Promise<void> {
+    this.#obey(fence)
+    await this.#move(fence.consumer, this.#cursor(other))
+  }
+
   waiting(consumer: string, after: Position | null, count: number): Promise<readonly OutboxEntry[]> {
     return this.#read(Math.max(this.#cursor(consumer), after === null ? 0 : ordinalOf(after)), count)
   }

@@ -19,6 +19,8 @@ import { crc32 } from 'node:zlib'
  * | `P:{pN}:out` | stream | events; an entry's id is MS-ORDINAL, both rising | trimmed by housekeeping |
  * | `P:{pN}:last` | string | id of the last event written, also when it is trimmed | never |
  * | `P:{pN}:cursor:CONSUMER` | hash | token (fence), id (the last event that is done) | never |
+ * | `P:{books}:rollups` | hash | generation, and whether its roll-ups are complete | never |
+ * | `P:{pN}:roll:GENERATION:…`, `P:{pN}:roll:f:…` | hash, string | usage and refusals added up, see analytics/redis-rollups.ts; `counted` is the id of the last event that is in them | kept for + margin |
  */
 export class KeyNames {
   readonly partitions: number
@@ -48,6 +50,9 @@ export class KeyNames {
   consumers(): string { return `${this.prefix}:{books}:consumers` }
   dead(): string { return `${this.prefix}:{books}:dead` }
 
+  rollups(): string { return `${this.prefix}:{books}:rollups` }
+
+  rollup(partition: number, name: string): string { return `${this.prefix}:{p${partition}}:roll:${name}` }
   epoch(partition: number): string { return `${this.prefix}:{p${partition}}:epoch` }
   settled(partition: number, counter: string): string { return `${this.prefix}:{p${partition}}:s:${counter}` }
   held(partition: number, counter: string): string { return `${this.prefix}:{p${partition}}:h:${counter}` }

@@ -27,6 +27,7 @@ export const freeScript = loadScript('outbox-free', ['outbox.lua', 'outbox-free.
 const claimScript = loadScript('outbox-claim', ['outbox.lua', 'outbox-claim.lua'], always)
 const advanceScript = loadScript('outbox-advance', ['outbox.lua', 'outbox-advance.lua'], always)
 const rewindScript = loadScript('outbox-rewind', ['outbox.lua', 'outbox-rewind.lua'], always)
+const followScript = loadScript('outbox-follow', ['outbox.lua', 'outbox-follow.lua'], always)
 const buryScript = loadScript('outbox-bury', ['outbox-bury.lua'], always)
 
 const READ_MAX = 1_000
@@ -224,6 +225,19 @@ export class RedisOutbox implements Outbox {
     this.#tell()
   }
 
+  async follow(fence: Fence, other: string): Promise<void> {
+    this.#obey(fence, await this.#run(this.#tokenOf(fence.consumer)))
+    const claim = this.#claimOf(fence)
+    const failures: Error[] = []
+    // Obeying the fence first, so that whoever had it before moves nothing any more.
+    await this.#claim(fence, claim, Array.from({ length: this.#keys.partitions }, (_, partition) => partition), failures)
+    if (failures.length > 0) throw failures[0]!
+    claim.cursors.clear()
+    await Promise.all(Array.from({ length: this.#keys.partitions }, async (_, partition) => {
+      await this.#link.script(followScript, [this.#keys.cursor(partition, fence.consumer), this.#keys.cursor(partition, other), this.#keys.events(partition), this.#keys.lastEvent(partition)], [fence.token])
+    }))
+  }
+
   async waiting(consumer: string, after: Position | null, count: number): Promise<readonly OutboxEntry[]> {
     const place = after === null ? null : toPlace(after)
     const written = (await this.#look([])).flatMap((last, partition) => {
@@ -286,6 +300,12 @@ export class RedisOutbox implements Outbox {
       if (!(error instanceof StoreUnavailable)) throw error
       this.#log.warn({ reason: error.message }, 'the store could not be told which sinks are configured; this is tried again')
     }
+  }
+
+  /** Other replicas say within a minute that they have it, if they do. */
+  async letGo(consumer: string): Promise<void> {
+    const key = this.#keys.consumers()
+    await this.#link.command(key, 'HDEL', [key, consumer])
   }
 
   async completeSince(): Promise<number> {

@@ -60,6 +60,11 @@ const LARGEST = 9.2e18
 const DUE_MAX = 1_000
 
 /** The twin of the ledger: it decides in two scripts, inside Redis, for any number of gateways. */
+/** What roll-ups in the same Redis are made with; null: it is another kind of store. */
+export function sharedOf(store: Store): Pick<RedisStoreParts, 'link' | 'keys'> | null {
+  return store instanceof RedisStore ? store.shared : null
+}
+
 export class RedisStore implements Store {
   readonly outbox: RedisOutbox
   readonly records: RedisRecords
@@ -92,6 +97,11 @@ export class RedisStore implements Store {
       link.onServerChange(() => void this.#repeatRecent()),
       clock.every(WATCH_MS, () => void this.#watchEpoch()),
     ]
+  }
+
+  get shared(): Pick<RedisStoreParts, 'link' | 'keys'> {
+    const { link, keys } = this.#parts
+    return { link, keys }
   }
 
   async reserve(move: Reserve): Promise<ReserveAnswer> {

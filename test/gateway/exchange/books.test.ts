@@ -272,6 +272,18 @@ t.test('/-/usage tells a key where it stands and needs one', async (t) => {
   t.equal((await rig.request({ target: '/-/usage', key: null })).status, 401)
 })
 
+t.test('/-/usage forecasts by the recent rate of use, where that is known', async (t) => {
+  const upstream = await openScriptedUpstream(t, openai({ inputTokens: 9, outputTokens: 4 }))
+  const asked: string[] = []
+  const rig = await startRig(t, upstream.url, {
+    limits: ['{ name: monthly, meter: total_tokens, limit: 1M, window: month }'],
+    parts: async () => ({ paces: { paceOf: (counters) => { asked.push(counters); return undefined } } }),
+  })
+  await rig.chat()
+  t.equal((await rig.request({ target: '/-/usage' })).status, 200)
+  t.equal(asked.length, 1)
+})
+
 t.test('models are routed by name and renamed for their upstream', async (t) => {
   const first = await openScriptedUpstream(t, openai())
   const second = await openScriptedUpstream(t, openai())

@@ -6,7 +6,7 @@ import { loadConfig } from '../../../src/config/load.ts'
 import { toText } from '../../../src/config/problem.ts'
 import { Gateway } from '../../../src/gateway/gateway.ts'
 import { Guard } from '../../../src/gateway/guard.ts'
-import type { Bounds } from '../../../src/gateway/parts.ts'
+import type { Bounds, GatewayParts } from '../../../src/gateway/parts.ts'
 import { startServer, type RunningServer, type ServerBounds } from '../../../src/gateway/server.ts'
 import type { Log } from '../../../src/log.ts'
 import { Metrics } from '../../../src/metrics.ts'
@@ -18,6 +18,7 @@ import { systemRandom } from '../../../src/random.ts'
 import type { Spool } from '../../../src/spool/spool.ts'
 import { openMemory } from '../../../src/stores/memory/memory.ts'
 import type { Store } from '../../../src/stores/store.ts'
+import type { Telemetry } from '../../../src/telemetry/telemetry.ts'
 import { openRawClient, rawRequest, requestBytes, type RawClient, type RawRequest, type RawResponse } from '../../fixtures/raw-client.ts'
 import type { Teardown } from '../../fixtures/tmp-dir.ts'
 import { waitFor } from '../../fixtures/wait-for.ts'
@@ -37,9 +38,14 @@ export interface RigOptions {
   readonly upstream?: string
   readonly upstreams?: string
   readonly providerList?: string
+  /** More sections, and more keys, one line each. */
+  readonly sections?: string
+  readonly keys?: readonly string[]
   readonly wrap?: (store: Store) => Store
   readonly spool?: Spool
   readonly providers?: readonly Provider[]
+  readonly telemetry?: Telemetry
+  readonly parts?: (store: Store, config: () => Config) => Promise<Partial<GatewayParts>>
   readonly bounds?: Partial<Bounds>
   readonly serverBounds?: Partial<ServerBounds>
 }
@@ -76,8 +82,8 @@ export async function startRig(t: Teardown, upstreamUrl: string, options: RigOpt
   const log: Log = { debug: note('debug'), info: note('info'), warn: note('warn'), error: note('error') }
   const gateway = new Gateway({
     config: () => config, keys, store, spool: options.spool ?? null, providers: options.providers ?? providers, httpEndpoint, clock: systemClock, random: systemRandom, log, metrics, guard: new Guard(),
-    tokenizer,
-    bounds: { reserveMs: 2_000, ...options.bounds },
+    tokenizer, telemetry: options.telemetry ?? null,
+    bounds: { reserveMs: 2_000, ...options.bounds }, ...await options.parts?.(memory, () => config),
   })
   const server = await startServer({
     listen: { host: '127.0.0.1', port: 0 }, settings: () => config.server, clock: systemClock, log, metrics,
@@ -158,7 +164,9 @@ ${limits.map((limit) => `      - ${limit}\n`).join('')}
 keys:
   - { id: main, plan: main, secret: "${secrets.main}" }
   - { id: other, plan: main, secret: "${secrets.other}" }
+${(options.keys ?? []).map((key) => `  - ${key}\n`).join('')}
 sinks: []
+${options.sections ?? ''}
 `
   const { config, problems } = loadConfig({ file: '/nowhere/tallygate.yaml', env: {}, hostName: 'test', text })
   if (config === null) throw new Error(`${problems.map(toText).join('\n')}\n${text}`)

