@@ -44,7 +44,12 @@ export function gathered(increments: Iterable<Increment>): Gathered[] {
 export const TABLES = ['usage', 'accounts', 'mix'] as const
 export type Table = (typeof TABLES)[number]
 
-export const KEPT_IN: Readonly<Record<Table, readonly Unit[]>> = { usage: ['minute', 'hour', 'day'], accounts: ['hour', 'day', 'month'], mix: ['minute', 'hour', 'day', 'month'] }
+const KEPT_IN: Readonly<Record<Table, readonly Unit[]>> = { usage: ['minute', 'hour', 'day'], accounts: ['hour', 'day', 'month'], mix: UNITS }
+
+/** In which units a table has rows of an account; '' is all of them, undefined each. */
+export function keptIn(table: Table, account: string | undefined): readonly Unit[] {
+  return table === 'accounts' && account === '' ? UNITS : KEPT_IN[table]
+}
 
 /** What is added to one row of a table. */
 export interface TableRow {

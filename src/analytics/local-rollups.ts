@@ -1,5 +1,5 @@
 import { rmSync } from 'node:fs'
-import { StoreUnavailable } from '../stores/store.ts'
+import { StaleFence, StoreUnavailable } from '../stores/store.ts'
 import { ThreadLink } from '../stores/thread-link.ts'
 import { gathered } from './gathering.ts'
 import type { RollupAsks } from './rollup-protocol.ts'
@@ -46,6 +46,7 @@ class LocalRollups implements Rollups {
   #last: ReadonlySet<string> | null = null
   /** The thread said that its file is damaged. */
   #damaged = false
+  #generation = 0
   #mending: Promise<void> | null = null
   #closed = false
 
@@ -55,12 +56,17 @@ class LocalRollups implements Rollups {
     this.#watch()
   }
 
-  async count(batch: readonly Counted[]): Promise<void> {
+  async generation(): Promise<string> {
+    return String(this.#generation)
+  }
+
+  async count(batch: readonly Counted[], generation: string): Promise<void> {
     await this.#mended()
     this.#last ??= new Set(await this.#link.ask('last', null))
     const last = this.#last
     const ids = batch.map(({ id }) => id)
     const fresh = last.size === 0 ? batch : batch.filter(({ id }) => !last.has(id))
+    if (generation !== String(this.#generation)) throw new StaleFence('the roll-ups are made anew; what was read before comes again')
     // Whether it was done is not known until it is said.
     this.#last = null
     await this.#link.ask('count', { rows: gathered(fresh.map(({ increment }) => increment)), ids })
@@ -83,6 +89,7 @@ class LocalRollups implements Rollups {
     return this.#link.ask('isNew', null)
   }
   async reset(): Promise<void> {
+    this.#generation += 1
     this.#last = null
     await this.#link.ask('reset', null)
   }
@@ -127,6 +134,7 @@ class LocalRollups implements Rollups {
     await (await this.#reader?.catch(() => null))?.close()
     this.#reader = null
     if (this.#path !== ':memory:') remove(this.#path)
+    this.#generation += 1
     this.#link = await openOrRemake(this.#path)
     this.#damaged = false
     this.#watch()

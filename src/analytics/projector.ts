@@ -72,6 +72,8 @@ export class Projector {
   #running: Promise<void> | null = null
   #fence: Fence | null = null
   #wake: () => void = () => {}
+  /** Since the last step began. */
+  #appended = false
   #stopping: (() => void)[] = []
   #holding = true
   #failure: string | null = null
@@ -94,7 +96,10 @@ export class Projector {
   start(): void {
     const { outbox, clock } = this.#parts
     this.#stopping = [
-      outbox.onAppend(() => this.#wake()),
+      outbox.onAppend(() => {
+        this.#appended = true
+        this.#wake()
+      }),
       clock.every(PRUNE_MS, () => void this.#prune()),
       clock.every(HOLD_LOOK_MS, () => void this.lookAtHold()),
     ]
@@ -226,6 +231,7 @@ export class Projector {
       let wakes = false
       try {
         await this.#rebuilding?.catch(() => undefined)
+        this.#appended = false
         const counted = await this.#step(fresh)
         // Whoever takes over asks anew whether they are whole.
         fresh = counted === null
@@ -243,7 +249,8 @@ export class Projector {
         }
         pauseMs = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.min(failures, 10))
       }
-      if (pauseMs > 0) await this.#pause(pauseMs, wakes)
+      // What was appended while there was nothing to be read is not waited for.
+      if (pauseMs > 0 && !(wakes && this.#appended)) await this.#pause(pauseMs, wakes)
       // What woke us is the first of several.
       if (wakes && !this.#stop.signal.aborted) await clock.sleep(GATHER_MS / 2)
     }
@@ -261,9 +268,11 @@ export class Projector {
       await this.rebuild()
       return 1
     }
+    // Asked before reading: whoever makes them again takes the lease first, and then begins another one.
+    const generation = await rollups.generation()
     const entries = await outbox.read(fence, BATCH)
     if (entries.length === 0) return 0
-    await rollups.count(entries.map(({ record, position }) => ({ id: eventId(record.id, record.correction), position, increment: incrementOfRecord(record) })))
+    await rollups.count(entries.map(({ record, position }) => ({ id: eventId(record.id, record.correction), position, increment: incrementOfRecord(record) })), generation)
     await outbox.advance(fence, entries)
     await this.#lookForGaps()
     return entries.length

@@ -5,11 +5,11 @@ import type { LinkCommand, RedisLink } from '../stores/redis/link.ts'
 import { scanKeys } from '../stores/redis/scan-keys.ts'
 import { loadScript } from '../stores/redis/scripts.ts'
 import { RowsRefused } from '../stores/rows.ts'
-import { StoreUnavailable } from '../stores/store.ts'
+import { StaleFence, StoreUnavailable } from '../stores/store.ts'
 import { Answering, RefusalAnswering } from './answering.ts'
 import { histogramText, SUMS } from './counts.ts'
 import type { Adding, Sum } from './counts.ts'
-import { COMBINED, gathered, KEPT_IN, MODELS_MAX, OTHER, SEPARATOR, sourceOf, tableRows } from './gathering.ts'
+import { COMBINED, gathered, keptIn, MODELS_MAX, OTHER, SEPARATOR, sourceOf, tableRows } from './gathering.ts'
 import type { Table, TableRow } from './gathering.ts'
 import { bucketOf, bucketsBetween, DIMENSIONS, nextBucket, REFUSAL_DIMENSIONS, REFUSAL_UNITS, segmentsOf, UNITS } from './rollups.ts'
 import type { Counted, Dimension, Increment, Kept, RefusalCount, RefusalQuestion, RefusalRow, Rollups, Segment, Unit, UsageQuestion, UsageRow } from './rollups.ts'
@@ -76,8 +76,13 @@ export class RedisRollups implements Rollups {
     this.#stopListening = parts.link.onServerChange(() => this.#known.clear())
   }
 
-  async count(batch: readonly Counted[]): Promise<void> {
-    const generation = await this.#look()
+  generation(): Promise<string> {
+    return this.#look()
+  }
+
+  async count(batch: readonly Counted[], generation: string): Promise<void> {
+    // What is known of the marks is of that one.
+    if (generation !== this.#generation) throw new StaleFence('the roll-ups are made anew; what was read before comes again')
     const byPartition = new Map<number, { readonly place: EventPlace; readonly increment: Increment }[]>()
     for (const { position, increment } of batch) {
       const place = toPlace(position)
@@ -202,7 +207,7 @@ export class RedisRollups implements Rollups {
       const [next] = fresh
       const last = fresh.at(-1)
       if (next === undefined || last === undefined) return
-      if (counted !== null && next.place.ordinal > counted.ordinal + 1) await this.#mustBeGone(partition, counted.ordinal)
+      if (counted !== null && next.place.ordinal > counted.ordinal + 1) await this.#mustBeGone(partition, next.place.ordinal)
       const answer = await this.#add(generation, partition, known, fresh.map(({ increment }) => increment), eventIdText(last.place))
       if (answer === 'done') {
         known.mark = eventIdText(last.place)
@@ -217,11 +222,11 @@ export class RedisRollups implements Rollups {
     throw new StoreUnavailable('another gateway counts the same events')
   }
 
-  /** Events between the mark and what is to be counted must have been removed: others were not read yet, and would never be counted. */
+  /** Events before what is to be counted must have been removed: others were not read yet, and would never be counted. */
   async #mustBeGone(partition: number, ordinal: number): Promise<void> {
     const key = this.#parts.keys.events(partition)
     const [oldest] = await this.#parts.link.command(key, 'XRANGE', [key, '-', '+', 'COUNT', 1]) as readonly StreamEntry[]
-    if (oldest === undefined || toEventId(oldest[0]).ordinal > ordinal + 1) return
+    if (oldest === undefined || toEventId(oldest[0]).ordinal >= ordinal) return
     this.#known.delete(partition)
     throw new StoreUnavailable('events before these are not counted yet; they are read again')
   }
@@ -326,7 +331,7 @@ export class RedisRollups implements Rollups {
     // Rows of one account lie by themselves.
     const table = source.table === 'accounts' && only.account !== undefined && source.unit !== 'month' ? 'usage' : source.table
     const account = table === 'accounts' && named.length === 0 ? '' : only.account
-    for (const segment of segmentsIn(table, source.unit, fromMs, untilMs, series)) {
+    for (const segment of segmentsIn(keptIn(table, account), source.unit, fromMs, untilMs, series)) {
       await this.#eachField(await this.#keysOf(generation, table, segment, account), (name, value, partition) => {
         const bucket = Number.parseInt(name, 10)
         if (bucket < segment.fromMs || bucket >= segment.untilMs) return
@@ -368,7 +373,7 @@ export class RedisRollups implements Rollups {
   /** Rows of some accounts, by account. */
   async #eachRowOf(generation: string, { unit: asked, fromMs, untilMs, series }: UsageQuestion, places: Places, take: (row: Row) => void): Promise<void> {
     const { table, unit } = sourceOf(asked, ['account'])
-    for (const segment of segmentsIn(table, unit, fromMs, untilMs, series)) {
+    for (const segment of segmentsIn(keptIn(table, undefined), unit, fromMs, untilMs, series)) {
       if (table === 'usage') {
         const keys = [...places].flatMap(([account, own]) => own.flatMap(({ partition }) => this.#tableKeys(generation, partition, table, segment, [account])))
         await this.#eachField([...new Map(keys.map((key) => [key.key, key])).values()], (name, value, partition) => {
@@ -512,8 +517,8 @@ interface Place {
 type Places = ReadonlyMap<string, readonly Place[]>
 
 /** In the longest units that lie within the time, unless each bucket has a row of its own. */
-function segmentsIn(table: Table, finest: Unit, fromMs: number, untilMs: number, series: boolean): readonly Segment[] {
-  return segmentsOf(series ? [finest] : UNITS.slice(UNITS.indexOf(finest)).filter((unit) => KEPT_IN[table].includes(unit)), fromMs, untilMs)
+function segmentsIn(kept: readonly Unit[], finest: Unit, fromMs: number, untilMs: number, series: boolean): readonly Segment[] {
+  return segmentsOf(series ? [finest] : UNITS.slice(UNITS.indexOf(finest)).filter((unit) => kept.includes(unit)), fromMs, untilMs)
 }
 
 function sumIn(value: string, of: Sum | 'cost_nanos'): number {

@@ -3,7 +3,7 @@ import type { SQLInputValue, StatementSync } from 'node:sqlite'
 import { inOrder, RefusalAnswering } from './answering.ts'
 import { addHistogram, addHistogramText, histogramOf, histogramText, noHistogram, SUMS } from './counts.ts'
 import type { Counts, Sum } from './counts.ts'
-import { COMBINED, KEPT_IN, MODELS_MAX, MODELS_OF_ALL, OTHER, SEPARATOR, sourceOf, tableRows, TABLES } from './gathering.ts'
+import { COMBINED, keptIn, MODELS_MAX, MODELS_OF_ALL, OTHER, SEPARATOR, sourceOf, tableRows, TABLES } from './gathering.ts'
 import type { Gathered, Table, TableRow } from './gathering.ts'
 import { bucketOf, bucketsBetween, DIMENSIONS, REFUSAL_DIMENSIONS, REFUSAL_UNITS, ROWS_MAX, segmentsOf, UNITS } from './rollups.ts'
 import type { Dimension, Kept, RefusalCount, RefusalQuestion, RefusalRow, Unit, UsageQuestion, UsageRow } from './rollups.ts'
@@ -452,12 +452,16 @@ function sourceFor({ unit: asked, fromMs, untilMs, by, only, series }: UsageQues
     // The rows' own order is the way in; the other way round would look at every combination in every bucket.
     return `SELECT bucket, ${columns.join(', ')} FROM ${from}${joined ? ' CROSS JOIN combinations ON combinations.id = combination' : ''} WHERE ${where.join(' AND ')}`
   }
-  const units = series ? [finest] : UNITS.slice(UNITS.indexOf(finest)).filter((unit) => KEPT_IN[table].includes(unit))
-  const parts = segmentsOf(units, fromMs, untilMs).map((segment) => part(table, segment.unit, segment))
-  const isFolded = (table === 'usage' && finest !== 'minute') || (table === 'accounts' && account !== '')
-  const minutes = { fromMs: Math.max(fromMs, unfolded.fromMs), untilMs: Math.min(untilMs, unfolded.untilMs) }
-  // They are few; of many accounts it would be dearer to look them up.
-  if (isFolded && minutes.fromMs < minutes.untilMs) parts.push(part('usage', 'minute', minutes, of !== null && of.length > LOOKED_UP_MAX))
+  const units = series ? [finest] : UNITS.slice(UNITS.indexOf(finest)).filter((unit) => keptIn(table, account).includes(unit))
+  const segments = segmentsOf(units, fromMs, untilMs)
+  const parts = segments.map((segment) => part(table, segment.unit, segment))
+  if (table === 'usage' || (table === 'accounts' && account !== '')) {
+    for (const segment of segments) {
+      const minutes = { fromMs: Math.max(segment.fromMs, unfolded.fromMs), untilMs: Math.min(segment.untilMs, unfolded.untilMs) }
+      // They are few; of many accounts it would be dearer to look them up.
+      if (segment.unit !== 'minute' && minutes.fromMs < minutes.untilMs) parts.push(part('usage', 'minute', minutes, of !== null && of.length > LOOKED_UP_MAX))
+    }
+  }
   return { from: `(${parts.join(' UNION ALL ')})`, given }
 }
 

@@ -95,9 +95,12 @@ export interface RefusalRow {
 export interface Rollups {
   /**
    * Adds what the entries come to and in the same step remembers that they are counted, all of them or those of some partitions. What comes again, in the order
-   * of the outbox, adds nothing: what was counted is done in the outbox before more is counted.
+   * of the outbox, adds nothing: what was counted is done in the outbox before more is counted. `generation`: as it was before the entries were read, while the lease
+   * was held; when they were reset since, nothing is added to what is counted now, and where that is known it rejects with StaleFence.
    */
-  count(batch: readonly Counted[]): Promise<void>
+  count(batch: readonly Counted[], generation: string): Promise<void>
+  /** Another one after each `reset`. */
+  generation(): Promise<string>
   /** Events that have no position any more, such as an archive's. Counted as often as they are given, and only between a `reset` and `complete`. */
   countArchived(batch: readonly Increment[]): Promise<void>
   /** Each given once. */

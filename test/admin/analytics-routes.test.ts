@@ -24,7 +24,7 @@ t.teardown(() => analytics.stop())
 const next = chance(19)
 const events = Array.from({ length: 900 }, (_each, i) => randomEvent(next, i, 9, 3 * 86_400_000))
 const positions = inOneRow(events)
-await rollups.count(events.map((event, i) => ({ id: event.id, position: positions[i]!, increment: incrementOf(event) })))
+await rollups.count(events.map((event, i) => ({ id: event.id, position: positions[i]!, increment: incrementOf(event) })), await rollups.generation())
 await rollups.countRefusals([
   { atMs: nowMs - 60_000, refused: 7, dimensions: { account: 'acct-3', key: 'acct-3-a', limit: 'rpm', reason: 'rate_limited', model: 'small' } },
   { atMs: nowMs - 60_000, refused: 2, dimensions: { account: 'only-refused', key: 'k', limit: '', reason: 'feature_unavailable', model: 'none' } },
@@ -86,7 +86,7 @@ t.test('refusals are told by limit and reason; what cannot be asked is said', as
 
 t.test('hostile names come out as they are, bounded, and separate nothing', async (t) => {
   const hostile = '<img src=x onerror=alert(1)>\u001f\u0000=1+1\n'
-  await rollups.count([{ id: 'hostile', position: '000000000009999', increment: incrementOf({ ...events[0]!, data: { ...events[0]!.data, model: hostile + 'x'.repeat(10_000) } }) }])
+  await rollups.count([{ id: 'hostile', position: '000000000009999', increment: incrementOf({ ...events[0]!, data: { ...events[0]!.data, model: hostile + 'x'.repeat(10_000) } }) }], await rollups.generation())
   const { rows } = await ask('/api/v1/analytics/usage', { from: '7d', by: 'model' })
   const found = rows.find(({ model }) => String(model).startsWith('<img'))
   t.match(found?.['model'], /^<img src=x onerror=alert\(1\)>=1\+1x+$/)

@@ -255,3 +255,54 @@ t.test('what was removed before it was counted is told, and made again from the 
   t.match(projector.told, [{ what: 'missed', fields: { events: 30, made_again: true } }, { what: 'rebuilt' }])
   t.equal(projector.state.missed, 0, 'nothing is missing any more')
 })
+
+t.test('asked for while a step is under way, they are made of each event once', async (t) => {
+  const store = await openStore(t)
+  await store.outbox.setConsumers([ROLLUPS])
+  const rollups = await openLocalRollups(':memory:')
+  t.teardown(() => rollups.close())
+  await rollups.complete()
+  await settle(store, 40)
+  let made: Promise<number> | null = null
+  const outbox = failing(store.outbox, {
+    async read(fence, count) {
+      const entries = await store.outbox.read(fence, count)
+      // What this step has read is counted after the roll-ups were begun anew.
+      if (made === null && entries.length > 0) {
+        const { generation } = rollups
+        const before = await generation.call(rollups)
+        made = projector.rebuild()
+        await waitFor('begun anew', async () => await generation.call(rollups) !== before)
+      }
+      return entries
+    },
+  })
+  const projector = project(t, outbox, async () => rollups)
+  projector.start()
+  await waitFor('the first step', () => made !== null)
+  await made
+  await settle(store, 2_000)
+  await waitFor('all', async () => await counted(rollups) >= 2_040)
+  await systemClock.sleep(1_500)
+  t.equal(await counted(rollups), 2_040)
+})
+
+t.test('what is appended just when there was nothing to be read is not left until the next look', async (t) => {
+  const store = await openStore(t)
+  await store.outbox.setConsumers([ROLLUPS])
+  const rollups = await openLocalRollups(':memory:')
+  t.teardown(() => rollups.close())
+  await rollups.complete()
+  let meanwhile = false
+  const outbox = failing(store.outbox, {
+    async read(fence, count) {
+      const entries = await store.outbox.read(fence, count)
+      if (!meanwhile) await settle(store, 1)
+      meanwhile = true
+      return entries
+    },
+  })
+  project(t, outbox, async () => rollups).start()
+  await waitFor('it', async () => await counted(rollups) === 1, { deadlineMs: 2_000 })
+  t.ok(meanwhile)
+})

@@ -85,7 +85,7 @@ t.test('two that both believe to be the one, and whose answers are lost, count e
     for (let at = 0; at < all.length;) {
       const batch = all.slice(at, at + 1 + Math.floor(next() * 120))
       try {
-        await rollups.count(batch)
+        await rollups.count(batch, await rollups.generation())
         at += next() < 0.4 ? Math.floor(batch.length / 2) : batch.length
       } catch (error) {
         if (!(error instanceof StoreUnavailable)) throw error

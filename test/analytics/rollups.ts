@@ -5,6 +5,7 @@ import { incrementOf } from '../../src/analytics/projection.ts'
 import { bucketOf, DIMENSIONS } from '../../src/analytics/rollups.ts'
 import type { Counted, Dimension, Increment, Rollups, Unit, UsageRow } from '../../src/analytics/rollups.ts'
 import type { UsageEvent } from '../../src/metering/event.ts'
+import { StaleFence } from '../../src/stores/store.ts'
 
 /** What roll-ups hold to wherever they are kept. `open` opens the same ones again. */
 
@@ -93,7 +94,7 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, 
     t.equal(await rollups.isNew(), true)
     for (let at = 0; at < events.length;) {
       const batch = all.slice(at, at + 1 + Math.floor(next() * 300))
-      await rollups.count(batch)
+      await rollups.count(batch, await rollups.generation())
       // Not heard of by the outbox: the same comes once more, and more behind it.
       if (next() < 0.3) {
         if (next() < 0.5) {
@@ -101,7 +102,7 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, 
           rollups = await open()
         }
         const more = all.slice(at, at + batch.length + 20)
-        await rollups.count(more)
+        await rollups.count(more, await rollups.generation())
         at += more.length
       } else at += batch.length
     }
@@ -144,7 +145,7 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, 
       return { ...event, subject: account, time, data: { ...event.data, account, key: account, total_tokens: Math.floor(next() * 9_000), cost: '0.000000100' } }
     })
     const all = countedOf(events, positionsOf(events))
-    for (let at = 0; at < events.length; at += 200) await rollups.count(all.slice(at, at + 200))
+    for (let at = 0; at < events.length; at += 200) await rollups.count(all.slice(at, at + 200), await rollups.generation())
     const increments = events.map(incrementOf)
     const spans: readonly (readonly [Unit, number, number])[] = [['day', 2, 30], ['day', 0, 30], ['day', 10, 61], ['day', 33, 34], ['day', 31, 58], ['hour', 2.5, 4.25], ['hour', 1, 2], ['minute', 3.25, 3.75], ['month', 0, 61]]
     for (const [unit, from, until] of spans) {
@@ -163,6 +164,61 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, 
     await rollups.close()
   })
 
+  t.test(`${name}: whatever time is asked for, at any moment of the counting`, async (t) => {
+    const rollups = await open()
+    await rollups.reset()
+    const next = chance(97)
+    const spanMs = 30 * 3_600_000
+    // In the order of time, as they come: the latest are in no longer unit yet.
+    const events = Array.from({ length: 600 }, (_each, ordinal) => ({ ...randomEvent(next, ordinal, 4, 1), time: new Date(startMs + Math.floor((ordinal / 600) * spanMs)).toISOString() }))
+    const all = countedOf(events, positionsOf(events))
+    const kinds: readonly (readonly [readonly Dimension[], Partial<Record<Dimension, string>>])[] = [[[], {}], [['account'], {}], [['model'], {}], [['model'], { account: 'acct-1' }], [['key', 'status'], {}], [[], { account: 'acct-2' }]]
+    for (let at = 0; at < events.length; at += 12) {
+      await rollups.count(all.slice(at, at + 12), await rollups.generation())
+      const counted = events.slice(0, at + 12).map(incrementOf)
+      const newestMs = counted.at(-1)!.atMs
+      for (const unit of ['minute', 'hour'] as const) {
+        const [by, only] = kinds[Math.floor(next() * kinds.length)]!
+        const series = next() < 0.3
+        const fromMs = bucketOf(unit, newestMs - next() * spanMs)
+        // The minute before a full hour as well: the whole hour is asked for, and nothing of it is added up.
+        const untilMs = next() < 0.5 ? bucketOf('hour', newestMs) + 3_600_000 : bucketOf(unit, newestMs + 7_200_000)
+        const rows = await rollups.usage({ unit, fromMs, untilMs, by, series, only, latencies: true, top: null })
+        const wanted = recount(counted, unit, by, series, ({ atMs, dimensions }) => atMs >= fromMs && atMs < untilMs && Object.entries(only).every(([dimension, value]) => dimensions[dimension as Dimension] === value))
+        t.same([...rowsOf(rows, by)].sort(), [...wanted].sort(), `${new Date(fromMs).toISOString()} to ${new Date(untilMs).toISOString()} by ${unit} and ${by.join(', ')}${series ? ' in buckets' : ''} of ${JSON.stringify(only)}`)
+        if (by.length === 0) continue
+        const most = await rollups.usage({ unit, fromMs, untilMs, by, series: false, only, latencies: false, top: { of: 'total_tokens', count: 2 } })
+        const sums = [...recount(counted, unit, by, false, ({ atMs, dimensions }) => atMs >= fromMs && atMs < untilMs && Object.entries(only).every(([dimension, value]) => dimensions[dimension as Dimension] === value)).values()]
+          .map((text) => Number(/"total_tokens":(-?\d+)/.exec(text)?.[1])).sort((a, b) => b - a)
+        t.same(most.map(({ counts }) => counts.total_tokens), sums.slice(0, 2))
+      }
+    }
+    await rollups.close()
+  })
+
+  t.test(`${name}: what was read before they were made anew is not counted afterwards`, async (t) => {
+    const [slow, other] = [await open(), await open()]
+    const events = Array.from({ length: 40 }, (_each, ordinal) => randomEvent(chance(ordinal), ordinal, 3, 86_400_000))
+    const all = countedOf(events, positionsOf(events))
+    const eventsIn = async (rollups: Rollups): Promise<number> => (await rollups.usage({ unit: 'day', fromMs: 0, untilMs: startMs + 10 * 86_400_000, by: [], series: false, only: {}, latencies: false, top: null }))[0]?.counts.events ?? 0
+    const wanted = events.filter(({ data }) => !('corrects' in data)).length
+    // A file is one process's.
+    for (const who of positionsOf === inOneRow ? [slow] : [slow, other]) {
+      await who.reset()
+      const before = await slow.generation()
+      await slow.count(all.slice(0, 10), before)
+      // Another gateway, or somebody who asks for it while a step is under way.
+      await who.reset()
+      await slow.count(all.slice(10), before).catch((error: unknown) => { if (!(error instanceof StaleFence)) throw error })
+      t.not(await slow.generation(), before)
+      t.equal(await eventsIn(slow), 0)
+      await slow.count(all, await slow.generation())
+      t.equal(await eventsIn(slow), wanted)
+    }
+    await slow.close()
+    await other.close()
+  })
+
   t.test(`W5: ${name}: names that callers make up do not make the roll-ups grow`, async (t) => {
     const rollups = await open()
     await rollups.reset()
@@ -172,7 +228,7 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, 
       return { ...event, data: { ...event.data, model: `made-up-${ordinal}` } }
     })
     const all = countedOf(events, positionsOf(events))
-    for (let at = 0; at < events.length; at += 100) await rollups.count(all.slice(at, at + 100))
+    for (let at = 0; at < events.length; at += 100) await rollups.count(all.slice(at, at + 100), await rollups.generation())
     const rows = await rollups.usage({ unit: 'day', fromMs: bucketOf('day', startMs), untilMs: bucketOf('day', startMs + 86_400_000), by: ['model'], series: false, only: {}, latencies: false, top: null })
     t.equal(rows.length, 201)
     t.equal(rows.reduce((sum, { counts }) => sum + counts.events, 0), events.filter(({ data }) => !('corrects' in data)).length)

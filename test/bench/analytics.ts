@@ -150,7 +150,7 @@ for (let at = 0; at < EVENTS; at += BATCH) {
     const slot = place(Math.floor((atMs - startMs) / DAY_MS), account, model, failed)
     for (const [field, value] of [1, input, output, nanos].entries()) recount[slot + field]! += value
   }
-  await rollups.count(batch)
+  await rollups.count(batch, await rollups.generation())
   if (at % (EVENTS / 10) === 0 && at > 0) console.log(`${at / 1_000_000} M events after ${Math.round((performance.now() - begunMs) / 1_000)} s`)
 }
 const tookS = (performance.now() - begunMs) / 1_000
