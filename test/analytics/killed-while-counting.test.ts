@@ -66,9 +66,10 @@ async function kills(t: Test, url: string | null, replicas: number): Promise<voi
   const dir = tmpDir(t)
   const beside = url === null ? null : (await openCounted(url, dir)).store
   t.teardown(() => beside?.close())
+  // Whoever was killed holds it for half a minute.
+  const takeLease = async (): Promise<void> => { await beside?.outbox.rewind(ROLLUPS, await beside.outbox.positionAt(Date.now() + 86_400_000)) }
   for (const [index, step] of steps.entries()) {
-    // Whoever was killed holds the lease for half a minute: it is taken away.
-    await beside?.outbox.rewind(ROLLUPS, await beside.outbox.positionAt(Date.now() + 86_400_000))
+    await takeLease()
     const others = Array.from({ length: replicas - 1 }, () => run(t, { url, dir, step: null, when: 'before', nth: 1, rebuild: false }))
     const dies = run(t, { url, dir, ...step, nth: step.rebuild ? 1 : 1 + index % 2 })
     // Of several only one counts; the one that is to die may not come to its step.
@@ -77,6 +78,7 @@ async function kills(t: Test, url: string | null, replicas: number): Promise<voi
     for (const other of others) other.kill()
     await Promise.all(others.map(({ ended }) => ended))
   }
+  await takeLease()
   const { store, rollups, nowMs } = await openCounted(url, dir)
   t.teardown(async () => {
     await projector.stop()
