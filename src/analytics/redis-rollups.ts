@@ -23,6 +23,7 @@ export interface RedisRollupsParts {
 
 const countScript = loadScript('rollups-count', ['rollups-count.lua'])
 const refuseScript = loadScript('rollups-refuse', ['rollups-refuse.lua'])
+const rowsScript = loadScript('rollups-rows', ['rollups-rows.lua'], ['no-writes'])
 
 /** Events of one script call: a long one would hold up everybody's calls. */
 const EVENTS_AT_ONCE = 100
@@ -31,6 +32,11 @@ const REFUSALS_AT_ONCE = 500
 const REFUSAL_ROWS_MAX = 2_000
 const PARTITIONS_AT_ONCE = 16
 const READS_AT_ONCE = 500
+/** Hashes that are read as one text. */
+const ROWS_AT_ONCE = 20
+const FEW_BUCKETS = 4
+/** In such a text. */
+const BETWEEN_ROWS = '\u001e'
 const UNLINKED_AT_ONCE = 500
 const DEADLINE = { deadlineMs: 5_000 }
 const TRIES = 4
@@ -38,15 +44,23 @@ const TRIES = 4
 const MARGIN_MS = 2 * 86_400_000
 const ACCOUNT_DAYS_KEPT = 20_000
 
-/** Rows lie in hashes of some buckets each. */
-const PERIOD: Readonly<Record<Unit, (bucket: number) => number>> = {
-  minute: (bucket) => bucketOf('hour', bucket), hour: (bucket) => bucketOf('day', bucket), day: (bucket) => bucketOf('month', bucket), month: (bucket) => bucket,
+/**
+ * A table's rows, of which `accounts` lies in three: what all accounts come to by itself, because looking at it must not read what each of them comes to; and their
+ * latencies, because looking for the accounts that have most must not read those.
+ */
+type Kind = Table | 'totals' | 'latencies'
+const LETTER: Readonly<Record<Kind, string>> = { usage: 'u', accounts: 'a', latencies: 'l', totals: 't', mix: 'x' }
+
+function kindOf(table: Table, account: string | undefined): Kind {
+  return table === 'accounts' && account === '' ? 'totals' : table
 }
-const LETTER: Readonly<Record<Table, string>> = { usage: 'u', accounts: 'a', mix: 'x' }
-/** What all accounts come to lies by itself: looking at it must not read what each of them comes to. */
-const TOTALS = 't'
-/** Whose rows of accounts lie together. */
-const ANYBODY = '*'
+
+const LONGER = { minute: 'hour', hour: 'day', day: 'month', month: 'month' } as const satisfies Record<Unit, Unit>
+
+/** Rows of all buckets of the next longer unit lie in one hash. Those of accounts are many, and are looked at to find the ones that have most: each bucket has a hash. */
+function hashUnit(kind: Kind, unit: Unit): Unit {
+  return kind === 'accounts' || kind === 'latencies' ? unit : LONGER[unit]
+}
 
 /** What is known of a partition. */
 interface Known {
@@ -114,16 +128,17 @@ export class RedisRollups implements Rollups {
     for (const { atMs, dimensions, refused } of batch) {
       for (const unit of REFUSAL_UNITS) {
         const bucket = bucketOf(unit, atMs)
-        const key = this.#refusalKey(this.#parts.keys.partitionOf(dimensions.account), unit, PERIOD[unit](bucket))
+        const period = bucketOf(LONGER[unit], bucket)
+        const key = this.#refusalKey(this.#parts.keys.partitionOf(dimensions.account), unit, period)
         let hash = hashes.get(key)
-        if (hash === undefined) hashes.set(key, hash = { unit, period: PERIOD[unit](bucket), args: [] })
+        if (hash === undefined) hashes.set(key, hash = { unit, period, args: [] })
         const { account, key: callerKey, limit, reason, model } = dimensions
         hash.args.push([bucket, account, callerKey, limit, reason, model].join(SEPARATOR), [bucket, OTHER, OTHER, limit, reason, OTHER].join(SEPARATOR), refused)
       }
     }
     await this.#inParallel([...hashes], async ([key, { unit, period, args }]) => {
       for (let at = 0; at < args.length; at += REFUSALS_AT_ONCE * 3) {
-        await this.#parts.link.script(refuseScript, [key], [this.#endOf(unit, period), REFUSAL_ROWS_MAX, ...args.slice(at, at + REFUSALS_AT_ONCE * 3)], DEADLINE)
+        await this.#parts.link.script(refuseScript, [key], [this.#endOf(unit, nextBucket(LONGER[unit], period)), REFUSAL_ROWS_MAX, ...args.slice(at, at + REFUSALS_AT_ONCE * 3)], DEADLINE)
       }
     })
   }
@@ -141,7 +156,7 @@ export class RedisRollups implements Rollups {
     const { fromMs, untilMs, by, only } = question
     const unit = question.unit === 'month' ? 'day' : question.unit
     const partitions = only.account === undefined ? this.#partitions() : [...new Set([this.#parts.keys.partitionOf(only.account), this.#parts.keys.partitionOf(OTHER)])]
-    const keys = partitions.flatMap((partition) => periodsBetween(unit, fromMs, untilMs).map((period) => ({ key: this.#refusalKey(partition, unit, period), partition })))
+    const keys = partitions.flatMap((partition) => periodsBetween(LONGER[unit], fromMs, untilMs).map((period) => ({ key: this.#refusalKey(partition, unit, period), partition })))
     const answering = new RefusalAnswering(question)
     await this.#eachField(keys, (name, value) => {
       const [bucketText = '', ...values] = name.split(SEPARATOR)
@@ -177,12 +192,12 @@ export class RedisRollups implements Rollups {
 
   async prune(nowMs: number, kept: Kept): Promise<void> {
     await this.#remove((key) => {
-      const [, letter, unitText, period] = /:roll:(?:\d+|f):(?:([uaxt]):)?(minute|hour|day|month):(\d+)/.exec(key) ?? []
+      const [, letter, unitText, period] = /:roll:(?:\d+|f):(?:([ualxt]):)?(minute|hour|day|month):(\d+)/.exec(key) ?? []
       const models = /:roll:\d+:m:(\d+)$/.exec(key)?.[1]
       if (models !== undefined) return Number(models) < nowMs - 3 * 86_400_000
       if (unitText === undefined || (letter === undefined && !key.includes(':roll:f:'))) return false
       const unit = unitText as Unit
-      return endOfPeriod(unit, Number(period)) <= nowMs - kept[unit]
+      return nextBucket(letter === LETTER.accounts || letter === LETTER.latencies ? unit : LONGER[unit], Number(period)) <= nowMs - kept[unit]
     })
   }
 
@@ -269,12 +284,21 @@ export class RedisRollups implements Rollups {
       return model
     }
     const hashes = new Map<string, { readonly lifetime: number; readonly rows: string[] }>()
-    for (const row of tableRows(gathered(increments), modelOf)) {
-      const period = PERIOD[row.unit](row.bucket)
-      const key = this.#tableKey(generation, partition, row.table, row.unit, period, row.account)
+    const add = (kind: Kind, row: TableRow, value: string): void => {
+      const wide = hashUnit(kind, row.unit)
+      const period = bucketOf(wide, row.bucket)
+      const key = this.#hashKey(generation, partition, kind, row.unit, period, row.account)
       let hash = hashes.get(key)
-      if (hash === undefined) hashes.set(key, hash = { lifetime: this.#endOf(row.unit, period), rows: [] })
-      hash.rows.push(nameOf(row), writeValue(row.adding))
+      if (hash === undefined) hashes.set(key, hash = { lifetime: this.#endOf(row.unit, nextBucket(wide, period)), rows: [] })
+      hash.rows.push(nameOf(row), value)
+    }
+    for (const row of tableRows(gathered(increments), modelOf)) {
+      const kind = kindOf(row.table, row.account)
+      if (kind !== 'accounts') add(kind, row, `${sumsText(row.adding)}|${latenciesText(row.adding)}`)
+      else {
+        add(kind, row, `${sumsText(row.adding)}||`)
+        if (row.adding.latency !== null || row.adding.firstToken !== null) add('latencies', row, `||${latenciesText(row.adding)}`)
+      }
     }
     for (const { day, account, models } of named.values()) {
       const key = this.#modelsKey(generation, partition, day)
@@ -325,14 +349,14 @@ export class RedisRollups implements Rollups {
   // === Reading ===
 
   /** What a question is about, of all accounts or of the one that it names. */
-  async #eachRow(generation: string, { unit: asked, fromMs, untilMs, by, only, series }: UsageQuestion, take: (row: Row) => void): Promise<void> {
+  async #eachRow(generation: string, { unit: asked, fromMs, untilMs, by, only, series, latencies }: UsageQuestion, take: (row: Row) => void): Promise<void> {
     const named = [...new Set([...by, ...DIMENSIONS.filter((dimension) => only[dimension] !== undefined)])]
     const source = sourceOf(asked, named)
     // Rows of one account lie by themselves.
     const table = source.table === 'accounts' && only.account !== undefined && source.unit !== 'month' ? 'usage' : source.table
     const account = table === 'accounts' && named.length === 0 ? '' : only.account
     for (const segment of segmentsIn(keptIn(table, account), source.unit, fromMs, untilMs, series)) {
-      await this.#eachField(await this.#keysOf(generation, table, segment, account), (name, value, partition) => {
+      await this.#eachField(await this.#keysOf(generation, table, segment, account, latencies), (name, value, partition) => {
         const bucket = Number.parseInt(name, 10)
         if (bucket < segment.fromMs || bucket >= segment.untilMs) return
         const [, ...rest] = name.split(SEPARATOR)
@@ -350,32 +374,53 @@ export class RedisRollups implements Rollups {
     const { by, only, top } = question
     if (top === null || by.length !== 1 || by[0] !== 'account' || Object.keys(only).length > 0) return null
     const { of, count } = top
-    // Where it needs no search, only one number of each row is looked at all the same.
-    const around = aroundOf(question) ?? { ...question, series: false }
+    // Only one number of each row is looked at. Few buckets are looked at themselves: what bounds them says little of them.
+    const isFew = question.unit !== 'minute' && segmentsIn(keptIn('accounts', undefined), question.unit, question.fromMs, question.untilMs, false)
+      .reduce((sum, { unit, fromMs, untilMs }) => sum + bucketsBetween(unit, fromMs, untilMs).length, 0) <= FEW_BUCKETS
+    // By the minute what needs no search is of whole hours.
+    const around = (isFew ? null : aroundOf(question)) ?? { ...question, unit: question.unit === 'minute' ? 'hour' : question.unit }
     const most = new Map<string, number>()
-    const places = new Map<string, Map<string, Place>>()
-    await this.#eachRow(generation, around, ({ names: [account = ''], partition, currency, value }) => {
-      most.set(account, (most.get(account) ?? 0) + sumIn(value, of))
-      const own = places.get(account) ?? new Map<string, Place>()
-      places.set(account, own.set(`${partition} ${currency}`, { partition, currency }))
+    const places = new Map<string, Place[]>()
+    await this.#eachSum(generation, around, of, (account, partition, currency, sum) => {
+      most.set(account, (most.get(account) ?? 0) + sum)
+      const own = places.get(account)
+      if (own === undefined) places.set(account, [{ partition, currency }])
+      else if (own.every((place) => place.partition !== partition || place.currency !== currency)) own.push({ partition, currency })
     })
     const bounds = [...most].sort(([, a], [, b]) => b - a)
-    const placesOf = (accounts: readonly string[]): Places => new Map(accounts.map((account) => [account, [...places.get(account)?.values() ?? []]]))
+    const placesOf = (accounts: readonly string[]): Places => new Map(accounts.map((account) => [account, places.get(account) ?? []]))
     const search = new TopSearch(count)
     while (!search.isOver) {
       const sums = new Map<string, number>()
-      await this.#eachRowOf(generation, { ...question, series: false }, placesOf(search.next(bounds)), ({ names: [account = ''], value }) => sums.set(account, (sums.get(account) ?? 0) + sumIn(value, of)))
+      await this.#eachRowOf(generation, { ...question, series: false, latencies: false }, placesOf(search.next(bounds)), ({ names: [account = ''], value }) => sums.set(account, (sums.get(account) ?? 0) + sumIn(value, of)))
       search.tell([...sums])
     }
     return placesOf(search.best)
   }
 
+  /** What every account comes to by one number, in each partition and currency. */
+  async #eachSum(generation: string, { unit, fromMs, untilMs }: UsageQuestion, of: Sum | 'cost_nanos', take: (account: string, partition: number, currency: string, sum: number) => void): Promise<void> {
+    const segments = segmentsIn(keptIn('accounts', undefined), unit, fromMs, untilMs, false)
+    await this.#inParallel(this.#partitions(), async (partition) => {
+      const keys = segments.flatMap((segment) => this.#hashKeys(generation, partition, 'accounts', segment).map(({ key }) => key))
+      for (let at = 0; at < keys.length; at += ROWS_AT_ONCE) {
+        for (const text of await this.#parts.link.script(rowsScript, keys.slice(at, at + ROWS_AT_ONCE), [], DEADLINE) as readonly string[]) {
+          const parts = text.split(BETWEEN_ROWS)
+          for (let i = 0; i + 1 < parts.length; i += 2) {
+            const [, account = '', currency = ''] = parts[i]!.split(SEPARATOR)
+            take(account, partition, currency, sumIn(parts[i + 1]!, of))
+          }
+        }
+      }
+    })
+  }
+
   /** Rows of some accounts, by account. */
-  async #eachRowOf(generation: string, { unit: asked, fromMs, untilMs, series }: UsageQuestion, places: Places, take: (row: Row) => void): Promise<void> {
+  async #eachRowOf(generation: string, { unit: asked, fromMs, untilMs, series, latencies }: UsageQuestion, places: Places, take: (row: Row) => void): Promise<void> {
     const { table, unit } = sourceOf(asked, ['account'])
     for (const segment of segmentsIn(keptIn(table, undefined), unit, fromMs, untilMs, series)) {
       if (table === 'usage') {
-        const keys = [...places].flatMap(([account, own]) => own.flatMap(({ partition }) => this.#tableKeys(generation, partition, table, segment, [account])))
+        const keys = [...places].flatMap(([account, own]) => own.flatMap(({ partition }) => this.#hashKeys(generation, partition, table, segment, [account])))
         await this.#eachField([...new Map(keys.map((key) => [key.key, key])).values()], (name, value, partition) => {
           const [bucketText = '', account = '', ...rest] = name.split(SEPARATOR)
           const bucket = Number(bucketText)
@@ -383,14 +428,17 @@ export class RedisRollups implements Rollups {
         })
         continue
       }
+      const kinds: readonly Kind[] = latencies ? ['accounts', 'latencies'] : ['accounts']
       const hashes = new Map<string, { readonly partition: number; readonly rows: { readonly bucket: number; readonly account: string; readonly currency: string }[] }>()
       for (const bucket of bucketsBetween(segment.unit, segment.fromMs, segment.untilMs)) {
         for (const [account, own] of places) {
           for (const { partition, currency } of own) {
-            const key = this.#tableKey(generation, partition, table, segment.unit, PERIOD[segment.unit](bucket), account)
-            const hash = hashes.get(key) ?? { partition, rows: [] }
-            hash.rows.push({ bucket, account, currency })
-            hashes.set(key, hash)
+            for (const kind of kinds) {
+              const key = this.#hashKey(generation, partition, kind, segment.unit, bucketOf(hashUnit(kind, segment.unit), bucket), account)
+              const hash = hashes.get(key) ?? { partition, rows: [] }
+              hash.rows.push({ bucket, account, currency })
+              hashes.set(key, hash)
+            }
           }
         }
       }
@@ -405,25 +453,29 @@ export class RedisRollups implements Rollups {
     }
   }
 
-  /** `account` undefined: of all. */
-  async #keysOf(generation: string, table: Table, segment: Segment, account: string | undefined): Promise<readonly HashKey[]> {
-    const whose = account === '' || table === 'mix' ? '' : ANYBODY
-    if (table !== 'usage') return this.#partitions().flatMap((partition) => this.#tableKeys(generation, partition, table, segment, [whose]))
+  /** `account` undefined: of each. */
+  async #keysOf(generation: string, table: Table, segment: Segment, account: string | undefined, latencies: boolean): Promise<readonly HashKey[]> {
+    const kind = kindOf(table, account)
+    if (kind !== 'usage') {
+      const kinds: readonly Kind[] = kind === 'accounts' && latencies ? [kind, 'latencies'] : [kind]
+      return this.#partitions().flatMap((partition) => kinds.flatMap((each) => this.#hashKeys(generation, partition, each, segment)))
+    }
     // An account may have been under another root once.
-    if (account !== undefined) return this.#partitions().flatMap((partition) => this.#tableKeys(generation, partition, table, segment, [account]))
+    if (account !== undefined) return this.#partitions().flatMap((partition) => this.#hashKeys(generation, partition, kind, segment, [account]))
     const wide: Unit = segment.unit === 'minute' ? 'hour' : segment.unit
     const perPartition = await Promise.all(this.#partitions().map(async (partition) => {
       const accounts = new Set<string>()
-      const keys = this.#tableKeys(generation, partition, 'accounts', { unit: wide, fromMs: bucketOf(wide, segment.fromMs), untilMs: segment.untilMs }, [ANYBODY])
+      const keys = this.#hashKeys(generation, partition, 'accounts', { unit: wide, fromMs: bucketOf(wide, segment.fromMs), untilMs: segment.untilMs })
       await this.#eachField(keys, (name) => accounts.add(name.split(SEPARATOR)[1] ?? ''))
-      return this.#tableKeys(generation, partition, table, segment, [...accounts])
+      return this.#hashKeys(generation, partition, kind, segment, [...accounts])
     }))
     return perPartition.flat()
   }
 
-  #tableKeys(generation: string, partition: number, table: Table, { unit, fromMs, untilMs }: Segment, accounts: readonly string[]): HashKey[] {
-    const periods = periodsBetween(unit, fromMs, untilMs)
-    return accounts.flatMap((account) => periods.map((period) => ({ key: this.#tableKey(generation, partition, table, unit, period, account), partition })))
+  /** `accounts`: of `usage`, whose rows lie by account. */
+  #hashKeys(generation: string, partition: number, kind: Kind, { unit, fromMs, untilMs }: Segment, accounts: readonly string[] = ['']): HashKey[] {
+    const periods = periodsBetween(hashUnit(kind, unit), fromMs, untilMs)
+    return accounts.flatMap((account) => periods.map((period) => ({ key: this.#hashKey(generation, partition, kind, unit, period, account), partition })))
   }
 
   async #eachField(keys: readonly HashKey[], take: (name: string, value: string, partition: number) => void): Promise<void> {
@@ -456,8 +508,9 @@ export class RedisRollups implements Rollups {
     return Array.from({ length: this.#parts.keys.partitions }, (_, partition) => partition)
   }
 
-  #endOf(unit: Unit, period: number): number {
-    return endOfPeriod(unit, period) + this.#parts.kept()[unit] + MARGIN_MS
+  /** When a hash goes by itself. `untilMs`: where its buckets end. */
+  #endOf(unit: Unit, untilMs: number): number {
+    return untilMs + this.#parts.kept()[unit] + MARGIN_MS
   }
 
   #markKey(generation: string, partition: number): string {
@@ -468,9 +521,8 @@ export class RedisRollups implements Rollups {
     return this.#parts.keys.rollup(partition, `${generation}:m:${day}`)
   }
 
-  /** Rows of `usage` lie by account. */
-  #tableKey(generation: string, partition: number, table: Table, unit: Unit, period: number, account: string): string {
-    return this.#parts.keys.rollup(partition, `${generation}:${table === 'accounts' && account === '' ? TOTALS : LETTER[table]}:${unit}:${period}${table === 'usage' ? `:${account}` : ''}`)
+  #hashKey(generation: string, partition: number, kind: Kind, unit: Unit, period: number, account: string): string {
+    return this.#parts.keys.rollup(partition, `${generation}:${LETTER[kind]}:${unit}:${period}${kind === 'usage' ? `:${account}` : ''}`)
   }
 
   #refusalKey(partition: number, unit: Unit, period: number): string {
@@ -488,9 +540,13 @@ function nameOf({ table, bucket, account, names, currency }: TableRow): string {
 
 const NANOS = 1_000_000_000n
 
-function writeValue({ sums, costNanos, latency, firstToken }: Adding): string {
+function sumsText({ sums, costNanos }: Adding): string {
   const numbers = Array.from(sums, (sum) => (sum === 0 ? '' : String(sum))).join(',')
-  return `${numbers}|${costNanos === 0n ? '' : `${costNanos / NANOS},${costNanos % NANOS}`}|${histogramText(latency)}|${histogramText(firstToken)}`
+  return `${numbers}|${costNanos === 0n ? '' : `${costNanos / NANOS},${costNanos % NANOS}`}`
+}
+
+function latenciesText({ latency, firstToken }: Adding): string {
+  return `${histogramText(latency)}|${histogramText(firstToken)}`
 }
 
 interface HashKey {
@@ -503,7 +559,7 @@ interface Row {
   /** In the order of the question's `by`. */
   readonly names: readonly string[]
   readonly currency: string
-  /** As `writeValue` makes it. */
+  /** SUMS, cost, latencies, those of the first token: separated by `|`, and nothing for what there is nothing of. */
   readonly value: string
   readonly partition: number
 }
@@ -540,33 +596,22 @@ interface Value {
   readonly firstToken: string
 }
 
+const NO_SUMS: readonly number[] = SUMS.map(() => 0)
+
 function readValue(text: string, latencies: boolean): Value {
   const [sums = '', cost = '', latency = '', firstToken = ''] = text.split('|')
   const [whole = '0', nanos = '0'] = cost.split(',')
-  return { sums: sums.split(',').map(Number), costNanos: cost === '' ? 0n : BigInt(whole) * NANOS + BigInt(nanos), latency: latencies ? latency : '', firstToken: latencies ? firstToken : '' }
+  return { sums: sums === '' ? NO_SUMS : sums.split(',').map(Number), costNanos: cost === '' ? 0n : BigInt(whole) * NANOS + BigInt(nanos), latency: latencies ? latency : '', firstToken: latencies ? firstToken : '' }
 }
 
 function modelsText(day: number, account: string): string {
   return `${day}${SEPARATOR}${account}`
 }
 
-function endOfPeriod(unit: Unit, period: number): number {
-  switch (unit) {
-    case 'minute': return nextBucket('hour', period)
-    case 'hour': return nextBucket('day', period)
-    case 'day': return nextBucket('month', period)
-    case 'month': return nextBucket('month', period)
-  }
+/** Where the hashes begin that have rows of this time. */
+function periodsBetween(wide: Unit, fromMs: number, untilMs: number): number[] {
+  return bucketsBetween(wide, bucketOf(wide, Math.max(0, fromMs)), untilMs)
 }
-
-function periodsBetween(unit: Unit, fromMs: number, untilMs: number): number[] {
-  const periods: number[] = []
-  for (let period = PERIOD[unit](bucketOf(unit, Math.max(0, fromMs))); period < untilMs && periods.length < PERIODS_MAX; period = endOfPeriod(unit, period)) periods.push(period)
-  return periods
-}
-
-/** Years of days by month, months of hours by day. */
-const PERIODS_MAX = 2_000
 
 function orThrow<Answer>(answer: Answer): Exclude<Answer, Error> {
   if (answer instanceof Error) throw answer

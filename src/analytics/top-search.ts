@@ -2,7 +2,7 @@ import { bucketOf, nextBucket, segmentsOf, UNITS } from './rollups.ts'
 import type { UsageQuestion } from './rollups.ts'
 
 /** So many are asked for first, then so many more, then all that are left: each of them costs as much as the time has buckets. */
-const CHUNKS = [100, 1_000]
+const CHUNKS = [40, 200, 1_000]
 
 type Amount = readonly [name: string, amount: number]
 

@@ -182,8 +182,8 @@ async function ask(name: string, more: Partial<UsageQuestion>, check: (rows: rea
 const allOf = (wanted: ReadonlyMap<string, readonly number[]>, groupOf: (row: UsageRow) => string) => (rows: readonly UsageRow[]): boolean =>
   rows.length === wanted.size && rows.every((row) => equals(wanted.get(groupOf(row)), row))
 const dayOf = ({ fromMs }: UsageRow): number => ((fromMs ?? 0) - startMs) / DAY_MS
-const most = (fromDay: number) => (rows: readonly UsageRow[]): boolean => {
-  const wanted = recounted((day, account) => (day < fromDay ? null : accounts[account]!))
+const most = (fromDay: number, untilDay = DAYS) => (rows: readonly UsageRow[]): boolean => {
+  const wanted = recounted((day, account) => (day < fromDay || day >= untilDay ? null : accounts[account]!))
   const best = [...wanted].sort(([, a], [, b]) => b[1]! + b[2]! - a[1]! - a[2]!).slice(0, 20)
   return rows.length === 20 && rows.every((row, i) => row.by.account === best[i]![0] && equals(best[i]![1], row))
 }
@@ -196,6 +196,11 @@ await ask('a month of one account, by day', { series: true, only: ofOne }, allOf
 await ask('a month of one account, by key', { by: ['key'], only: ofOne }, (rows) => rows.reduce((sum, { counts }) => sum + counts.events, 0) === recounted((_day, account) => (account === WATCHED ? '' : null)).get('')![0], true)
 await ask('the 20 accounts that have most tokens in the month', { untilMs: nextBucket('month', startMs), ...top20 }, most(0), true)
 await ask(`the same of ${DAYS - 2} days of it`, { fromMs: startMs + 2 * DAY_MS, ...top20 }, most(2), true)
+const DAY = 12
+await ask('the same of one day', { fromMs: startMs + DAY * DAY_MS, untilMs: startMs + (DAY + 1) * DAY_MS, ...top20 }, most(DAY, DAY + 1), true)
+const hours = { unit: 'hour', fromMs: startMs + DAY * DAY_MS + 3 * 3_600_000, untilMs: startMs + DAY * DAY_MS + 6 * 3_600_000 } as const
+const inHours = (await rollups.usage({ ...month, ...hours, by: ['account'] })).map(({ counts }) => counts.total_tokens).sort((a, b) => b - a)
+await ask('the same of three hours', { ...hours, ...top20 }, (rows) => rows.length === Math.min(20, inHours.length) && rows.every(({ counts }, i) => counts.total_tokens === inHours[i]), true)
 await ask('everything by day', { series: true }, allOf(recounted((day) => `${day}`), (row) => `${dayOf(row)}`))
 await ask('everything by hour', { unit: 'hour', series: true }, (rows) => rows.reduce((sum, { counts }) => sum + counts.events, 0) === EVENTS)
 await ask('models in the month', { by: ['model'] }, allOf(recounted((_day, _account, model) => models[model]!), ({ by }) => by.model!))
