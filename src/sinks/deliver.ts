@@ -49,6 +49,8 @@ const RENEW_MS = 8_000
 const ELSEWHERE_MS = 1_000
 const FIRST_WAIT_MS = 200
 const LONGEST_WAIT_MS = 60_000
+/** For a store that is away: asking whether it is back costs no receiver anything. */
+const LONGEST_STORE_WAIT_MS = 2_000
 /** A pause is for people to end. */
 const FIRST_PAUSE_MS = 30_000
 const LONGEST_PAUSE_MS = 600_000
@@ -243,7 +245,8 @@ export class Delivery {
           pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** Math.min(pauses, 20)) * (0.75 + 0.25 * random.fraction())
           pauses += 1
         } else {
-          pauseMs = Math.max(FIRST_WAIT_MS / 4, Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.min(failures, 20)) * random.fraction())
+          const longestMs = failure instanceof StoreUnavailable ? LONGEST_STORE_WAIT_MS : LONGEST_WAIT_MS
+          pauseMs = Math.max(FIRST_WAIT_MS / 4, Math.min(longestMs, FIRST_WAIT_MS * 2 ** Math.min(failures, 20)) * random.fraction())
           const askedMs = failure instanceof DeliveryFailed ? failure.retryAfterMs : null
           if (askedMs !== null) pauseMs = Math.max(pauseMs, askedMs * (1 + 0.1 * random.fraction()))
         }
@@ -256,7 +259,7 @@ export class Delivery {
   #resumed(elsewhere: boolean): void {
     const { log, name, metrics } = this.#parts
     const { state } = this.#status
-    if ((state === 'paused' || state === 'waiting') && !elsewhere) log.info({ sink: name }, 'the sink takes events again')
+    if ((state === 'paused' || state === 'waiting') && !elsewhere) log.info({ sink: name }, 'events are delivered again')
     if (state === 'paused') metrics.sinkPaused.set({ sink: name }, 0)
     this.#status = { ...this.#status, state: elsewhere ? 'elsewhere' : 'running', reason: null, nextTryMs: null }
   }
@@ -269,7 +272,7 @@ export class Delivery {
     if (paused && this.#status.state !== 'paused') {
       metrics.sinkPaused.set({ sink: name }, 1)
       log.error({ sink: name, error: reason, retry_in_ms: retryInMs }, 'the sink is paused: its key, its address or its settings are refused; mend that and reload. Its events wait in the outbox')
-    } else if (!paused && (failures === 1 || failures % 10 === 0)) {
+    } else if (!paused && (failures === 1 || failures % (failure instanceof StoreUnavailable ? 60 : 10) === 0)) {
       log.warn({ sink: name, failures, error: reason, retry_in_ms: retryInMs }, 'delivery failed; the events wait in the outbox')
     }
     this.#status = { ...this.#status, state: paused ? 'paused' : 'waiting', reason, nextTryMs: clock.nowMs() + retryInMs }

@@ -5,7 +5,7 @@ import { Attempts } from '../../src/sinks/attempts.ts'
 import { reasonFor, rulesIn } from '../../src/sinks/deliver.ts'
 import { quarantined } from '../../src/sinks/quarantine.ts'
 import { DeliveryFailed } from '../../src/sinks/sink.ts'
-import type { Store } from '../../src/stores/store.ts'
+import { StoreUnavailable, type Store } from '../../src/stores/store.ts'
 import { metricOf, openLab, Receiver, type Behaviour } from './lab.ts'
 import { mappingOf } from './sample-events.ts'
 import { VirtualClock } from './virtual-clock.ts'
@@ -43,6 +43,28 @@ t.test('S1: 500 for an hour: nothing is lost or doubled, the tries become rarer,
   t.equal(delivery.status.state, 'running')
   t.ok(await metricOf(lab, 'tallygate_delivery_ambiguous_total', 'sick') > 0, 'what nobody answered is counted apart')
   t.equal(await metricOf(lab, 'tallygate_delivery_refused_total', 'sick'), 0)
+})
+
+t.test('a store that was away for an hour is not waited for longer than it was away: delivery goes on within two seconds', async (t) => {
+  const lab = await openLab(t)
+  const { delivery, receiver } = lab.sink('waiting')
+  const ids = await lab.add(25)
+  const { outbox } = lab.store
+  const lease = outbox.lease.bind(outbox)
+  let asked = 0
+  outbox.lease = () => {
+    asked += 1
+    return Promise.reject(new StoreUnavailable('away'))
+  }
+  delivery.start()
+  await lab.clock.run(hourMs)
+  t.ok(asked > 1_800 && asked < 10_000, `asked ${asked} times in an hour`)
+  t.equal(receiver.batches.length, 0)
+  outbox.lease = lease
+  const backMs = lab.clock.nowMs()
+  t.ok(await lab.drained('waiting'))
+  t.ok((receiver.batches[0]?.atMs ?? Infinity) - backMs <= 2_000)
+  t.strictSame([...receiver.booked.keys()], ids)
 })
 
 t.test('S2: Retry-After is kept, and concerns nobody else', async (t) => {
