@@ -102,13 +102,13 @@ export function histogramOf(text: string): Histogram {
   return histogram
 }
 
-/** Adds `12:3,40:1`, in which a slot may stand twice. Makes nothing in between: an answer may be of a million rows. */
+/** Adds `12:3,40:1`, in which a slot may stand twice; `~` separates as well. Makes nothing in between: an answer may be of a million rows. */
 export function addHistogramText(to: Map<number, number>, text: string): void {
   for (let at = 0; at < text.length; at++) {
     let slot = 0
     for (; text.charCodeAt(at) !== 58; at++) slot = slot * 10 + text.charCodeAt(at) - 48
     let count = 0
-    for (at++; at < text.length && text.charCodeAt(at) !== 44; at++) count = count * 10 + text.charCodeAt(at) - 48
+    for (at++; at < text.length && text.charCodeAt(at) !== 44 && text.charCodeAt(at) !== 126; at++) count = count * 10 + text.charCodeAt(at) - 48
     to.set(slot, (to.get(slot) ?? 0) + count)
   }
 }

@@ -283,13 +283,13 @@ export class RedisRollups implements Rollups {
       named.set(text, { day, account, models: more.add(model) })
       return model
     }
-    const hashes = new Map<string, { readonly lifetime: number; readonly rows: string[] }>()
+    const hashes = new Map<string, { readonly lifetime: number | ''; readonly has: 'sums' | 'latencies' | 'texts'; readonly rows: string[] }>()
     const add = (kind: Kind, row: TableRow, value: string): void => {
       const wide = hashUnit(kind, row.unit)
       const period = bucketOf(wide, row.bucket)
       const key = this.#hashKey(generation, partition, kind, row.unit, period, row.account)
       let hash = hashes.get(key)
-      if (hash === undefined) hashes.set(key, hash = { lifetime: this.#endOf(row.unit, nextBucket(wide, period)), rows: [] })
+      if (hash === undefined) hashes.set(key, hash = { lifetime: this.#endOf(row.unit, nextBucket(wide, period)), has: kind === 'latencies' ? kind : 'sums', rows: [] })
       hash.rows.push(nameOf(row), value)
     }
     for (const row of tableRows(gathered(increments), modelOf)) {
@@ -297,17 +297,17 @@ export class RedisRollups implements Rollups {
       if (kind !== 'accounts') add(kind, row, `${sumsText(row.adding)}|${latenciesText(row.adding)}`)
       else {
         add(kind, row, `${sumsText(row.adding)}||`)
-        if (row.adding.latency !== null || row.adding.firstToken !== null) add('latencies', row, `||${latenciesText(row.adding)}`)
+        if (row.adding.latency !== null || row.adding.firstToken !== null) add('latencies', row, latenciesText(row.adding))
       }
     }
     for (const { day, account, models } of named.values()) {
       const key = this.#modelsKey(generation, partition, day)
       let hash = hashes.get(key)
-      if (hash === undefined) hashes.set(key, hash = { lifetime: 0, rows: [] })
+      if (hash === undefined) hashes.set(key, hash = { lifetime: '', has: 'texts', rows: [] })
       hash.rows.push(account, [...models].join('\n'))
     }
     const args: (string | number)[] = [known.mark, mark ?? '']
-    for (const { lifetime, rows } of hashes.values()) args.push(lifetime, rows.length / 2, ...rows)
+    for (const { lifetime, has, rows } of hashes.values()) args.push(lifetime, has, rows.length / 2, ...rows)
     const answer = String(await this.#parts.link.script(countScript, [this.#markKey(generation, partition), ...hashes.keys()], args, DEADLINE).catch((error: unknown) => {
       // Done or not: it is asked for before anything else is counted.
       this.#known.delete(partition)
@@ -541,8 +541,7 @@ function nameOf({ table, bucket, account, names, currency }: TableRow): string {
 const NANOS = 1_000_000_000n
 
 function sumsText({ sums, costNanos }: Adding): string {
-  const numbers = Array.from(sums, (sum) => (sum === 0 ? '' : String(sum))).join(',')
-  return `${numbers}|${costNanos === 0n ? '' : `${costNanos / NANOS},${costNanos % NANOS}`}`
+  return `${sums.join(',')},${costNanos / NANOS},${costNanos % NANOS}`
 }
 
 function latenciesText({ latency, firstToken }: Adding): string {
@@ -559,7 +558,7 @@ interface Row {
   /** In the order of the question's `by`. */
   readonly names: readonly string[]
   readonly currency: string
-  /** SUMS, cost, latencies, those of the first token: separated by `|`, and nothing for what there is nothing of. */
+  /** As rollups-count.lua has it. */
   readonly value: string
   readonly partition: number
 }
@@ -582,10 +581,10 @@ function sumIn(value: string, of: Sum | 'cost_nanos'): number {
   // Of ten thousand rows one number each.
   let at = 0
   for (let before = SUMS.indexOf(of); before > 0; before--) at = value.indexOf(',', at) + 1
-  return Number.parseInt(value.slice(at, at + DIGITS_MAX), 10) || 0
+  return Number.parseInt(value.slice(at, at + DIGITS_MAX), 10)
 }
 
-/** Of a number that is exact. */
+/** Of a number that is exact, and its sign. */
 const DIGITS_MAX = 17
 
 interface Value {
@@ -599,9 +598,14 @@ interface Value {
 const NO_SUMS: readonly number[] = SUMS.map(() => 0)
 
 function readValue(text: string, latencies: boolean): Value {
-  const [sums = '', cost = '', latency = '', firstToken = ''] = text.split('|')
-  const [whole = '0', nanos = '0'] = cost.split(',')
-  return { sums: sums === '' ? NO_SUMS : sums.split(',').map(Number), costNanos: cost === '' ? 0n : BigInt(whole) * NANOS + BigInt(nanos), latency: latencies ? latency : '', firstToken: latencies ? firstToken : '' }
+  const [one = '', two = '', three] = text.split('|')
+  // Of latencies that lie by themselves there are two parts.
+  if (three === undefined) return { sums: NO_SUMS, costNanos: 0n, latency: one, firstToken: two }
+  const numbers = one.split(',')
+  return {
+    sums: numbers.slice(0, SUMS.length).map(Number), costNanos: BigInt(numbers[SUMS.length] ?? 0) * NANOS + BigInt(numbers[SUMS.length + 1] ?? 0),
+    latency: latencies ? two : '', firstToken: latencies ? three : '',
+  }
 }
 
 function modelsText(day: number, account: string): string {
