@@ -12,14 +12,43 @@ export interface Log {
 
 /** `level`: trace, debug, info, warn, error, silent. `worker`: the number of a process that shares its output with others. */
 export function openLog(level: string, worker?: number): Log {
-  return openLogTo(pino.destination({ dest: 1, sync: true }), level, worker)
+  const output = pino.destination({ dest: 1, sync: true })
+  let waiting = ''
+  let bytes = 0
+  const write = (): void => {
+    if (waiting === '') return
+    const text = harmlessJson(waiting)
+    // Escapes are longer than what they stand for.
+    if (text === waiting) output.write(text)
+    else for (const line of text.split('\n').slice(0, -1)) output.write(`${line}\n`)
+    waiting = ''
+    bytes = 0
+  }
+  process.once('exit', write)
+  return logTo((given) => {
+    const line = given.length > lineMax ? shortened(given) : given
+    const more = Buffer.byteLength(line)
+    if (bytes + more > AT_ONCE) write()
+    // Under load many calls end in one turn of the event loop: one write for all of them. Whatever is worse than usual is out at once, and all that came before it.
+    if (waiting === '') systemClock.afterTurn?.(write)
+    waiting += line
+    bytes += more
+    if (!line.startsWith('{"level":"info"')) write()
+  }, level, worker)
 }
+
+/** What a pipe takes as one piece, whoever else writes into it (on Linux). */
+const AT_ONCE = 4_096
 
 /** The same to another place, which is given whole lines. */
 export function openLogTo(place: { write(line: string): unknown }, level: string, worker?: number): Log {
+  return logTo((line) => { place.write(harmless(line)) }, level, worker)
+}
+
+function logTo(write: (line: string) => void, level: string, worker: number | undefined): Log {
   const own = pino({
     level, base: worker === undefined ? null : { worker }, timestamp: timeField, formatters: { level: (label) => ({ level: label }) },
-  }, { write: (line) => { place.write(harmless(line)) } })
+  }, { write })
   const { asJsonSym } = pino.symbols
   const asJson = Reflect.get(own, asJsonSym) as AsJson
   const from = worker === undefined ? '' : `,"worker":${worker}`
@@ -32,12 +61,16 @@ export function openLogTo(place: { write(line: string): unknown }, level: string
     } catch {
       return asJson.call(this, fields, message, number, time)
     }
-    return `{"level":"info"${time}${from}${json === '{}' ? '' : `,${json.slice(1, -1)}`},"msg":${JSON.stringify(message)}}\n`
+    const said = message === EXCHANGE ? EXCHANGE_JSON : JSON.stringify(message)
+    return json === '{}' ? `{"level":"info"${time}${from},"msg":${said}}\n` : `{"level":"info"${time}${from},${json.slice(1, -1)},"msg":${said}}\n`
   }
   Reflect.set(own, asJsonSym, quick)
   return own
 }
 
+/** What nearly all lines say. */
+const EXCHANGE = 'exchange'
+const EXCHANGE_JSON = JSON.stringify(EXCHANGE)
 const INFO = 30
 type AsJson = (this: unknown, fields: object, message: string, level: number, time: string) => string
 

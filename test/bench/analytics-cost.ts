@@ -1,76 +1,105 @@
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Metrics } from '../../src/metrics.ts'
-import { answers, cell, cpuUs, dir, freePort, gatewayConfig, median, needs, plainBody, ROUNDS, SECRET, startGateway, startUpstream, stop, streamBody, until, wrk } from './rig.ts'
+import { answers, cell, children, dir, freePort, gatewayConfig, here, median, needs, nodeArgs, plainBody, root, ROUNDS, SECRET, startUpstream, stop, streamBody, until, wrk } from './rig.ts'
 
 /**
- * `npm run bench:analytics-cost`, and a part of `npm run bench`: what it costs a call to be seen. CPU of two gateways under the same load at the same time, so that a busy
- * machine disturbs both alike: one as it is installed (roll-ups, live figures, a log line for each call), the other with nothing of it. The roll-ups' thread and whatever a
- * call leaves to be done later are in. Metrics cannot be switched off: what they cost is measured by itself and added.
+ * `npm run bench:analytics-cost`, and a part of `npm run bench`: which part of a gateway's CPU goes into its being seen. The difference between two gateways is a tenth of
+ * what two that are alike differ by, so it is counted instead: what the profiler finds in roll-ups, live figures, metrics and log (and whatever they call) on the thread
+ * that serves calls, and all of the roll-ups' own thread. As a share of what all threads take, but for the profiler's own.
  */
 needs('wrk')
-const upstream = await startUpstream()
 
-const open = async (name: string, more: string, level: string): Promise<{ port: number; gateway: ReturnType<typeof startGateway> }> => {
+const PARTS = [
+  ['roll-ups, live', /\/src\/analytics\//],
+  ['metrics', /\/src\/metrics\.ts|\/node_modules\/prom-client\//],
+  ['log', /\/src\/(log|acting-characters)\.ts|\/node_modules\/(pino|sonic-boom)\//],
+  ['tracing', /\/src\/telemetry\/|\/node_modules\/@opentelemetry\//],
+] as const
+const cases = [{ name: 'plain 1 KB exchange', body: plainBody }, { name: 'streamed, 200 events', body: streamBody }] as const
+
+interface Profile {
+  /** µs, as `process.hrtime`. */
+  readonly startTime: number
+  readonly nodes: readonly { readonly id: number; readonly callFrame: { readonly functionName: string; readonly url: string }; readonly children?: readonly number[] }[]
+  readonly samples: readonly number[]
+  readonly timeDeltas: readonly number[]
+}
+
+/** Of the time between the two instants in which the thread was busy: the share of each of PARTS. */
+function sharesOf({ startTime, nodes, samples, timeDeltas }: Profile, fromUs: number, untilUs: number): number[] {
+  const byId = new Map(nodes.map((node) => [node.id, node]))
+  const callers = new Map(nodes.flatMap(({ id, children: called = [] }) => called.map((each) => [each, id] as const)))
+  const partOf = (id: number | undefined): number => {
+    if (id === undefined) return -1
+    // Whoever called counts: a text that is made for the log is the log's.
+    const outer = partOf(callers.get(id))
+    return outer >= 0 ? outer : PARTS.findIndex(([, files]) => files.test(byId.get(id)!.callFrame.url))
+  }
+  const parts = new Map(nodes.map(({ id }) => [id, partOf(id)]))
+  const us = PARTS.map(() => 0)
+  let busyUs = 0
+  let atUs = startTime
+  for (const [index, id] of samples.entries()) {
+    const tookUs = timeDeltas[index] ?? 0
+    atUs += tookUs
+    if (atUs < fromUs || atUs > untilUs || byId.get(id)!.callFrame.functionName === '(idle)') continue
+    busyUs += tookUs
+    const part = parts.get(id) ?? -1
+    if (part >= 0) us[part]! += tookUs
+  }
+  return us.map((each) => each / busyUs)
+}
+
+/** CPU ticks of each thread that is not the profiler's, by its number. */
+function threads(pid: number): Map<string, { readonly name: string; readonly ticks: number }> {
+  return new Map(readdirSync(`/proc/${pid}/task`).map((id) => {
+    const stat = readFileSync(`/proc/${pid}/task/${id}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(') ') + 2).split(' ')
+    return [id, { name: stat.slice(stat.indexOf('(') + 1, stat.lastIndexOf(')')), ticks: Number(fields[11]) + Number(fields[12]) }] as const
+  }).filter(([, { name }]) => !name.includes('ProfEvnt')))
+}
+
+const nowUs = (): number => Number(process.hrtime.bigint() / 1_000n)
+const upstream = await startUpstream()
+let runs = 0
+
+async function measured(body: object): Promise<readonly number[]> {
   const ports = { gateway: await freePort(), admin: await freePort(), upstream }
-  const home = join(dir, name)
+  const home = join(dir, `seen-${++runs}`)
   mkdirSync(home)
   const path = join(home, 'tallygate.yaml')
-  writeFileSync(path, `${gatewayConfig(ports, `"embedded:${home}/data"`).replace(`${dir}/usage.ndjson`, `${home}/usage.ndjson`)}${more}`)
-  const gateway = startGateway(path, level)
+  writeFileSync(path, gatewayConfig(ports, `"embedded:${home}/data"`).replace(`${dir}/usage.ndjson`, `${home}/usage.ndjson`))
+  const gateway = spawn(process.execPath, [...nodeArgs, '--import', join(here, 'profile-main.ts'), join(root, 'src/main.ts'), 'serve', '--config', path], {
+    cwd: root, stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, PROFILE: join(home, 'profile.json') },
+  })
+  children.push(gateway)
   await until('the gateway', () => answers(ports.gateway, '/-/ready'))
-  return { port: ports.gateway, gateway }
-}
-const on = await open('on', '', 'info')
-const off = await open('off', 'analytics: off\n', 'error')
-const cases = [{ name: 'plain 1 KB exchange', body: plainBody, per: 1 }, { name: 'streamed, per event', body: streamBody, per: 201 }] as const
-
-const metrics = new Metrics()
-function measured(streamed: boolean): void {
-  metrics.storeLatency.observe({ move: 'reserve' }, 0.001)
-  metrics.settlements.inc({ end: 'complete', usage_source: 'upstream' })
-  metrics.tokens.inc({ provider: 'openai', model: 'bench', type: 'input' }, 20)
-  metrics.tokens.inc({ provider: 'openai', model: 'bench', type: 'output' }, 20)
-  metrics.storeLatency.observe({ move: 'settle' }, 0.001)
-  metrics.requests.inc({ provider: 'openai', endpoint: 'chat.completions', outcome: 'complete' })
-  metrics.duration.observe({ endpoint: 'chat.completions' }, 0.02)
-  metrics.firstByte.observe({ endpoint: 'chat.completions' }, 0.02)
-  metrics.upstreamDuration.observe({ upstream: 'model' }, 0.02)
-  metrics.overhead.observe(0.001)
-  if (!streamed) return
-  metrics.firstToken.observe({ provider: 'openai', model: 'bench' }, 0.02)
-  metrics.perToken.observe({ provider: 'openai', model: 'bench' }, 0.001)
+  // What is compiled is compiled.
+  await wrk(ports.gateway, body, SECRET, 32)
+  const before = threads(gateway.pid!)
+  const fromUs = nowUs()
+  await wrk(ports.gateway, body, SECRET, 32)
+  await wrk(ports.gateway, body, SECRET, 32)
+  // What waits for a step is paid for as well.
+  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  const untilUs = nowUs()
+  const ticks = [...threads(gateway.pid!)].map(([id, { name, ticks: after }]) => ({ name, main: Number(id) === gateway.pid, ticks: after - (before.get(id)?.ticks ?? 0) }))
+  await stop(gateway)
+  const all = ticks.reduce((sum, each) => sum + each.ticks, 0)
+  const mainShare = (ticks.find(({ main }) => main)?.ticks ?? 0) / all
+  const ownShare = (ticks.find(({ name }) => name === 'roll-ups')?.ticks ?? 0) / all
+  const profile = JSON.parse(readFileSync(join(home, 'profile.json'), 'utf8')) as Profile
+  const shares = sharesOf(profile, fromUs, untilUs).map((share) => share * mainShare)
+  return shares.map((share, part) => (part === 0 ? share + ownShare : share))
 }
 
-/** Under the load that the gateways are under. */
-function metricsUs(streamed: boolean): number {
-  const before = process.threadCpuUsage()
-  for (let i = 0; i < 20_000; i++) measured(streamed)
-  const { user, system } = process.threadCpuUsage(before)
-  return (user + system) / 20_000
+console.log(`${'being seen, % of all CPU'.padEnd(30)}${PARTS.map(([name]) => cell(name, 16)).join('')}${cell('in all', 10)}`)
+for (const { name, body } of cases) {
+  const rounds: (readonly number[])[] = []
+  for (let round = 0; round < ROUNDS; round++) rounds.push(await measured(body))
+  const percent = (share: number): string => `${(share * 100).toFixed(2)} %`
+  const inAll = median(rounds.map((shares) => shares.reduce((sum, share) => sum + share, 0)))
+  console.log(`${name.padEnd(30)}${PARTS.map((_part, part) => cell(percent(median(rounds.map((shares) => shares[part]!))), 16)).join('')}${cell(percent(inAll), 10)}`)
 }
-
-console.log(`${'being seen, CPU per unit, µs'.padEnd(30)}${cell('without', 10)}${cell('with', 10)}${cell('metrics', 10)}${cell('in all', 10)}`)
-for (const { name, body, per } of cases) {
-  const costs: { on: number[]; off: number[]; metrics: number[]; share: number[] } = { on: [], off: [], metrics: [], share: [] }
-  for (let round = -1; round < ROUNDS * 3; round++) {
-    const before = [on, off].map(({ gateway }) => cpuUs([gateway.pid!]))
-    const loads = Promise.all([on, off].map(({ port }) => wrk(port, body, SECRET, 32)))
-    await new Promise((resolve) => setTimeout(resolve, 1_000))
-    const metricsOfCall = metricsUs(body === streamBody) / per
-    const done = await loads
-    // What waits for a step is paid for as well.
-    await new Promise((resolve) => setTimeout(resolve, 1_500))
-    const [onUs = 0, offUs = 0] = [on, off].map(({ gateway }, i) => (cpuUs([gateway.pid!]) - before[i]!) / (done[i]!.ok * per))
-    if (round < 0) continue
-    costs.on.push(onUs)
-    costs.off.push(offUs)
-    costs.metrics.push(metricsOfCall)
-    costs.share.push((onUs - offUs + metricsOfCall) / (offUs - metricsOfCall))
-  }
-  const share = `${(median(costs.share) * 100).toFixed(1)} %`
-  console.log(`${name.padEnd(30)}${cell(median(costs.off).toFixed(1), 10)}${cell(median(costs.on).toFixed(1), 10)}${cell(median(costs.metrics).toFixed(2), 10)}${cell(share, 10)}`)
-}
-await stop(on.gateway)
-await stop(off.gateway)
 process.exit(0)
