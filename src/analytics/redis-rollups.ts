@@ -34,7 +34,6 @@ const PARTITIONS_AT_ONCE = 16
 const READS_AT_ONCE = 500
 /** Hashes that are read as one text. */
 const ROWS_AT_ONCE = 20
-const FEW_BUCKETS = 4
 /** In such a text. */
 const BETWEEN_ROWS = '\u001e'
 const UNLINKED_AT_ONCE = 500
@@ -374,11 +373,8 @@ export class RedisRollups implements Rollups {
     const { by, only, top } = question
     if (top === null || by.length !== 1 || by[0] !== 'account' || Object.keys(only).length > 0) return null
     const { of, count } = top
-    // Only one number of each row is looked at. Few buckets are looked at themselves: what bounds them says little of them.
-    const isFew = question.unit !== 'minute' && segmentsIn(keptIn('accounts', undefined), question.unit, question.fromMs, question.untilMs, false)
-      .reduce((sum, { unit, fromMs, untilMs }) => sum + bucketsBetween(unit, fromMs, untilMs).length, 0) <= FEW_BUCKETS
-    // By the minute what needs no search is of whole hours.
-    const around = (isFew ? null : aroundOf(question)) ?? { ...question, unit: question.unit === 'minute' ? 'hour' : question.unit }
+    // Only one number of each row is looked at. By the minute what needs no search is of whole hours.
+    const around = aroundOf(question) ?? { ...question, unit: question.unit === 'minute' ? 'hour' : question.unit }
     const most = new Map<string, number>()
     const places = new Map<string, Place[]>()
     await this.#eachSum(generation, around, of, (account, partition, currency, sum) => {

@@ -1,8 +1,10 @@
-import { bucketOf, nextBucket, segmentsOf, UNITS } from './rollups.ts'
+import { bucketOf, bucketsBetween, nextBucket, segmentsOf, UNITS } from './rollups.ts'
 import type { UsageQuestion } from './rollups.ts'
 
 /** So many are asked for first, then so many more, then all that are left: each of them costs as much as the time has buckets. */
 const CHUNKS = [40, 200, 1_000]
+
+const FEW_BUCKETS = 4
 
 type Amount = readonly [name: string, amount: number]
 
@@ -63,6 +65,9 @@ export function aroundOf(question: UsageQuestion): UsageQuestion | null {
   const units = UNITS.slice(UNITS.indexOf(unit))
   const wider = units[1]
   if (top === null || by.length !== 1 || by[0] !== 'account' || Object.keys(only).length > 0 || wider === undefined) return null
-  if (!series && segmentsOf(units, fromMs, untilMs).every((segment) => segment.unit !== unit)) return null
+  const segments = segmentsOf(units, fromMs, untilMs)
+  if (!series && segments.every((segment) => segment.unit !== unit)) return null
+  // Few buckets are added up themselves: their month would say little of one day. Minutes are not kept by account.
+  if (unit !== 'minute' && segments.reduce((sum, each) => sum + bucketsBetween(each.unit, each.fromMs, each.untilMs).length, 0) <= FEW_BUCKETS) return null
   return { ...question, unit: wider, fromMs: bucketOf(wider, fromMs), untilMs: nextBucket(wider, bucketOf(wider, untilMs - 1)), series: false, latencies: false, top: null }
 }
