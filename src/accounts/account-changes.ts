@@ -158,9 +158,10 @@ export class AccountChanges {
   }
 
   /** The latest changes, newest first. */
-  async audit(count: number): Promise<readonly AuditEntry[]> {
+  async audit(count: number, of: string | null = null): Promise<readonly AuditEntry[]> {
     const entries = await this.#records.list(recordKinds.audit)
-    return entries.map(({ value }) => toAuditEntry(value)).sort((a, b) => b.at_ms - a.at_ms).slice(0, count)
+    const isMeant = ({ target }: AuditEntry): boolean => of === null || target === of || target.startsWith(`${of}/`)
+    return entries.map(({ value }) => toAuditEntry(value)).filter(isMeant).sort((a, b) => b.at_ms - a.at_ms).slice(0, count)
   }
 
   async #ban(kind: string, action: string, id: string, reason: string | null, who: string): Promise<void> {

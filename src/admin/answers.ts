@@ -118,7 +118,7 @@ export const retried = object({ delivered: whole, failed: whole })
 export const replayed = object({ sink: text, since: instant, events: whole, archived: whole })
 const sinkStates = ['starting', 'running', 'waiting', 'paused', 'elsewhere', 'replaying', 'not open', 'stopped'] as const
 export const sinks = object({ sinks: list(object({
-  name: text, type: text, contract: oneOf('verified', 'experimental'), rollup: orNull(anything), state: oneOf(...sinkStates), reason: word, next_try_at: moment, last_delivery_at: moment,
+  name: text, type: text, contract: oneOf('verified', 'experimental'), reads_back: flag, rollup: orNull(anything), state: oneOf(...sinkStates), reason: word, next_try_at: moment, last_delivery_at: moment,
   waiting: whole, oldest_at: moment, dead: whole, quarantined: whole,
 })) })
 export const sinkRetried = object({ sink: text, result: oneOf('trying', 'running', 'elsewhere', 'replaying') })

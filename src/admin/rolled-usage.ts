@@ -108,7 +108,7 @@ async function isCurrent(analytics: Analytics, clock: Clock, nowMs: number): Pro
   try {
     for (;;) {
       const { failure, rebuild, missed, completeUntilMs } = await analytics.status()
-      if (failure !== null || rebuild !== null || missed > 0) return false
+      if (failure !== null || rebuild !== null || missed > 0 || completeUntilMs === null) return false
       if (completeUntilMs >= nowMs) return true
       if (clock.monotonicMs() >= giveUpMs) return false
       await clock.sleep(LOOK_MS)

@@ -29,8 +29,8 @@ export interface AnalyticsParts {
 export interface AnalyticsStatus extends ProjectorState {
   /** Events that are not counted yet. */
   readonly behind: number
-  /** Everything that was settled before is counted. */
-  readonly completeUntilMs: number
+  /** Everything that was settled before is counted; null: nobody knows, they are being made again. */
+  readonly completeUntilMs: number | null
 }
 
 const TRAFFIC_MS = 1_000
@@ -127,7 +127,7 @@ export class Analytics {
     const nowMs = clock.nowMs()
     const { count, oldestMs } = await outbox.lag(ROLLUPS)
     const state = this.#projector?.state ?? { failure: null, rebuild: null, missed: 0 }
-    return { ...state, behind: count, completeUntilMs: state.rebuild !== null ? 0 : oldestMs ?? nowMs }
+    return { ...state, behind: count, completeUntilMs: state.rebuild !== null ? null : oldestMs ?? nowMs }
   }
 
   /** Makes the roll-ups again. Resolves with how many events the archive had. `config`: of a command that is alone with the store, which also counts what the store has. */

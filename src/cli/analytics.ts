@@ -32,11 +32,17 @@ export const analyticsCommands: readonly Command[] = [
       const answer = await door.ask('GET', '/api/v1/analytics')
       if (input.flag('json')) printJson(around, answer)
       else if (answer['state'] === 'off') print(around, 'analytics are off; see analytics in the configuration')
+      else if (answer['state'] === 'rebuilding') print(around, rebuildWords(answer))
       else print(around, `${String(answer['state'])}: ${String(answer['behind'])} events are still to be counted; everything until ${String(answer['complete_until'])} is in the roll-ups${typeof answer['failure'] === 'string' ? `; ${answer['failure']}` : ''}`)
       return 0
     }),
   },
 ]
+
+function rebuildWords({ rebuild, behind }: Answer): string {
+  const { started_at: begun, archived } = rebuild as { started_at: string; archived: number }
+  return `rebuilding since ${begun}: ${archived} events of the archive are in so far, and ${String(behind)} of the store are still to be counted`
+}
 
 /** Made, and what the store has counted behind it. */
 function isUnderWay(answer: Answer): boolean {

@@ -1,6 +1,7 @@
 import { Command as Parser, CommanderError } from 'commander'
 import { accountCommands } from './accounts.ts'
 import { analyticsCommands } from './analytics.ts'
+import { auditCommand } from './audit.ts'
 import { checkCommand } from './check.ts'
 import { CommandFailed } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
@@ -18,7 +19,7 @@ import { simulateCommand } from './simulate.ts'
 import { storeCommands } from './store.ts'
 import { subscriptionCommands } from './subscriptions.ts'
 
-export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, ...analyticsCommands, reconcileCommand, invoiceCommand, explainCommand, simulateCommand, planDiffCommand, noticesCommand, ...storeCommands, demoModelCommand]
+export const commands: readonly Command[] = [serveCommand, checkCommand, ...keyCommands, ...accountCommands, ...subscriptionCommands, ...grantCommands, ...eventCommands, ...analyticsCommands, reconcileCommand, invoiceCommand, explainCommand, simulateCommand, planDiffCommand, noticesCommand, auditCommand, ...storeCommands, demoModelCommand]
 
 const groups: Readonly<Record<string, string>> = {
   keys: 'keys of callers', accounts: 'who pays', plans: 'what was sold', plan: 'what might be sold', subscriptions: 'from when until when', grants: 'what was given beyond the limits', events: 'usage events on their way to sinks', sinks: 'where usage events go', analytics: 'usage by minute, hour, day and month', store: 'where the books are kept',

@@ -53,22 +53,36 @@ const candidatesMax = 2_000
 export class Report {
   readonly problems: Problem[] = []
   readonly warnings: Problem[] = []
+  /** Where a value should stand that nobody knows. */
+  readonly #unknown = new Map<Source, Set<number>>()
   #suggestions = 0
 
   problem(node: Node, path: Path | null, sentence: string): void {
-    this.problems.push(placed(node.source, node.offset, path, sentence))
+    this.problemAt(node.source, node.offset, path, sentence)
   }
 
   problemAt(source: Source, offset: number, path: Path | null, sentence: string): void {
-    this.problems.push(placed(source, offset, path, sentence))
+    if (!this.#isUnknown(source, offset)) this.problems.push(placed(source, offset, path, sentence))
   }
 
   warn(node: Node, path: Path | null, sentence: string): void {
-    this.warnings.push(placed(node.source, node.offset, path, sentence))
+    this.warnAt(node.source, node.offset, path, sentence)
   }
 
   warnAt(source: Source, offset: number, path: Path | null, sentence: string): void {
-    this.warnings.push(placed(source, offset, path, sentence))
+    if (!this.#isUnknown(source, offset)) this.warnings.push(placed(source, offset, path, sentence))
+  }
+
+  /** The value of this place cannot be had: that is told, and what else would be found wrong with it is not. */
+  unknownAt(source: Source, offset: number, path: Path | null, sentence: string): void {
+    this.problemAt(source, offset, path, sentence)
+    const offsets = this.#unknown.get(source)
+    if (offsets === undefined) this.#unknown.set(source, new Set([offset]))
+    else offsets.add(offset)
+  }
+
+  #isUnknown(source: Source, offset: number): boolean {
+    return this.#unknown.get(source)?.has(offset) === true
   }
 
   /** A mistake that has no place in a file, or concerns all of it. */

@@ -117,13 +117,14 @@ export function parseYaml(file: string, text: string, substitute: Substitute, re
     report.problemAt(source, 0, null, 'is empty; a file that means to say nothing says {}')
     return undefined
   }
+  const isBroken = report.problems.length > before
   const converter = new Converter(source, substitute, report)
   const root = converter.convert(document.contents, null, 0)
   if (converter.expanded > expansionFree && converter.expanded > expansionMax * converter.written) {
     report.problemAt(source, 0, null, 'its aliases expand to far more than the file itself says')
     return undefined
   }
-  return report.problems.length > before ? undefined : root
+  return isBroken || converter.isBroken ? undefined : root
 }
 
 /** Far more than anyone nests, and few enough to be read quickly; the exact bound is kept later. */
@@ -151,6 +152,8 @@ class Converter {
   readonly #report: Report
   /** Anchors seen so far, in document order: an alias means the latest one of its name. Undefined while its node is still being read. */
   readonly #anchors = new Map<string, { node: Node; size: number } | undefined>()
+  /** What was read is not what was written. */
+  isBroken = false
   /** Nodes written in the file. */
   written = 0
   /** Nodes if every alias were written out. */
@@ -188,7 +191,11 @@ class Converter {
     const quoted = node.type !== undefined && node.type !== 'PLAIN'
     if (!text.includes('${')) return { kind: 'scalar', source, offset, text, quoted, substituted: false }
     const answer = this.#substitute(text)
-    if ('problem' in answer) return this.#bad(offset, path, answer.problem)
+    if ('problem' in answer) {
+      // The rest of the file is read all the same: an operator wants to hear of all mistakes at once.
+      this.#report.unknownAt(source, offset, path, answer.problem)
+      return { kind: 'scalar', source, offset, text: '', quoted: true, substituted: true }
+    }
     // "${PORT}" has to be quoted inside { }, so the quotes say nothing about what is meant.
     return { kind: 'scalar', source, offset, text: answer.text, quoted: quoted && answer.text === text, substituted: true }
   }
@@ -244,6 +251,7 @@ class Converter {
   }
 
   #bad(offset: number, path: Path | null, sentence: string): Node {
+    this.isBroken = true
     this.#report.problemAt(this.#source, offset, path, sentence)
     return { kind: 'scalar', source: this.#source, offset, text: '', quoted: false, substituted: false }
   }

@@ -54,7 +54,7 @@ const batchMax = 1_000
 export const WATCHING: Telling = {
   type: 'notices', takes: 'events',
   contract: {
-    verified: true, batchMax, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'what is told', duplicateSignal: 'silent', failureUnit: 'batch',
+    verified: true, readsBack: false, batchMax, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'what is told', duplicateSignal: 'silent', failureUnit: 'batch',
     oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'durable', corrections: 'negative', serialBy: 'none', inFlightMax: 1,
   },
 }

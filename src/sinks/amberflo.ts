@@ -4,7 +4,7 @@ import { DeliveryFailed, type Sink, type SinkContract, type SinkKind } from './s
 import { tokenMeters } from './token-meters.ts'
 
 const contract: SinkContract = {
-  verified: false,
+  verified: false, readsBack: false,
   batchMax: 100,
   bytesMax: null,
   ratePerSecond: null,

@@ -6,7 +6,7 @@ import { lookupOf } from './http.ts'
 import { DeliveryFailed, type EventRecord, type ReadBack, type Sink, type SinkContract, type SinkKind } from './sink.ts'
 
 const contract: SinkContract = {
-  verified: true,
+  verified: true, readsBack: true,
   batchMax: 5_000,
   bytesMax: null,
   ratePerSecond: null,

@@ -29,7 +29,7 @@ export const file: SinkKind = {
   type: 'file',
   takes: 'events',
   contract: {
-    verified: true, batchMax: 1_000, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'the event\'s id, at the end of the file',
+    verified: true, readsBack: false, batchMax: 1_000, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'the event\'s id, at the end of the file',
     duplicateSignal: 'silent', failureUnit: 'batch', oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'durable',
     corrections: 'negative', serialBy: 'none', inFlightMax: 1,
   },

@@ -6,7 +6,7 @@ import { DeliveryFailed, type ReadBack, type Sink, type SinkContract, type SinkK
 import { tokenMeters } from './token-meters.ts'
 
 const contract: SinkContract = {
-  verified: true,
+  verified: true, readsBack: true,
   batchMax: 1_000,
   bytesMax: 32 * 1_048_576,
   ratePerSecond: null,

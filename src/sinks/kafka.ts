@@ -6,7 +6,7 @@ import { codeWords } from '../failure-words.ts'
 import { DeliveryFailed, type DeliveryReport, type Sink, type SinkContract, type SinkKind, type SinkRecord } from './sink.ts'
 
 const contract: SinkContract = {
-  verified: true,
+  verified: true, readsBack: false,
   batchMax: 500,
   // A broker's own bound is 1 MiB for what one partition gets, with the headers and keys.
   bytesMax: 900_000,

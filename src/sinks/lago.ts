@@ -14,7 +14,7 @@ interface Settings {
 type Asked = { readonly code: string; readonly customer: string; readonly fromMs: number; readonly untilMs: number }
 
 const postgres: SinkContract = {
-  verified: true, batchMax: 100, bytesMax: null, ratePerSecond: 500, dedupWindowMs: 'forever', dedupKey: 'external_subscription_id and transaction_id',
+  verified: true, readsBack: true, batchMax: 100, bytesMax: null, ratePerSecond: 500, dedupWindowMs: 'forever', dedupKey: 'external_subscription_id and transaction_id',
   duplicateSignal: 'per_record', failureUnit: 'batch', oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'queued',
   corrections: 'negative', serialBy: 'none',
 }

@@ -9,7 +9,7 @@ const DAY_MS = 86_400_000
 const BYTES_END = 512_000
 
 const contract: SinkContract = {
-  verified: true,
+  verified: true, readsBack: false,
   batchMax: 1_000,
   bytesMax: BYTES_END - 1,
   // 5,000 in any five minutes from one address.

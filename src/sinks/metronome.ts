@@ -7,7 +7,7 @@ import { tokenMeters } from './token-meters.ts'
 const DAY_MS = 86_400_000
 
 const contract: SinkContract = {
-  verified: true,
+  verified: true, readsBack: true,
   batchMax: 100,
   bytesMax: null,
   ratePerSecond: null,

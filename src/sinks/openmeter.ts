@@ -23,7 +23,7 @@ const asking = 8
 const minuteMs = 60_000
 
 const contract: SinkContract = {
-  verified: true, batchMax: 500, bytesMax: null, ratePerSecond: null, dedupWindowMs: 86_400_000, dedupKey: 'namespace, source and id', duplicateSignal: 'silent',
+  verified: true, readsBack: true, batchMax: 500, bytesMax: null, ratePerSecond: null, dedupWindowMs: 86_400_000, dedupKey: 'namespace, source and id', duplicateSignal: 'silent',
   failureUnit: 'async', oldestMs: null, newestMs: null, timePrecision: 'second', values: 'number', acknowledges: 'queued', corrections: 'negative', serialBy: 'none',
 }
 

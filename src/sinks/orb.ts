@@ -17,7 +17,7 @@ interface Settings {
 
 const hourMs = 3_600_000
 const contract: SinkContract = {
-  verified: true,
+  verified: true, readsBack: true,
   // Orb states no bound; this keeps an answer that names every event small.
   batchMax: 200, bytesMax: null, ratePerSecond: 100,
   // Not published. What is older than the account's grace period is refused and cannot count twice; this is for accounts that have not said theirs.

@@ -6,7 +6,7 @@ import { DeliveryFailed, type DeliveryReport, type MeterRecord, type ReadBack, t
 import { tokenMeters } from './token-meters.ts'
 
 const contract: SinkContract = {
-  verified: true,
+  verified: true, readsBack: true,
   // Not stated by Polar; an older page of its documentation has 100.
   batchMax: 100,
   bytesMax: null,

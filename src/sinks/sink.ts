@@ -55,6 +55,8 @@ export interface SinkSurroundings {
 export interface SinkContract {
   /** false: its contract has not been confirmed; the sink is experimental and says so. */
   readonly verified: boolean
+  /** Its books can be asked: it has a `readBack`. */
+  readonly readsBack: boolean
   /** Records of one request at most. */
   readonly batchMax: number
   /** Bytes of one request's body at most; null: not stated. */

@@ -5,7 +5,7 @@ export const stdout: SinkKind = {
   type: 'stdout',
   takes: 'events',
   contract: {
-    verified: true, batchMax: 200, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'the event\'s id, by whoever collects',
+    verified: true, readsBack: false, batchMax: 200, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'the event\'s id, by whoever collects',
     duplicateSignal: 'none', failureUnit: 'batch', oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'queued',
     corrections: 'negative', serialBy: 'none', inFlightMax: 1,
   },

@@ -27,7 +27,7 @@ const tokenBilling = 'token-billing-tokens'
 const marginMs = minuteMs
 
 const v2: SinkContract = {
-  verified: true, batchMax: 1, bytesMax: null, ratePerSecond: 1_000, dedupWindowMs: dayMs, dedupKey: 'identifier', duplicateSignal: 'status', failureUnit: 'record',
+  verified: true, readsBack: true, batchMax: 1, bytesMax: null, ratePerSecond: 1_000, dedupWindowMs: dayMs, dedupKey: 'identifier', duplicateSignal: 'status', failureUnit: 'record',
   oldestMs: 35 * dayMs, newestMs: 5 * minuteMs, timePrecision: 'millisecond', values: 'integer', acknowledges: 'validated', corrections: 'negative',
   serialBy: 'customer_and_meter', inFlightMax: 32,
 }

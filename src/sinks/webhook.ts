@@ -20,7 +20,7 @@ interface Settings {
 const compressed = promisify(gzip)
 
 const batched: SinkContract = {
-  verified: true, batchMax: 100, bytesMax: 1_000_000, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'the event\'s id, by the receiver', duplicateSignal: 'silent',
+  verified: true, readsBack: false, batchMax: 100, bytesMax: 1_000_000, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'the event\'s id, by the receiver', duplicateSignal: 'silent',
   failureUnit: 'record', oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'durable', corrections: 'negative', serialBy: 'none',
 }
 

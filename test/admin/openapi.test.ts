@@ -87,7 +87,7 @@ const examples: Readonly<Record<string, readonly Example[]>> = {
   'GET /api/v1/grants': [{}, { query: { account: 'acme' } }],
   'DELETE /api/v1/grants/{account}/{id}': [{ path: { account: 'acme', id: 'promo-2' }, query: { reason: 'mistake' } }],
   'GET /api/v1/breakage': [{}],
-  'GET /api/v1/audit': [{ query: { limit: '5' } }],
+  'GET /api/v1/audit': [{ query: { limit: '5' } }, { query: { target: 'globex' } }],
   'GET /api/v1/usage': [{ query: { by: 'account,model', bucket: 'day' } }, {}],
   'GET /api/v1/events': [{ query: { since: '1h', limit: '10' } }, {}],
   'GET /api/v1/events/{id}': [{ path: { id: '{event}' } }],

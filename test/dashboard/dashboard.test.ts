@@ -259,6 +259,28 @@ t.test('an operator walks through the page: first start, live traffic, limits, a
     await page.getByRole('link', { name: 'Accounts', exact: true }).first().click()
     await page.getByRole('link', { name: 'globex' }).waitFor()
     t.pass('it is in the list')
+    await page.goto(`${gateway.adminUrl}/accounts/globex`)
+    await page.getByRole('button', { name: 'Change …' }).click()
+    await dialog.getByText('More', { exact: true }).click()
+    await dialog.getByLabel('Limits of its own').fill('- { name: night, meter: requests, limit: soon, window: 1h }')
+    await page.getByRole('button', { name: 'Change', exact: true }).click()
+    t.match(await dialog.getByRole('alert').textContent(), /limits\[0\]\.limit: .*soon/i, 'a mistake is told as in the configuration')
+    await dialog.getByLabel('Limits of its own').fill('- { name: night, meter: requests, limit: 1k, window: 1h }')
+    await dialog.getByLabel('Labels').fill('team: "2"\nregion: eu-1')
+    await dialog.getByLabel('Time zone').fill('Europe/Berlin')
+    await dialog.getByLabel('Billing periods count from').fill('2027-01-15')
+    await picture(page, 'dialog-change-account')
+    t.same(await axeFaults(page), [])
+    await page.getByRole('button', { name: 'Change', exact: true }).click()
+    await page.getByRole('meter', { name: 'night' }).waitFor()
+    await page.getByRole('button', { name: 'Change …' }).click()
+    t.equal(await dialog.getByLabel('Limits of its own').inputValue(), '- { name: night, meter: requests, limit: 1k, window: 1h }', 'what was written is there again')
+    t.equal(await dialog.getByLabel('Labels').inputValue(), 'team: "2"\nregion: eu-1')
+    await dialog.getByLabel('Limits of its own').fill('')
+    await page.getByRole('button', { name: 'Change', exact: true }).click()
+    await waitFor('the limit to be gone', async () => (await page.getByRole('meter', { name: 'night' }).count()) === 0)
+    const { terms } = await (await fetch(`${gateway.adminUrl}/api/v1/accounts/globex`)).json() as { terms: unknown }
+    t.same(terms, { plan: 'free', parent: 'acme', timezone: 'Europe/Berlin', anchor: '2027-01-15', labels: { team: '2', region: 'eu-1' }, add_ons: [], limits: [], entitlements: {} })
     t.equal((await fetch(`${gateway.adminUrl}/api/v1/accounts/globex`, { method: 'DELETE' })).status, 200)
   })
 
@@ -449,6 +471,32 @@ t.test('an operator walks through the page: first start, live traffic, limits, a
     t.match(json.headers.get('content-type'), /json/, 'who brings a key gets JSON, as before')
     t.equal((await fetch(`${gateway.url}/-/usage`)).status, 401, 'and who brings none and is no browser is told so')
     await own.context().close()
+  })
+
+  await t.test('figures of usage that are not whole say so', async (t) => {
+    const current = { state: 'current', behind: 0, complete_until: '2026-11-20T10:00:00Z', rebuild: null, missed: 0, failure: null }
+    for (const [answer, words] of [
+      [{ ...current, state: 'rebuilding', complete_until: null, rebuild: { started_at: new Date(Date.now() - 200_000).toISOString(), archived: 1_234_000 } }, /^Usage is being added up again from the events \(begun 3 min \d+ s ago; 1,234,000 of the archive are in so far\)\./],
+      [{ ...current, state: 'behind', behind: 34_000 }, /^34K events are still to be added up\./],
+      [{ ...current, state: 'failing', failure: 'the disk is full' }, /^Usage is not added up just now, .*: the disk is full\. Limits and bills have their own books\.$/],
+      [{ ...current, missed: 7 }, /^7 events are in no figure of usage/],
+    ] as const) {
+      await page.route('**/api/v1/analytics', (route) => route.fulfill({ json: answer }))
+      for (const path of ['/', '/accounts/acme', '/accounts?sort=cost']) {
+        await page.goto(`${gateway.adminUrl}${path}`)
+        await page.getByRole('status').filter({ hasText: words }).waitFor()
+      }
+      t.same(await axeFaults(page), [], answer.state)
+      if (answer.state === 'rebuilding') {
+        await page.goto(`${gateway.adminUrl}/`)
+        await page.getByRole('status').filter({ hasText: words }).waitFor()
+        await picture(page, 'live-rebuilding')
+      }
+      await page.unroute('**/api/v1/analytics')
+    }
+    await page.goto(`${gateway.adminUrl}/accounts/acme`)
+    await page.locator('.plot canvas').waitFor()
+    t.equal(await page.locator('.notice').count(), 0, 'and those that are say nothing')
   })
 
   await t.test('login brute force is braked (W4)', async (t) => {

@@ -1,6 +1,8 @@
 import t from 'tap'
+import { wordsOf } from '../../src/config/account-terms.ts'
 import { toCsv } from '../../src/dashboard/browser/csv.ts'
 import { amountWords, brief, exact, fromNow, length, money, plainName, reasonWords, windowWords } from '../../src/dashboard/browser/format.ts'
+import { yamlText } from '../../src/dashboard/browser/yaml-text.ts'
 
 /** A reader of RFC 4180 that knows nothing of ours. */
 function parse(text: string): string[][] {
@@ -56,4 +58,17 @@ t.test('W1: a name turns no text around and hides nothing', async (t) => {
   t.equal(plainName('gpj.\u202etxt.exe'), 'gpj.\\u202etxt.exe')
   t.equal(plainName('a\u200bb\u0000c\ufeff'), 'a\\u200bb\\u0000c\\ufeff')
   t.equal(plainName('<img src=x onerror=alert(1)> 漢字 🙂'), '<img src=x onerror=alert(1)> 漢字 🙂')
+})
+
+t.test('terms are written as in the configuration, and mean the same when they are read again', async (t) => {
+  t.equal(yamlText([{ name: 'night', meter: 'requests', limit: '1k', window: '1h', for: { models: ['large-*', 'small'] } }]), '- { name: night, meter: requests, limit: 1k, window: 1h, for: { models: ["large-*", small] } }')
+  t.equal(yamlText({ team: 'search' }), 'team: search')
+  t.equal(yamlText([]), '')
+  t.equal(yamlText({}), '')
+  const hostile = ['', ' ', 'true', 'NULL', '~', '12', '1.50', '-', '- a', 'a: b', 'a #b', '#', '"', '\\', "'", '*', '&a', '!t', '[', '{', '}', ',', '|', '>', '@', '`', '%', '?', '${HOME}', '$${x}', 'a\nb', '\u2028', '\u202e', 'é', '<<', '1e3', '0x1f', '.5', '2026-01-01', '12:30', 'a'.repeat(300)]
+  for (const text of hostile) {
+    for (const value of [[text], [{ a: text, b: [text, { c: text }] }], [[text, 1, 2.5, true, null]], [{}], [[]]]) t.same(wordsOf(yamlText(value), 'x'), { value }, JSON.stringify(value))
+    // Neither is a name anywhere.
+    if (text !== '<<' && !text.includes('${')) t.same(wordsOf(yamlText({ [text]: text, other: { [text]: [text] } }), 'x'), { value: { [text]: text, other: { [text]: [text] } } }, JSON.stringify(text))
+  }
 })

@@ -164,7 +164,7 @@ t.test('I8: planted secrets appear in no log, file, metric, event, notice, trace
   t.match(usage, /"limits"/)
   const page = await (await fetch(`${gateway.url}/-/usage`, { headers: { accept: 'text/html' } })).text()
   t.match(page, /<html/)
-  const commands = await Promise.all([['sinks', 'list'], ['notices'], ['keys', 'list'], ['events', 'dead'], ['usage', '--format', 'focus', '--since', '1h']].map((args) => tallygate(t, gateway.dir, [...args, '--config', 'tallygate.yaml'], env)))
+  const commands = await Promise.all([['sinks', 'list'], ['notices'], ['audit'], ['keys', 'list'], ['events', 'dead'], ['usage', '--format', 'focus', '--since', '1h']].map((args) => tallygate(t, gateway.dir, [...args, '--config', 'tallygate.yaml'], env)))
   t.same(commands.map(({ code }) => code), commands.map(() => 0))
 
   const places = [

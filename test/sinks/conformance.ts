@@ -210,6 +210,7 @@ export function conformance(t: Test, subject: Subject): void {
   t.test(`${subject.name}: what the receiver has booked can be read back, as far as it tells`, async (t) => {
     const { fake, sink } = await pair(t, subject)
     const { readBack } = sink
+    t.equal(readBack !== undefined, contract.readsBack, 'as its contract says')
     if (readBack === undefined) return t.pass('it tells nothing')
     // On whole hours, as receivers that add up by windows want it.
     const untilMs = Math.floor(Date.now() / 3_600_000) * 3_600_000

@@ -2,7 +2,7 @@ import type { Sink, SinkContract, SinkKind } from '../../src/sinks/sink.ts'
 
 /** A contract that asks for nothing; tests say what differs. */
 export const easyContract: SinkContract = {
-  verified: true, batchMax: 10, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'id', duplicateSignal: 'silent', failureUnit: 'record',
+  verified: true, readsBack: false, batchMax: 10, bytesMax: null, ratePerSecond: null, dedupWindowMs: 'forever', dedupKey: 'id', duplicateSignal: 'silent', failureUnit: 'record',
   oldestMs: null, newestMs: null, timePrecision: 'millisecond', values: 'decimal', acknowledges: 'durable', corrections: 'negative', serialBy: 'none', inFlightMax: 1,
 }
 

@@ -72,9 +72,13 @@ export const accountRoutes: readonly Route[] = [
   },
   {
     method: 'GET', path: '/api/v1/audit', shape: answers.audit, role: 'viewer', summary: 'Who changed what, newest first', answer: 'changes: at, who, action, target, details',
-    query: { limit: { type: 'integer', about: 'how many; 100 unless given', minimum: 1, maximum: 1000 } },
+    query: {
+      target: { type: 'string', about: 'only what was changed of this account, key or sink' },
+      limit: { type: 'integer', about: 'how many; 100 unless given', minimum: 1, maximum: 1000 },
+    },
     async handle({ query }, { changes }) {
-      const entries = await changes.audit(typeof query['limit'] === 'number' ? query['limit'] : 100)
+      const { target, limit } = query
+      const entries = await changes.audit(typeof limit === 'number' ? limit : 100, typeof target === 'string' ? target : null)
       return { changes: entries.map(({ at_ms, ...entry }) => ({ at: new Date(at_ms).toISOString(), ...entry })) }
     },
   },

@@ -32,7 +32,7 @@ const onlyField = (name: string): Field => ({ type: 'string', about: `of this ${
 
 export const analyticsRoutes: readonly Route[] = [
   {
-    method: 'GET', path: '/api/v1/analytics', shape: answers.analytics, role: 'viewer', summary: 'How far usage is rolled up', answer: 'state: current, behind, rebuilding, failing or off; behind: events to be counted; complete_until, kept, rebuild, missed',
+    method: 'GET', path: '/api/v1/analytics', shape: answers.analytics, role: 'viewer', summary: 'How far usage is rolled up', answer: 'state: current, behind, rebuilding, failing or off; behind: events to be counted; complete_until: null while they are made again; kept, rebuild, missed',
     handle: (_asked, parts) => statusOf(parts),
   },
   {
@@ -227,7 +227,7 @@ async function statusOf({ analytics, config }: AdminParts): Promise<Record<strin
   const { failure, rebuild, behind, missed, completeUntilMs } = await analytics.status()
   return {
     state: rebuild !== null ? 'rebuilding' : failure !== null ? 'failing' : behind > behindMax ? 'behind' : 'current',
-    behind, complete_until: toInstant(completeUntilMs), kept: Object.fromEntries(UNITS.map((unit) => [unit, lengthText(kept[unit])])),
+    behind, complete_until: completeUntilMs === null ? null : toInstant(completeUntilMs), kept: Object.fromEntries(UNITS.map((unit) => [unit, lengthText(kept[unit])])),
     rebuild: rebuild === null ? null : { started_at: toInstant(rebuild.startedMs), archived: rebuild.archived }, missed, failure,
   }
 }

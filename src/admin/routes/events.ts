@@ -202,7 +202,7 @@ export const eventRoutes: readonly Route[] = [
   },
   {
     method: 'GET', path: '/api/v1/sinks', shape: answers.sinks, role: 'viewer', summary: 'What each sink is doing, and how far it is behind',
-    answer: 'sinks: name, type, contract, state, reason, next_try_at, last_delivery_at, waiting, oldest_at, dead, quarantined',
+    answer: 'sinks: name, type, contract, reads_back: whether its books can be asked, state, reason, next_try_at, last_delivery_at, waiting, oldest_at, dead, quarantined',
     async handle(_asked, { config, outbox, deliveryStatus, withheld, gateway }) {
       const sinks = []
       const running = deliveryStatus()
@@ -213,7 +213,7 @@ export const eventRoutes: readonly Route[] = [
         const status = running.get(name)
         const known = typeof status === 'object' ? status : null
         sinks.push({
-          name, type, contract: sinkKind(type).contract.verified ? 'verified' : 'experimental', rollup: mapping?.rollup ?? null,
+          name, type, contract: sinkKind(type).contract.verified ? 'verified' : 'experimental', rollup: mapping?.rollup ?? null, reads_back: sinkKind(type).contract.readsBack,
           state: known?.state ?? status ?? (gateway === null ? 'stopped' : 'not open'), reason: known?.reason ?? null,
           next_try_at: instantOrNull(known?.nextTryMs ?? null), last_delivery_at: instantOrNull(known?.lastDeliveryMs ?? null),
           waiting: lag.count, oldest_at: instantOrNull(lag.oldestMs), dead, quarantined: kept.filter(({ sink }) => sink === name).length,

@@ -6,6 +6,7 @@ import { brief, exact, instant, money } from './format.ts'
 import { latency } from './live-page.ts'
 import { useLoaded } from './loading.ts'
 import { Choice, Name, Section } from './pieces.ts'
+import { RollupsState } from './rollups-state.ts'
 import type { UsageAnswer, UsageRow } from './shapes.ts'
 import { Empty, Waiting } from './states.ts'
 import { Table } from './table.ts'
@@ -40,6 +41,7 @@ export function AccountUsage({ account }: { readonly account: string }): VNode {
       <${Choice} label="What" options=${MEASURES} value=${measure} choose=${(value: string) => setQuery({ measure: value === 'total_tokens' ? '' : value })} />
       <${Choice} label="By" options=${GROUPS} value=${by} choose=${(value: string) => setQuery({ by: value === 'model' ? '' : value })} />
       <${Choice} label="How long" options=${RANGES} value=${range.value} choose=${(value: string) => setQuery({ range: value === '24h' ? '' : value })} />`}>
+    <${RollupsState} />
     <${Waiting} of=${loaded} lines=${6}>${({ sums }: Both) => (shown === null || sums.rows.length === 0 ? html`<${Empty} title="Nothing was used in this time.">Choose a longer one, or another account.</${Empty}>` : html`
       <${Chart} about=${aboutChart(words, by, sums, measure)} times=${shown.times} stepMs=${shown.stepMs} lines=${shown.lines} write=${write} />
       <${Sums} rows=${sums.rows} by=${by} />

@@ -6,6 +6,7 @@ import { after } from './clock.ts'
 import { brief, exact, money } from './format.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Name, PageHead, When } from './pieces.ts'
+import { RollupsState } from './rollups-state.ts'
 import type { AccountPage, AccountRow, LimitStanding } from './shapes.ts'
 import { Empty, Waiting } from './states.ts'
 import { Table } from './table.ts'
@@ -39,6 +40,7 @@ export function AccountsPage({ changes }: { readonly changes: boolean }): VNode 
       <label class="sorted">Sorted by <select value=${sort} onChange=${(event: Event) => setQuery({ sort: (event.currentTarget as HTMLSelectElement).value, page: '' })}>${SORTS.map(({ value, words }) => html`<option key=${value} value=${value} selected=${value === sort}>${words}</option>`)}</select></label>
       <${Search} value=${search} />${changes ? html`<button type="button" onClick=${() => setMaking(true)}>New account …</button>` : null}`} />
     ${making ? html`<${AccountTerms} close=${() => setMaking(false)} done=${(id: string) => go(accountPath(id))} />` : null}
+    ${isSize(sort) ? html`<${RollupsState} />` : null}
     <section class="panel" aria-label="Accounts"><${Waiting} of=${loaded} lines=${8}>${(data: AccountPage) => html`
       <${Table} name="accounts" caption="Accounts" quiet rows=${data.accounts} key_=${(row: AccountRow) => `${row.id} ${row.unused_because ?? ''}`} columns=${isSize(sort) ? [...columns, ...sizeColumns] : columns} all=${() => everyAccount(search, sort)}
         empty=${search === '' ? html`<${Empty} title="There are no accounts yet.">They are written into the configuration, or made here, over the API and by the command line.</${Empty}>` : html`<${Empty} title="No account matches.">Try a part of its name.</${Empty}>`} foot=${html`<${Pages} page=${page} pages=${Math.max(1, Math.ceil(data.total / PAGE))} />`} />`}</${Waiting}></section>`

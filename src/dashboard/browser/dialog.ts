@@ -23,15 +23,19 @@ export interface FieldProps {
   readonly options?: readonly { readonly value: string; readonly words: string }[]
   readonly required?: boolean
   readonly placeholder?: string
+  /** Of a text of several lines: how many are shown. */
+  readonly lines?: number
   readonly id: string
 }
 
-/** A labelled input, or a choice of `options`. */
-export function Field({ label, value, set, about, options, required = false, placeholder, id }: FieldProps): VNode {
+/** A labelled input, a text of several `lines`, or a choice of `options`. */
+export function Field({ label, value, set, about, options, required = false, placeholder, lines, id }: FieldProps): VNode {
   const onInput = (event: Event): void => set((event.currentTarget as HTMLInputElement).value)
   const described = about === undefined ? undefined : `${id}-about`
   return html`<div class="field"><label for=${id}>${label}</label>
-    ${options === undefined
+    ${lines !== undefined
+    ? html`<textarea id=${id} value=${value} onInput=${onInput} rows=${lines} placeholder=${placeholder} autocomplete="off" spellcheck=${false} aria-describedby=${described}></textarea>`
+    : options === undefined
     ? html`<input id=${id} value=${value} onInput=${onInput} required=${required} placeholder=${placeholder} autocomplete="off" spellcheck=${false} aria-describedby=${described} />`
     : html`<select id=${id} value=${value} onChange=${onInput} required=${required} aria-describedby=${described}>${options.map((option) => html`<option key=${option.value} value=${option.value} selected=${option.value === value}>${option.words}</option>`)}</select>`}
     ${about === undefined ? null : html`<p class="muted" id=${described}>${about}</p>`}

@@ -7,6 +7,7 @@ import { KEPT, useFeed } from './live-feed.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Name, PageHead, Section } from './pieces.ts'
 import { RefusalTable } from './refusal-table.ts'
+import { RollupsState } from './rollups-state.ts'
 import type { Live, Refusal, UsageAnswer, UsageRow } from './shapes.ts'
 import { Sparkline } from './sparkline.ts'
 import { Empty, Skeleton, Waiting } from './states.ts'
@@ -21,6 +22,7 @@ export function LivePage(): VNode {
   const now = seconds.at(-1)
   return html`
     <${PageHead} title="Live" about="What happens now, second by second." />
+    <${RollupsState} />
     ${now === undefined ? html`<${Skeleton} lines=${2} />` : html`<div class=${`tiles ${state === 'lost' ? 'old' : ''}`}>
       <${Tile} words="Requests / s" value=${brief(now.requests_per_second)} values=${seconds.map((each) => each.requests_per_second)} />
       <${Tile} words="Tokens / s" value=${brief(now.tokens_per_second)} values=${seconds.map((each) => each.tokens_per_second)} />

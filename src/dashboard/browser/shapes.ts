@@ -1,5 +1,7 @@
 /** What the API answers, as far as the page reads it. */
 
+import type { Words } from './yaml-text.ts'
+
 export interface LimitStanding {
   /** A parent's is `<account>/<name>`. */
   readonly name: string
@@ -68,7 +70,16 @@ export interface AccountDetail extends Omit<AccountRow, 'keys' | 'limits_now'> {
   readonly suspended_at: string | null
   readonly suspended_parent: string | null
   /** As they were given, of one made at run time. */
-  readonly terms: { readonly plan: string | null; readonly parent: string | null } | null
+  readonly terms: {
+    readonly plan: string | null
+    readonly parent: string | null
+    readonly timezone: string | null
+    readonly anchor: string | null
+    readonly labels: Readonly<Record<string, string>>
+    readonly add_ons: readonly string[]
+    readonly limits: readonly Words[]
+    readonly entitlements: Readonly<Record<string, Words>>
+  } | null
   readonly created_at: string | null
   readonly created_by: string | null
 }
@@ -175,11 +186,19 @@ export interface UsageAnswer {
   readonly unit: 'minute' | 'hour' | 'day' | 'month'
   readonly from: string
   readonly to: string
-  /** null: the store is away. */
+  /** null: nobody knows; the store is away, or it is being added up again. */
   readonly complete_until: string | null
   /** There is more than an answer holds. */
   readonly truncated: boolean
   readonly rows: readonly UsageRow[]
+}
+
+export interface RollupsAnswer {
+  readonly state: 'current' | 'behind' | 'rebuilding' | 'failing' | 'off'
+  readonly behind: number | null
+  readonly rebuild: { readonly started_at: string; readonly archived: number } | null
+  readonly missed: number
+  readonly failure?: string | null
 }
 
 export interface Live {
@@ -248,6 +267,8 @@ export interface Sink {
   readonly name: string
   readonly type: string
   readonly contract: 'verified' | 'experimental'
+  /** Its books can be asked. */
+  readonly reads_back: boolean
   readonly state: 'starting' | 'running' | 'waiting' | 'paused' | 'elsewhere' | 'replaying' | 'not open' | 'stopped'
   readonly reason: string | null
   readonly next_try_at: string | null

@@ -5,8 +5,7 @@ import { exact, instant, utc } from './format.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, CallLink, Choice, Name, Section } from './pieces.ts'
 import type { Tone } from './pieces.ts'
-import type { BookDifference, BookRow, Books } from './shapes.ts'
-import { cannotBeAsked } from './sinks-page.ts'
+import type { BookDifference, BookRow, Books, Sink } from './shapes.ts'
 import { Empty, Waiting } from './states.ts'
 import { Table } from './table.ts'
 import type { Column } from './table.ts'
@@ -16,13 +15,12 @@ import type { VNode } from './view.ts'
 const DAY_MS = 86_400_000
 
 /** What was settled beside what the sink's receiver has booked. Nothing is asked of it before a period is in the address. */
-export function SinkBooks({ sink, type }: { readonly sink: string; readonly type: string }): VNode {
+export function SinkBooks({ of: { name: sink, type, reads_back: asks } }: { readonly of: Sink }): VNode {
   const { query } = useAddress()
   const period = query.get('period') ?? ''
   const each = query.get('each') === 'true'
   const [typed, setTyped] = useState(period)
   useEffect(() => setTyped(period), [period])
-  const asks = !cannotBeAsked({ type })
   const submit = (event: Event): void => {
     event.preventDefault()
     setQuery({ period: typed.trim() })

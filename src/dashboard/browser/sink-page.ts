@@ -25,7 +25,7 @@ export function SinkPage({ name, changes }: { readonly name: string; readonly ch
       ['State', html`<${SinkState} of=${sink} />`], ['Waiting', `${exact(sink.waiting)} events`], ['Oldest', sink.oldest_at === null ? null : html`<${When} at=${sink.oldest_at} />`],
       ['Last delivery', html`<${When} at=${sink.last_delivery_at} />`], ['Refused', count(sink.dead)], ['Quarantined', count(sink.quarantined)],
     ]} /></${Section}>
-    <${SinkBooks} sink=${name} type=${sink.type} />
+    <${SinkBooks} of=${sink} />
     <${RefusedEvents} sink=${name} changes=${changes} />
     ${sink.quarantined === 0 ? null : html`<${Quarantine} sink=${name} />`}`
 }

@@ -46,7 +46,7 @@ const columns: readonly Column<Sink>[] = [
   { name: 'last', title: 'Delivered', value: (row) => row.last_delivery_at, show: (row) => html`<${When} at=${row.last_delivery_at} />` },
   { name: 'dead', title: 'Refused', numeric: true, value: (row) => row.dead, show: (row) => html`<${Bad} count=${row.dead} />` },
   { name: 'quarantined', title: 'Quarantined', numeric: true, value: (row) => row.quarantined, show: (row) => html`<${Bad} count=${row.quarantined} />` },
-  { name: 'books', title: 'Books', sorts: false, value: () => null, show: (row) => cannotBeAsked(row) ? html`<small class="muted">cannot be asked</small>` : html`<a class="button small" href=${`${sinkPath(row.name)}?period=${new Date(nowMs()).toISOString().slice(0, 10)}`} aria-label=${`Compare books of ${row.name}`}>Compare books</a>` },
+  { name: 'books', title: 'Books', sorts: false, value: () => null, show: (row) => !row.reads_back ? html`<small class="muted">cannot be asked</small>` : html`<a class="button small" href=${`${sinkPath(row.name)}?period=${new Date(nowMs()).toISOString().slice(0, 10)}`} aria-label=${`Compare books of ${row.name}`}>Compare books</a>` },
 ]
 
 export function kindWords({ type, contract }: Sink): string {
@@ -56,13 +56,6 @@ export function kindWords({ type, contract }: Sink): string {
 /** What the word behind the kind means. */
 export function contractWords({ contract }: Sink): string {
   return contract === 'verified' ? 'What its receiver does is known from its documentation or its source.' : 'What its receiver does could not be confirmed from its documentation or its source: compare its totals with yours.'
-}
-
-const deaf: readonly string[] = ['amberflo', 'file', 'kafka', 'm3ter', 'stdout', 'webhook']
-
-/** It only takes: there is nothing that says what it has. */
-export function cannotBeAsked({ type }: Pick<Sink, 'type'>): boolean {
-  return deaf.includes(type)
 }
 
 /** Events that were refused for good: of one sink, or of all. */
