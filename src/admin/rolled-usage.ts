@@ -1,6 +1,8 @@
 import type { Analytics } from '../analytics/analytics.ts'
+import { sourceOf } from '../analytics/gathering.ts'
+import { UNSEEN } from '../analytics/projection.ts'
 import { bucketOf, DIMENSIONS, nextBucket, ROWS_MAX, UNITS } from '../analytics/rollups.ts'
-import type { Dimension, Kept, Unit, UsageRow as RolledRow } from '../analytics/rollups.ts'
+import type { Dimension, Unit, UsageRow as RolledRow } from '../analytics/rollups.ts'
 import type { Clock } from '../clock.ts'
 import { StoreUnavailable } from '../stores/store.ts'
 import { decimalOfNanos } from '../metering/price.ts'
@@ -30,19 +32,19 @@ interface Segment {
  * were put together, shadow limits, and while they are not whole.
  */
 export async function rolledUsage({ analytics, clock }: RolledParts, question: UsageQuestion): Promise<{ rows: UsageRow[]; events: number } | null> {
-  const { kept } = analytics
   const by = question.by.filter((name): name is Dimension => (DIMENSIONS as readonly string[]).includes(name))
-  if (kept === null || by.length < question.by.length) return null
+  if (analytics.kept === null || by.length < question.by.length) return null
   const nowMs = clock.nowMs()
-  const segments = segmentsOf(question, kept, nowMs)
-  if (segments === null || !await isCurrent(analytics, clock, nowMs)) return null
   const only = question.account === null ? {} : { account: question.account }
+  const named = [...by, ...Object.keys(only) as Dimension[]]
+  const segments = segmentsOf(question, await wholeUnits(analytics, named), nowMs)
+  if (segments === null || !await isCurrent(analytics, clock, nowMs)) return null
   const groups = new Map<string, Group>()
   for (const segment of segments) {
     const rows = await analytics.usage({ ...segment, by, series: question.bucket !== null, only, latencies: false, top: null })
     if (rows.length >= ROWS_MAX) return null
     for (const row of rows) {
-      const isVague = Object.values(row.by).some((name) => name.length >= CUT) || row.by.model === OTHER || row.counts.shadowed > 0
+      const isVague = Object.values(row.by).some((name) => name.length >= CUT || name.includes(UNSEEN)) || row.by.model === OTHER || row.counts.shadowed > 0
       if (isVague) return null
       addTo(groups, row, question, by)
     }
@@ -83,8 +85,20 @@ function valueOf(dimension: Dimension, text: string): string | number | null {
   return dimension === 'status' ? Number(text) : text
 }
 
+/** Since when what is read of each unit is whole; null while that cannot be had. What months of keys come to is read from their days. */
+async function wholeUnits(analytics: Analytics, named: readonly Dimension[]): Promise<Readonly<Record<Unit, number>> | null> {
+  try {
+    const since = await analytics.wholeSince()
+    return Object.fromEntries(UNITS.map((unit) => [unit, since[sourceOf(unit, named).unit]])) as Record<Unit, number>
+  } catch (error) {
+    if (error instanceof StoreUnavailable) return null
+    throw error
+  }
+}
+
 /** From minutes to whole hours, days and months, and back; null: not from minute to minute, or of a time of which so much is not kept. */
-function segmentsOf({ fromMs, toMs, bucket }: UsageQuestion, kept: Kept, nowMs: number): Segment[] | null {
+function segmentsOf({ fromMs, toMs, bucket }: UsageQuestion, wholeSince: Readonly<Record<Unit, number>> | null, nowMs: number): Segment[] | null {
+  if (wholeSince === null) return null
   // Nothing is admitted in the future: up to now is up to the end of whatever lasts now.
   const isOpen = toMs >= nowMs
   if (bucketOf('minute', fromMs) !== fromMs || (!isOpen && bucketOf('minute', toMs) !== toMs)) return null
@@ -92,7 +106,7 @@ function segmentsOf({ fromMs, toMs, bucket }: UsageQuestion, kept: Kept, nowMs: 
   const segments: { unit: Unit; fromMs: number; untilMs: number }[] = []
   for (let atMs = fromMs; atMs < toMs;) {
     const unit = units.find((each) => bucketOf(each, atMs) === atMs && (isOpen || nextBucket(each, atMs) <= toMs))
-    if (unit === undefined || nowMs - atMs > kept[unit]) return null
+    if (unit === undefined || atMs < wholeSince[unit]) return null
     const untilMs = nextBucket(unit, atMs)
     const last = segments.at(-1)
     if (last?.unit === unit) last.untilMs = untilMs

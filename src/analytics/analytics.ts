@@ -9,8 +9,8 @@ import { Projector, ROLLUPS } from './projector.ts'
 import type { ArchivedEvents, ProjectorState } from './projector.ts'
 import { RefusalTally } from './refusal-tally.ts'
 import type { RefusedCall } from './refusal-tally.ts'
-import { bucketOf, nextBucket } from './rollups.ts'
-import type { Kept, RefusalQuestion, RefusalRow, Rollups, UsageQuestion, UsageRow } from './rollups.ts'
+import { bucketOf, nextBucket, UNITS } from './rollups.ts'
+import type { Kept, RefusalQuestion, RefusalRow, Rollups, Unit, UsageQuestion, UsageRow } from './rollups.ts'
 import { Traffic } from './traffic.ts'
 import type { TrafficReport } from './traffic.ts'
 
@@ -27,6 +27,8 @@ export interface AnalyticsParts {
 }
 
 export interface AnalyticsStatus extends ProjectorState {
+  /** Not whole, or not known to be. */
+  readonly isNew: boolean
   /** Events that are not counted yet. */
   readonly behind: number
   /** Everything that was settled before is counted; null: nobody knows, they are being made again. */
@@ -102,13 +104,23 @@ export class Analytics {
 
   async usage(question: UsageQuestion): Promise<readonly UsageRow[]> {
     const span = this.#withinKept(question)
+    if (span.fromMs >= span.untilMs) return []
     // Nothing is counted in the future: without a row for each bucket, this month is asked for as a whole.
     const isOpen = !question.series && (question.unit === 'day' || question.unit === 'month') && span.untilMs > this.#parts.clock.nowMs()
     return (await this.#open()).usage({ ...question, ...span, ...(isOpen ? { untilMs: nextBucket('month', bucketOf('month', span.untilMs - 1)) } : {}) })
   }
 
+  /** Since when buckets of each unit are whole, ms since 1970. */
+  async wholeSince(): Promise<Readonly<Record<Unit, number>>> {
+    const since = await (await this.#open()).wholeSince()
+    const kept = this.kept ?? nothingKept
+    const nowMs = this.#parts.clock.nowMs()
+    return Object.fromEntries(UNITS.map((unit) => [unit, Math.max(since[unit], nowMs - kept[unit])])) as Record<Unit, number>
+  }
+
   async refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]> {
-    return (await this.#open()).refusals({ ...question, ...this.#withinKept(question) })
+    const span = this.#withinKept(question)
+    return span.fromMs >= span.untilMs ? [] : (await this.#open()).refusals({ ...question, ...span })
   }
 
   /** For callers, under the configuration of each moment; also of a process that counts nothing. */
@@ -127,7 +139,9 @@ export class Analytics {
     const nowMs = clock.nowMs()
     const { count, oldestMs } = await outbox.lag(ROLLUPS)
     const state = this.#projector?.state ?? { failure: null, rebuild: null, missed: 0 }
-    return { ...state, behind: count, completeUntilMs: state.rebuild !== null ? null : oldestMs ?? nowMs }
+    // Another gateway may be making them, or nobody yet after an attempt that failed.
+    const isNew = this.kept !== null && await this.#open().then((rollups) => rollups.isNew()).catch(() => true)
+    return { ...state, isNew, behind: count, completeUntilMs: state.rebuild !== null || isNew ? null : oldestMs ?? nowMs }
   }
 
   /** Makes the roll-ups again. Resolves with how many events the archive had. `config`: of a command that is alone with the store, which also counts what the store has. */

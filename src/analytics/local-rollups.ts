@@ -3,7 +3,7 @@ import { StaleFence, StoreUnavailable } from '../stores/store.ts'
 import { ThreadLink } from '../stores/thread-link.ts'
 import { gathered } from './gathering.ts'
 import type { RollupAsks } from './rollup-protocol.ts'
-import type { Counted, Increment, Kept, RefusalCount, RefusalQuestion, RefusalRow, Rollups, UsageQuestion, UsageRow } from './rollups.ts'
+import type { Counted, Increment, Kept, RefusalCount, RefusalQuestion, RefusalRow, Rollups, Unit, UsageQuestion, UsageRow } from './rollups.ts'
 
 type Link = ThreadLink<RollupAsks>
 
@@ -47,6 +47,8 @@ class LocalRollups implements Rollups {
   /** The thread said that its file is damaged. */
   #damaged = false
   #generation = 0
+  /** null: to be asked for. */
+  #isNew: boolean | null = null
   #mending: Promise<void> | null = null
   #closed = false
 
@@ -86,15 +88,24 @@ class LocalRollups implements Rollups {
   }
   async isNew(): Promise<boolean> {
     await this.#mended()
-    return this.#link.ask('isNew', null)
+    // Whoever looks asks as well, and must not wait behind what is being counted.
+    const generation = this.#generation
+    const isNew = this.#isNew ?? await this.#link.ask('isNew', null)
+    if (generation === this.#generation) this.#isNew = isNew
+    return isNew
+  }
+  async wholeSince(): Promise<Readonly<Record<Unit, number>>> {
+    return (await this.#reading()).ask('wholeSince', null)
   }
   async reset(): Promise<void> {
     this.#generation += 1
     this.#last = null
+    this.#isNew = true
     await this.#link.ask('reset', null)
   }
   async complete(): Promise<void> {
     await this.#link.ask('complete', null)
+    this.#isNew = false
   }
   async prune(nowMs: number, kept: Kept): Promise<void> {
     await this.#link.ask('prune', { nowMs, kept })
@@ -109,7 +120,10 @@ class LocalRollups implements Rollups {
   #reading(): Promise<Link> {
     if (this.#path === ':memory:') return Promise.resolve(this.#link)
     return this.#reader ??= open(this.#path, true).then((link) => {
-      link.onBroken = () => { this.#reader = null }
+      link.onBroken = () => {
+        this.#reader = null
+        void link.abandon()
+      }
       return link
     }, (error: unknown) => {
       this.#reader = null
@@ -130,6 +144,7 @@ class LocalRollups implements Rollups {
 
   async #mend(): Promise<void> {
     this.#last = null
+    this.#isNew = null
     await this.#link.abandon()
     await (await this.#reader?.catch(() => null))?.close()
     this.#reader = null

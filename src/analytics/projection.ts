@@ -68,11 +68,13 @@ function number(value: unknown): number {
 const plain = /^[ -~]{0,128}$/
 /** What separates names, and whatever else is not seen. */
 const CONTROL = /\p{Cc}/gu
+/** In their place: a name that has it may stand for several. */
+export const UNSEEN = '\ufffd'
 
 /** Without control characters, which separate names where they are kept. */
 export function name(value: unknown): string {
   if (typeof value !== 'string' || plain.test(value)) return typeof value === 'string' ? value : ''
-  return value.replace(CONTROL, '').slice(0, NAME_MAX).toWellFormed()
+  return value.replace(CONTROL, UNSEEN).slice(0, NAME_MAX).toWellFormed()
 }
 
 function slot(ms: unknown): number | null {

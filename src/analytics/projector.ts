@@ -84,6 +84,8 @@ export class Projector {
   #rebuild: { startedMs: number; archived: number } | null = null
   #rebuilding: Promise<number> | null = null
   #rebuiltMs = -Infinity
+  /** Whether they are whole is asked before the next step. */
+  #fresh = true
 
   constructor(parts: ProjectorParts) {
     this.#parts = parts
@@ -129,7 +131,12 @@ export class Projector {
     if (this.#rebuilding !== null) return this.#rebuilding
     const state = { startedMs: this.#parts.clock.nowMs(), archived: 0 }
     this.#rebuild = state
-    this.#rebuilding = this.#make(state).finally(() => {
+    this.#rebuilding = this.#make(state).catch((error: unknown) => {
+      // What is left is not whole, whoever had asked for it: the next step begins it anew.
+      this.#fresh = true
+      if (!this.#stop.signal.aborted) this.#failure = error instanceof Error ? error.message : 'unknown'
+      throw error
+    }).finally(() => {
       this.#rebuilding = null
       this.#rebuild = null
       this.#wake()
@@ -225,23 +232,24 @@ export class Projector {
   async #run(): Promise<void> {
     const { clock, failed } = this.#parts
     let failures = 0
-    let fresh = true
     while (!this.#stop.signal.aborted) {
       let pauseMs: number
       let wakes = false
       try {
         await this.#rebuilding?.catch(() => undefined)
         this.#appended = false
+        const fresh = this.#fresh
+        this.#fresh = false
         const counted = await this.#step(fresh)
         // Whoever takes over asks anew whether they are whole.
-        fresh = counted === null
+        if (counted === null) this.#fresh = true
         failures = 0
         this.#failure = null
         wakes = counted === 0
         pauseMs = counted === null ? ELSEWHERE_MS : counted === 0 ? IDLE_MS : counted < BATCH ? GATHER_MS : 0
       } catch (error) {
         failures += 1
-        fresh = true
+        this.#fresh = true
         this.#fence = null
         if (!(error instanceof StaleFence) && !this.#stop.signal.aborted) {
           this.#failure = error instanceof Error ? error.message : 'unknown'

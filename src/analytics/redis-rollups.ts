@@ -175,7 +175,7 @@ export class RedisRollups implements Rollups {
   async reset(): Promise<void> {
     const key = this.#parts.keys.rollups()
     const [before] = await this.#state('generation')
-    await this.#parts.link.command(key, 'HSET', [key, 'complete', '0'])
+    await this.#parts.link.command(key, 'HSET', [key, 'complete', '0', ...UNITS.flatMap((unit) => [`whole:${unit}`, 0, `kept:${unit}`, this.#parts.kept()[unit]])])
     this.#making = String(await this.#parts.link.command(key, 'HINCRBY', [key, 'generation', 1]))
     this.#known.clear()
     if (before !== null) this.#sweeping = this.#remove((key) => /:roll:(\d+):/.exec(key)?.[1] === before)
@@ -189,7 +189,24 @@ export class RedisRollups implements Rollups {
     this.#making = null
   }
 
+  /** A hash goes by itself, as long after its end as was said when it was written. Who keeps longer from now on has everything from now on. */
+  async wholeSince(): Promise<Readonly<Record<Unit, number>>> {
+    const fields = await this.#state(...UNITS.flatMap((unit) => [`kept:${unit}`, `whole:${unit}`]))
+    const kept = this.#parts.kept()
+    return Object.fromEntries(UNITS.map((unit, index) => {
+      const before = fields[index * 2]
+      return [unit, before !== null && before !== undefined && Number(before) < kept[unit] ? Infinity : Number(fields[index * 2 + 1] ?? 0)]
+    })) as Record<Unit, number>
+  }
+
   async prune(nowMs: number, kept: Kept): Promise<void> {
+    const key = this.#parts.keys.rollups()
+    for (const unit of UNITS) {
+      const [before] = await this.#state(`kept:${unit}`)
+      if (before === String(kept[unit])) continue
+      const isLonger = before !== null && before !== undefined && Number(before) < kept[unit]
+      await this.#parts.link.command(key, 'HSET', [key, `kept:${unit}`, kept[unit], ...(isLonger ? [`whole:${unit}`, nowMs] : [])])
+    }
     await this.#remove((key) => {
       const [, letter, unitText, period] = /:roll:(?:\d+|f):(?:([ualxt]):)?(minute|hour|day|month):(\d+)/.exec(key) ?? []
       const models = /:roll:\d+:m:(\d+)$/.exec(key)?.[1]

@@ -19,15 +19,18 @@ import { aroundOf, TopSearch } from './top-search.ts'
  * | `combinations` | of names in the other dimensions, by a number |
  * | `refusals` | refused calls |
  * | `models` | which models an account (''; all of them) has named on a day: beyond a bound they are `other` |
- * | `state` | ids of the last batch |
+ * | `state` | ids of the last batch, and how far minutes are folded |
+ * | `whole` | before when buckets of a unit were removed |
  */
 
-const FORMAT = 3
+const FORMAT = 4
 /** The mark of a file whose roll-ups were once made whole. */
 const COMPLETE = 1
 /** Of refused calls, of an account and bucket. */
 const REFUSAL_ROWS_MAX = 200
-const numbers = [...SUMS, 'cost_nanos'] as const
+/** Money may grow beyond what a column holds in nanos: whole units, and what is left of them. Neither is carried over. */
+const numbers = [...SUMS, 'cost_units', 'cost_nanos'] as const
+const NANOS = 1_000_000_000n
 const measures = [...numbers, 'latency', 'first_token'] as const
 /** What is remembered of the file. It can be read again. */
 const COMBINATIONS_KEPT = 50_000
@@ -111,6 +114,7 @@ export class RollupFile {
   }
 
   usage(question: UsageQuestion): UsageRow[] {
+    if (question.fromMs >= question.untilMs) return []
     // What is folded meanwhile, by the thread that writes, must not be seen twice or not at all.
     this.#db.exec('BEGIN')
     try {
@@ -145,7 +149,7 @@ export class RollupFile {
       const names = by.map((_dimension, index) => String(row[`g${index + (series ? 1 : 0)}`]))
       const fromMs = series ? bucketOf(question.unit, Number(row['g0'])) : null
       const text = `${fromMs}${SEPARATOR}${names.join(SEPARATOR)}`
-      const nanos = BigInt(row['cost_nanos'] as bigint)
+      const nanos = BigInt(row['cost_units'] as bigint) * NANOS + BigInt(row['cost_nanos'] as bigint)
       const counts: Counts = {
         ...Object.fromEntries(SUMS.map((name) => [name, Number(row[name])])) as Record<Sum, number>, cost_nanos: nanos,
         latency: latencies ? histogramOf(String(row['latency'])) : noHistogram, first_token: latencies ? histogramOf(String(row['first_token'])) : noHistogram,
@@ -181,7 +185,8 @@ export class RollupFile {
   /** Groups and what they have of one sum, the most first. */
   #summed({ from, given }: Source, by: readonly Dimension[], of: Sum | 'cost_nanos', count: number): (readonly [names: readonly string[], sum: number])[] {
     const columns = by.map((dimension) => `"${dimension}"`).join(', ')
-    const statement = this.#db.prepare(`SELECT ${columns}, CAST(sum(${of}) AS REAL) FROM ${from} GROUP BY ${columns} ORDER BY sum(${of}) DESC LIMIT ?`)
+    const sum = of === 'cost_nanos' ? `sum(cost_units) * ${NANOS}.0 + sum(cost_nanos)` : `CAST(sum(${of}) AS REAL)`
+    const statement = this.#db.prepare(`SELECT ${columns}, ${sum} AS most FROM ${from} GROUP BY ${columns} ORDER BY most DESC LIMIT ?`)
     statement.setReturnArrays(true)
     return (statement.all(...given, Number.isFinite(count) ? count : -1) as unknown as (string | number)[][]).map((row) => [row.slice(0, -1).map(String), Number(row.at(-1))])
   }
@@ -210,6 +215,11 @@ export class RollupFile {
     return this.#db.prepare('PRAGMA application_id').get()?.['application_id'] !== COMPLETE
   }
 
+  wholeSince(): Record<Unit, number> {
+    const rows = this.#db.prepare('SELECT unit, since FROM whole').all()
+    return Object.fromEntries(rows.map(({ unit, since }) => [UNITS[Number(unit)]!, Number(since)])) as Record<Unit, number>
+  }
+
   complete(): void {
     this.#fold(this.#newestMinute())
     this.#db.exec(`PRAGMA application_id = ${COMPLETE}`)
@@ -220,7 +230,7 @@ export class RollupFile {
   }
 
   reset(): void {
-    this.#transaction(() => this.#db.exec(`${[...TABLES, 'models', 'combinations'].map((table) => `DELETE FROM ${table}`).join('; ')}; UPDATE state SET last = '', folded = 0; PRAGMA application_id = 0`))
+    this.#transaction(() => this.#db.exec(`${[...TABLES, 'models', 'combinations'].map((table) => `DELETE FROM ${table}`).join('; ')}; UPDATE state SET last = '', folded = 0; UPDATE whole SET since = 0; PRAGMA application_id = 0`))
     this.#foldedMs = 0
     this.#unfolded = 0
     this.#forget()
@@ -230,7 +240,9 @@ export class RollupFile {
     this.#fold(bucketOf('minute', nowMs - kept.minute))
     this.#transaction(() => {
       for (const [unit, name] of UNITS.entries()) {
-        const oldestMs = nowMs - kept[name]
+        // Whole buckets: of a longer one that bounds a search, and of a minute that is not folded yet, nothing may be missing.
+        const oldestMs = bucketOf(name, nowMs - kept[name])
+        this.#db.prepare('UPDATE whole SET since = max(since, ?) WHERE unit = ?').run(oldestMs, unit)
         for (const table of [...TABLES, 'refusals']) this.#db.prepare(`DELETE FROM ${table} WHERE unit = ? AND bucket < ?`).run(unit, oldestMs)
         if (name !== 'day') continue
         const gone = this.#db.prepare('DELETE FROM models WHERE day < ?').run(oldestMs)
@@ -247,7 +259,7 @@ export class RollupFile {
   #add({ usage, accounts, mix }: Statements, { table, unit, bucket, account, names, currency, adding }: TableRow): void {
     const { sums: s, costNanos, latency, firstToken } = adding
     const at = UNITS.indexOf(unit)
-    const values = [s[0]!, s[1]!, s[2]!, s[3]!, s[4]!, s[5]!, s[6]!, s[7]!, s[8]!, s[9]!, s[10]!, s[11]!, s[12]!, s[13]!, s[14]!, costNanos, histogramText(latency), histogramText(firstToken)] as const
+    const values = [s[0]!, s[1]!, s[2]!, s[3]!, s[4]!, s[5]!, s[6]!, s[7]!, s[8]!, s[9]!, s[10]!, s[11]!, s[12]!, s[13]!, s[14]!, costNanos / NANOS, costNanos % NANOS, histogramText(latency), histogramText(firstToken)] as const
     switch (table) {
       case 'usage': usage.run(at, bucket, account, this.#combination(names), currency, ...values); break
       case 'accounts': accounts.run(at, bucket, account, currency, ...values); break
@@ -330,6 +342,8 @@ export class RollupFile {
       CREATE TABLE models (day INTEGER NOT NULL, account TEXT NOT NULL, model TEXT NOT NULL, PRIMARY KEY (day, account, model)) WITHOUT ROWID;
       CREATE TABLE state (last TEXT NOT NULL, folded INTEGER NOT NULL);
       INSERT INTO state VALUES ('', 0);
+      CREATE TABLE whole (unit INTEGER PRIMARY KEY, since INTEGER NOT NULL);
+      INSERT INTO whole VALUES ${UNITS.map((_unit, index) => `(${index}, 0)`).join(', ')};
       PRAGMA application_id = 0;
       PRAGMA user_version = ${FORMAT};
       COMMIT;

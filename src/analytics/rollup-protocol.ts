@@ -1,5 +1,5 @@
 import type { Gathered } from './gathering.ts'
-import type { Kept, RefusalCount, RefusalQuestion, RefusalRow, UsageQuestion, UsageRow } from './rollups.ts'
+import type { Kept, RefusalCount, RefusalQuestion, RefusalRow, Unit, UsageQuestion, UsageRow } from './rollups.ts'
 
 /** What the main thread and the roll-ups' threads say to each other. One thread writes; another may read the same file. */
 export interface RollupAsks {
@@ -11,6 +11,7 @@ export interface RollupAsks {
   readonly countRefusals: { ask: readonly RefusalCount[]; answer: null }
   readonly usage: { ask: UsageQuestion; answer: readonly UsageRow[] }
   readonly refusals: { ask: RefusalQuestion; answer: readonly RefusalRow[] }
+  readonly wholeSince: { ask: null; answer: Readonly<Record<Unit, number>> }
   readonly isNew: { ask: null; answer: boolean }
   readonly reset: { ask: null; answer: null }
   readonly complete: { ask: null; answer: null }

@@ -1,6 +1,6 @@
 import { parentPort } from 'node:worker_threads'
 import { assert, unreachable } from '../assert.ts'
-import { errorText, isDamage, SQLITE_FULL, sqliteCode } from '../stores/embedded/sqlite-error.ts'
+import { errorText, isDamage, SQLITE_ERROR, sqliteCode } from '../stores/embedded/sqlite-error.ts'
 import type { ThreadReply, ThreadRequest } from '../stores/thread-link.ts'
 import { RollupFile } from './rollup-file.ts'
 import type { RollupAsks } from './rollup-protocol.ts'
@@ -20,8 +20,14 @@ function handle({ number, name, ask }: ThreadRequest): ThreadReply {
     return { number, ok: true, answer: answerTo(name as keyof RollupAsks, ask) }
   } catch (error) {
     // A full disk takes back what did not fit. A damaged file is made anew from the events.
-    return { number, ok: false, reason: errorText(error), fatal: sqliteCode(error) !== SQLITE_FULL && isDamage(error) }
+    return { number, ok: false, reason: errorText(error), fatal: isFatal(name as keyof RollupAsks, error) }
   }
+}
+
+/** Statements of answers are made for each question: one that cannot be carried out says nothing about the file. */
+function isFatal(name: keyof RollupAsks, error: unknown): boolean {
+  const code = sqliteCode(error)
+  return isDamage(error) && !(code === SQLITE_ERROR && (name === 'usage' || name === 'refusals'))
 }
 
 function answerTo(name: keyof RollupAsks, ask: unknown): unknown {
@@ -45,6 +51,7 @@ function answerTo(name: keyof RollupAsks, ask: unknown): unknown {
     case 'countRefusals': file.countRefusals(ask as RollupAsks['countRefusals']['ask']); return null
     case 'usage': return file.usage(ask as RollupAsks['usage']['ask'])
     case 'refusals': return file.refusals(ask as RollupAsks['refusals']['ask'])
+    case 'wholeSince': return file.wholeSince()
     case 'isNew': return file.isNew()
     case 'reset': file.reset(); return null
     case 'complete': file.complete(); return null

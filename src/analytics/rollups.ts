@@ -107,7 +107,9 @@ export interface Rollups {
   countRefusals(batch: readonly RefusalCount[]): Promise<void>
   usage(question: UsageQuestion): Promise<readonly UsageRow[]>
   refusals(question: RefusalQuestion): Promise<readonly RefusalRow[]>
-  /** They were never made, or their making was cut short. */
+  /** Since when buckets of each unit are whole, as far as it is not how long they are kept that says so: they were kept shorter once. ms since 1970. */
+  wholeSince(): Promise<Readonly<Record<Unit, number>>>
+  /** They were never made, are being made, or their making was cut short. */
   isNew(): Promise<boolean>
   /** Forgets usage, to be counted anew; refusals stay. They are new until they are `complete`. */
   reset(): Promise<void>

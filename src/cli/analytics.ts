@@ -40,8 +40,8 @@ export const analyticsCommands: readonly Command[] = [
 ]
 
 function rebuildWords({ rebuild, behind }: Answer): string {
-  const { started_at: begun, archived } = rebuild as { started_at: string; archived: number }
-  return `rebuilding since ${begun}: ${archived} events of the archive are in so far, and ${String(behind)} of the store are still to be counted`
+  const own = rebuild as { started_at: string; archived: number } | null
+  return `rebuilding${own === null ? ' elsewhere' : ` since ${own.started_at}: ${own.archived} events of the archive are in so far`}; ${String(behind)} of the store are still to be counted`
 }
 
 /** Made, and what the store has counted behind it. */

@@ -195,6 +195,36 @@ t.test('made again from archive and store: each event once, on both sides of whe
   t.ok(projector.told.some(({ what }) => what === 'rebuilt'))
 })
 
+t.test('a rebuild that fails half-way is told, is not taken for whole, and is done again by itself', async (t) => {
+  const dir = tmpDir(t)
+  const store = await openStore(t)
+  await store.outbox.setConsumers([ROLLUPS, ARCHIVE])
+  const archive = archiveIn(join(dir, 'archive'))
+  const rollups = await openLocalRollups(join(dir, 'analytics.db'))
+  t.teardown(() => rollups.close())
+  let isAway = false
+  const parts = { ...archive.parts, snapshot: () => (isAway ? Promise.reject(new StoreUnavailable('the archive cannot be read')) : archive.parts.snapshot()) }
+  const projector = project(t, store.outbox, async () => rollups, { archive: () => parts })
+  projector.start()
+  await settle(store, 30)
+  await archive.write(store, 20)
+  await waitFor('all of them', async () => await counted(rollups) === 30)
+  t.equal(await rollups.isNew(), false)
+  isAway = true
+  await t.rejects(projector.rebuild(), { message: 'the archive cannot be read' })
+  for (let n = 0; n < 4; n++) {
+    await settle(store, 2)
+    await systemClock.sleep(300)
+    t.equal(await rollups.isNew(), true, 'what is left does not pass for whole')
+    t.equal(projector.state.failure, 'the archive cannot be read')
+  }
+  t.ok(projector.failures.length > 0, 'and the log has heard of it')
+  isAway = false
+  await waitFor('all again', async () => await counted(rollups) === 38, { deadlineMs: 20_000 })
+  t.equal(await rollups.isNew(), false)
+  await waitFor('well again', () => projector.state.failure === null)
+})
+
 t.test('roll-ups that are broken for long hold back trimming no more, until they have caught up again', async (t) => {
   const dir = tmpDir(t)
   const store = await openStore(t)

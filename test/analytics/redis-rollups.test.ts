@@ -30,3 +30,23 @@ for (const [name, url] of [['in Redis', single.url], ['in a Redis cluster', clus
   const store = await openTestStore(t, url, { prefix: name.replaceAll(' ', '-') })
   rollupLaws(t, name, async () => new RedisRollups({ ...store.shared, kept: () => forEver }), (events) => inPartitions(events, store.shared.keys), 1_500)
 }
+
+t.test('who keeps longer from now on has everything from now on', async (t) => {
+  const store = await openTestStore(t, single.url, { prefix: 'kept-longer' })
+  let kept: Kept = { minute: 1e8, hour: 2e8, day: 3e8, month: 4e8 }
+  const rollups = new RedisRollups({ ...store.shared, kept: () => kept })
+  t.teardown(() => rollups.close())
+  await rollups.reset()
+  await rollups.complete()
+  await rollups.prune(startMs, kept)
+  t.same(await rollups.wholeSince(), { minute: 0, hour: 0, day: 0, month: 0 })
+  kept = { ...kept, hour: 9e8 }
+  t.same(await rollups.wholeSince(), { minute: 0, hour: Infinity, day: 0, month: 0 }, 'before anything was removed under it, too')
+  await rollups.prune(startMs + 5_000, kept)
+  t.same(await rollups.wholeSince(), { minute: 0, hour: startMs + 5_000, day: 0, month: 0 })
+  kept = { ...kept, hour: 1e8 }
+  await rollups.prune(startMs + 9_000, kept)
+  t.same((await rollups.wholeSince()).hour, startMs + 5_000)
+  await rollups.reset()
+  t.same(await rollups.wholeSince(), { minute: 0, hour: 0, day: 0, month: 0 }, 'made again, all that there is is in them')
+})

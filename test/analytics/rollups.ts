@@ -236,6 +236,85 @@ export function rollupLaws(t: Test, name: string, open: () => Promise<Rollups>, 
     await rollups.close()
   })
 
+  t.test(`${name}: a time in which nothing can be has no rows, and does no harm`, async (t) => {
+    const rollups = await open()
+    await rollups.reset()
+    const events = [randomEvent(chance(5), 0, 1, 1)]
+    await rollups.count(countedOf(events, positionsOf(events)), await rollups.generation())
+    const at = bucketOf('month', startMs)
+    for (const unit of ['minute', 'hour', 'day', 'month'] as const) {
+      for (const by of [[], ['account'], ['model'], ['key', 'status']] as const) {
+        for (const top of [null, { of: 'requests', count: 2 } as const]) {
+          for (const series of [false, true]) {
+            t.same(await rollups.usage({ unit, fromMs: at, untilMs: at, by, series, only: {}, latencies: true, top }), [])
+            t.same(await rollups.usage({ unit, fromMs: at, untilMs: at - 86_400_000, by, series, only: {}, latencies: true, top }), [])
+          }
+        }
+      }
+      t.same(await rollups.refusals({ unit, fromMs: at, untilMs: at, by: ['account'], series: true, only: {} }), [])
+    }
+    const span = { unit: 'day', fromMs: bucketOf('day', startMs), untilMs: bucketOf('day', startMs) + 86_400_000 } as const
+    t.equal((await rollups.usage({ ...span, by: [], series: false, only: {}, latencies: false, top: null })).length, 1)
+    await rollups.close()
+  })
+
+  t.test(`${name}: money is exact, however much there is of it`, async (t) => {
+    const rollups = await open()
+    await rollups.reset()
+    const events = Array.from({ length: 60 }, (_each, ordinal): UsageEvent => {
+      const event = randomEvent(chance(ordinal), ordinal, 2, 1)
+      // Twenty days of both accounts; beyond 2⁶³ nanos for each of them, and in every sum.
+      return { ...event, time: new Date(startMs + (ordinal % 20) * 86_400_000).toISOString(), data: { ...event.data, corrects: undefined, account: `acct-${ordinal % 2}`, cost: `${ordinal % 7 === 3 ? '-' : ''}9${ordinal}00000000.123456789`, currency: ordinal % 5 === 0 ? 'VND' : 'IDR' } }
+    })
+    await rollups.count(countedOf(events, positionsOf(events)), await rollups.generation())
+    const increments = events.map(incrementOf)
+    const [fromMs, untilMs] = [bucketOf('month', startMs), startMs + 40 * 86_400_000]
+    for (const unit of ['hour', 'day', 'month'] as const) {
+      for (const by of [[], ['account'], ['model'], ['key']] as const) {
+        const rows = await rollups.usage({ unit, fromMs, untilMs: bucketOf(unit, untilMs), by, series: false, only: {}, latencies: true, top: null })
+        t.same([...rowsOf(rows, by)].sort(), [...recount(increments, unit, by, false, () => true)].sort(), `${unit} by ${by.join()}`)
+      }
+    }
+    const of = (account: string): bigint => increments.filter(({ dimensions }) => dimensions.account === account).reduce((sum, { costNanos }) => sum + costNanos, 0n)
+    const [most] = await rollups.usage({ unit: 'day', fromMs, untilMs: bucketOf('day', untilMs), by: ['account'], series: false, only: {}, latencies: false, top: { of: 'cost_nanos', count: 1 } })
+    t.equal(most?.by.account, of('acct-0') > of('acct-1') ? 'acct-0' : 'acct-1')
+    t.equal(most?.counts.cost_nanos, of('acct-0') > of('acct-1') ? of('acct-0') : of('acct-1'))
+    await rollups.close()
+  })
+
+  t.test(`${name}: when old buckets are removed, all that is kept longer stays whole, and the accounts that have most are found`, async (t) => {
+    const rollups = await open()
+    const next = chance(53)
+    for (let round = 0; round < 12; round++) {
+      await rollups.reset()
+      const spanMs = 3 * 86_400_000
+      const events = Array.from({ length: 250 }, (_each, ordinal) => ({ ...randomEvent(next, ordinal, 5, 1), time: new Date(startMs + Math.floor((ordinal / 250) * spanMs)).toISOString() }))
+      const all = countedOf(events, positionsOf(events))
+      for (let at = 0; at < all.length; at += 40) await rollups.count(all.slice(at, at + 40), await rollups.generation())
+      // Between two minutes, and with units that are kept equally long.
+      const nowMs = startMs + spanMs + Math.floor(next() * 86_400_000)
+      const day = 86_400_000
+      const minute = Math.floor((0.2 + next() * 2) * day)
+      const hour = next() < 0.5 ? minute : minute + Math.floor(next() * day)
+      const days = next() < 0.5 ? hour : hour + Math.floor(next() * day)
+      const kept = { minute, hour, day: days, month: next() < 0.5 ? days : 3_660 * day }
+      await rollups.prune(nowMs, kept)
+      const increments = events.map(incrementOf)
+      for (const unit of ['minute', 'hour', 'day'] as const) {
+        const fromMs = bucketOf(unit, nowMs - kept[unit])
+        const untilMs = bucketOf(unit, nowMs + 2 * day)
+        for (const by of [[], ['account'], ['key'], ['model']] as const) {
+          const wanted = recount(increments, unit, by, false, ({ atMs }) => atMs >= fromMs)
+          t.same([...rowsOf(await rollups.usage({ unit, fromMs, untilMs, by, series: false, only: {}, latencies: true, top: null }), by)].sort(), [...wanted].sort(), `round ${round}: by ${unit} and ${by.join()}`)
+        }
+        const sums = [...recount(increments, unit, ['account'], false, ({ atMs }) => atMs >= fromMs).values()].map((text) => Number(/"total_tokens":(-?\d+)/.exec(text)?.[1])).sort((a, b) => b - a)
+        const top = await rollups.usage({ unit, fromMs, untilMs, by: ['account'], series: false, only: {}, latencies: false, top: { of: 'total_tokens', count: 2 } })
+        t.same(top.map(({ counts }) => counts.total_tokens), sums.slice(0, 2), `round ${round}: most by ${unit}`)
+      }
+    }
+    await rollups.close()
+  })
+
   t.test(`${name}: refusals are counted, by whatever is asked, within bounds; old buckets go`, async (t) => {
     const rollups = await open()
     await rollups.reset()
