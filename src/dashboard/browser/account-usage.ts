@@ -2,7 +2,8 @@ import { setQuery, useAddress } from './address.ts'
 import { get } from './api.ts'
 import { Chart } from './chart.ts'
 import { nowMs } from './clock.ts'
-import { brief, exact, instant, money } from './format.ts'
+import { costColumns, currenciesOf } from './costs.ts'
+import { brief, exact, instant, sum } from './format.ts'
 import { latency } from './live-page.ts'
 import { useLoaded } from './loading.ts'
 import { Choice, Name, Section } from './pieces.ts'
@@ -34,22 +35,26 @@ export function AccountUsage({ account }: { readonly account: string }): VNode {
     return { series, sums }
   }, 10_000)
   const { data } = loaded
-  const shown = useMemo(() => (data === undefined ? null : seriesOf(data.series, by, measure, by === 'model' ? 'without a model' : 'without a key')), [data, by, measure])
-  const write = measure === 'cost' ? (value: number) => money({ '': value }).trim() : exact
+  const currencies = useMemo(() => currenciesOf((data?.series.rows ?? []).map((row) => row.cost)), [data])
+  const currency = currencies.find((each) => each === query.get('currency')) ?? currencies[0] ?? ''
+  const shown = useMemo(() => (data === undefined ? null : seriesOf(data.series, by, measure, by === 'model' ? 'without a model' : 'without a key', currency)), [data, by, measure, currency])
+  const write = measure === 'cost' ? (value: number) => sum(value, currency) : exact
   const words = MEASURES.find(({ value }) => value === measure)?.words ?? ''
   return html`<${Section} title="Usage" tools=${html`
       <${Choice} label="What" options=${MEASURES} value=${measure} choose=${(value: string) => setQuery({ measure: value === 'total_tokens' ? '' : value })} />
+      ${measure === 'cost' && currencies.length > 1 ? html`<${Choice} label="Currency" options=${currencies.map((value) => ({ value, words: value }))} value=${currency} choose=${(value: string) => setQuery({ currency: value })} />` : null}
       <${Choice} label="By" options=${GROUPS} value=${by} choose=${(value: string) => setQuery({ by: value === 'model' ? '' : value })} />
       <${Choice} label="How long" options=${RANGES} value=${range.value} choose=${(value: string) => setQuery({ range: value === '24h' ? '' : value })} />`}>
     <${RollupsState} />
     <${Waiting} of=${loaded} lines=${6}>${({ sums }: Both) => (shown === null || sums.rows.length === 0 ? html`<${Empty} title="Nothing was used in this time.">Choose a longer one, or another account.</${Empty}>` : html`
-      <${Chart} about=${aboutChart(words, by, sums, measure)} times=${shown.times} stepMs=${shown.stepMs} lines=${shown.lines} write=${write} />
+      <${Chart} about=${aboutChart(words, by, sums, measure, currency)} times=${shown.times} stepMs=${shown.stepMs} lines=${shown.lines} write=${write} />
       <${Sums} rows=${sums.rows} by=${by} />
       <details><summary>Every bar as a table</summary><${Buckets} rows=${data?.series.rows ?? []} by=${by} /></details>`)}</${Waiting}></${Section}>`
 }
 
-function aboutChart(words: string, by: string, { from, to, rows }: UsageAnswer, measure: Measure): string {
-  const top = rows.slice(0, 5).map((row) => `${(by === 'model' ? row.model : row.key) ?? 'nothing'} ${measure === 'cost' ? money(row.cost) : exact(row[measure])}`)
+function aboutChart(words: string, by: string, { from, to, rows }: UsageAnswer, measure: Measure, currency: string): string {
+  const top = (measure === 'cost' ? rows.filter(({ cost }) => Number(cost[currency] ?? 0) !== 0) : rows).slice(0, 5)
+    .map((row) => `${(by === 'model' ? row.model : row.key) ?? 'nothing'} ${measure === 'cost' ? sum(row.cost[currency] ?? '0', currency) : exact(row[measure])}`)
   return `${words} by ${by} from ${instant(from)} to ${instant(to)}: ${top.join(', ')}. The table that follows has the sums.`
 }
 
@@ -60,7 +65,7 @@ function Sums({ rows, by }: { readonly rows: readonly UsageRow[]; readonly by: '
     { name: 'requests', title: 'Requests', numeric: true, value: (row: UsageRow) => row.requests, show: (row: UsageRow) => exact(row.requests) },
     { name: 'input', title: 'Input tokens', numeric: true, value: (row: UsageRow) => row.input_tokens, show: (row: UsageRow) => brief(row.input_tokens) },
     { name: 'output', title: 'Output tokens', numeric: true, value: (row: UsageRow) => row.output_tokens, show: (row: UsageRow) => brief(row.output_tokens) },
-    { name: 'cost', title: 'Cost', numeric: true, value: (row: UsageRow) => money(row.cost), show: (row: UsageRow) => money(row.cost) },
+    ...costColumns(rows, (row) => row.cost),
     { name: 'p50', title: 'Median', numeric: true, value: (row: UsageRow) => row.p50_ms, show: (row: UsageRow) => latency(row.p50_ms) },
     { name: 'p95', title: '95 %', numeric: true, value: (row: UsageRow) => row.p95_ms, show: (row: UsageRow) => latency(row.p95_ms) },
     { name: 'ttft', title: 'First token', numeric: true, value: (row: UsageRow) => row.ttft_p50_ms, show: (row: UsageRow) => latency(row.ttft_p50_ms) },
@@ -74,6 +79,6 @@ function Buckets({ rows, by }: { readonly rows: readonly UsageRow[]; readonly by
     { name: 'name', title: by === 'model' ? 'Model' : 'Key', value: (row: UsageRow) => row[by] ?? '', show: (row: UsageRow) => html`<${Name} of=${row[by]} />` },
     { name: 'requests', title: 'Requests', numeric: true, value: (row: UsageRow) => row.requests, show: (row: UsageRow) => exact(row.requests) },
     { name: 'tokens', title: 'Tokens', numeric: true, value: (row: UsageRow) => row.total_tokens, show: (row: UsageRow) => exact(row.total_tokens) },
-    { name: 'cost', title: 'Cost', numeric: true, value: (row: UsageRow) => money(row.cost), show: (row: UsageRow) => money(row.cost) },
+    ...costColumns(rows, (row) => row.cost),
   ]} />`
 }

@@ -3,7 +3,8 @@ import { accountPath, go, setQuery, useAddress } from './address.ts'
 import { get } from './api.ts'
 import { LimitBar, shareOf } from './bar.ts'
 import { after } from './clock.ts'
-import { brief, exact, money } from './format.ts'
+import { costColumns } from './costs.ts'
+import { brief, exact } from './format.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Name, PageHead, When } from './pieces.ts'
 import { RollupsState } from './rollups-state.ts'
@@ -42,7 +43,7 @@ export function AccountsPage({ changes }: { readonly changes: boolean }): VNode 
     ${making ? html`<${AccountTerms} close=${() => setMaking(false)} done=${(id: string) => go(accountPath(id))} />` : null}
     ${isSize(sort) ? html`<${RollupsState} />` : null}
     <section class="panel" aria-label="Accounts"><${Waiting} of=${loaded} lines=${8}>${(data: AccountPage) => html`
-      <${Table} name="accounts" caption="Accounts" quiet rows=${data.accounts} key_=${(row: AccountRow) => `${row.id} ${row.unused_because ?? ''}`} columns=${isSize(sort) ? [...columns, ...sizeColumns] : columns} all=${() => everyAccount(search, sort)}
+      <${Table} name="accounts" caption="Accounts" quiet rows=${data.accounts} key_=${(row: AccountRow) => `${row.id} ${row.unused_because ?? ''}`} columns=${isSize(sort) ? (rows: readonly AccountRow[]) => [...columns, ...sizeColumns(rows)] : columns} all=${() => everyAccount(search, sort)}
         empty=${search === '' ? html`<${Empty} title="There are no accounts yet.">They are written into the configuration, or made here, over the API and by the command line.</${Empty}>` : html`<${Empty} title="No account matches.">Try a part of its name.</${Empty}>`} foot=${html`<${Pages} page=${page} pages=${Math.max(1, Math.ceil(data.total / PAGE))} />`} />`}</${Waiting}></section>`
 }
 
@@ -55,10 +56,10 @@ const columns: readonly Column<AccountRow>[] = [
   { name: 'keys', title: 'Keys', numeric: true, value: (row) => row.keys },
 ]
 
-const sizeColumns: readonly Column<AccountRow>[] = [
+const sizeColumns = (rows: readonly AccountRow[]): readonly Column<AccountRow>[] => [
   { name: 'requests', title: 'Requests', numeric: true, value: (row) => row.usage_30d?.requests ?? 0, show: (row) => brief(row.usage_30d?.requests ?? 0) },
   { name: 'tokens', title: 'Tokens', numeric: true, value: (row) => row.usage_30d?.total_tokens ?? 0, show: (row) => brief(row.usage_30d?.total_tokens ?? 0) },
-  { name: 'cost', title: 'Cost', numeric: true, value: (row) => money(row.usage_30d?.cost) },
+  ...costColumns(rows, (row) => row.usage_30d?.cost ?? {}),
   { name: 'refused', title: 'Refused', numeric: true, value: (row) => row.usage_30d?.refused ?? 0, show: (row) => brief(row.usage_30d?.refused ?? 0) },
 ]
 

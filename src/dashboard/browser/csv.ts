@@ -1,6 +1,7 @@
+import { isDecimal } from './order.ts'
+
 /** A cell that a spreadsheet would take for a formula, also behind blanks and in full width. */
 const formula = /^\s*[=+\-@|＝＋－＠｜]|^[\t\r\n]/
-const number = /^-?\d+(\.\d+)?$/
 
 export type Cell = string | number | null
 
@@ -13,6 +14,6 @@ function toCell(cell: Cell): string {
   if (cell === null) return ''
   if (typeof cell === 'number') return Number.isFinite(cell) ? String(cell) : ''
   const text = cell.replaceAll('\0', '')
-  const safe = formula.test(text) && !number.test(text) ? `'${text}` : text
+  const safe = formula.test(text) && !isDecimal(text) ? `'${text}` : text
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
 }

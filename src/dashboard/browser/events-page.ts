@@ -1,6 +1,8 @@
 import { accountPath, callPath, go, setQuery, useAddress } from './address.ts'
 import { get } from './api.ts'
-import { exact, money } from './format.ts'
+import { costColumns } from './costs.ts'
+import type { Costs } from './costs.ts'
+import { exact } from './format.ts'
 import { latency } from './live-page.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, CallLink, Choice, Name, PageHead, Section, When } from './pieces.ts'
@@ -63,19 +65,19 @@ function number(row: UsageEvent, name: string): number | null {
   return typeof value === 'number' ? value : null
 }
 
-function costWords(row: UsageEvent): string {
+function costsOf(row: UsageEvent): Costs {
   const cost = text(row, 'cost')
-  return cost === null ? '–' : money({ [text(row, 'currency') ?? '']: cost })
+  return cost === null ? {} : { [text(row, 'currency') ?? '']: cost }
 }
 
-const columns: readonly Column<UsageEvent>[] = [
+const columns = (rows: readonly UsageEvent[]): readonly Column<UsageEvent>[] => [
   { name: 'time', title: 'Admitted', value: (row) => row.time, show: (row) => html`<${When} at=${row.time} />` },
   { name: 'account', title: 'Account', value: (row) => row.subject, show: (row) => html`<a href=${accountPath(row.subject)}><${Name} of=${row.subject} /></a>` },
   { name: 'key', title: 'Key', value: (row) => text(row, 'key'), show: (row) => html`<${Name} of=${text(row, 'key')} />` },
   { name: 'model', title: 'Model', value: (row) => text(row, 'model'), show: (row) => html`<${Name} of=${text(row, 'model')} />` },
   { name: 'end', title: 'End', value: (row) => text(row, 'end'), show: (row) => html`<${Badge} tone=${text(row, 'end') === 'complete' ? 'good' : 'warn'}>${(text(row, 'end') ?? '').replaceAll('_', ' ')}</${Badge}>` },
   { name: 'tokens', title: 'Tokens', numeric: true, value: (row) => number(row, 'total_tokens'), show: (row) => exact(number(row, 'total_tokens')) },
-  { name: 'cost', title: 'Cost', numeric: true, value: costWords },
+  ...costColumns(rows, costsOf),
   { name: 'took', title: 'Took', numeric: true, value: (row) => number(row, 'compute_ms'), show: (row) => latency(number(row, 'compute_ms')) },
   { name: 'id', title: 'Call', value: (row) => row.id, show: (row) => html`<${CallLink} id=${row.id} />` },
 ]

@@ -49,7 +49,8 @@ export function money(amounts: Readonly<Record<string, string | number>> | null 
 export function sum(amount: string | number, currency: string): string {
   const value = Number(amount)
   const digits = value !== 0 && Math.abs(value) < 0.1 ? { maximumSignificantDigits: 3 } : { minimumFractionDigits: 2, maximumFractionDigits: 2 }
-  return `${new Intl.NumberFormat('en', digits).format(value)} ${currency}`.trim()
+  // Of the text itself: a float has not all digits of a large sum.
+  return `${new Intl.NumberFormat('en', digits).format(amount as `${number}`)} ${currency}`.trim()
 }
 
 export function instant(text: string | null | undefined): string {

@@ -2,7 +2,8 @@ import { accountPath, sinkPath } from './address.ts'
 import { get } from './api.ts'
 import { nowMs } from './clock.ts'
 import { Chart } from './chart.ts'
-import { brief, exact, money, reasonWords } from './format.ts'
+import { costColumns, currenciesOf } from './costs.ts'
+import { brief, exact, money, reasonWords, sum } from './format.ts'
 import { KEPT, useFeed } from './live-feed.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Name, PageHead, Section } from './pieces.ts'
@@ -26,7 +27,7 @@ export function LivePage(): VNode {
     ${now === undefined ? html`<${Skeleton} lines=${2} />` : html`<div class=${`tiles ${state === 'lost' ? 'old' : ''}`}>
       <${Tile} words="Requests / s" value=${brief(now.requests_per_second)} values=${seconds.map((each) => each.requests_per_second)} />
       <${Tile} words="Tokens / s" value=${brief(now.tokens_per_second)} values=${seconds.map((each) => each.tokens_per_second)} />
-      <${Tile} words="Cost / s" value=${costOf(now) === 0 ? '0' : money(now.cost_per_second)} values=${seconds.map(costOf)} />
+      <${CostTile} seconds=${seconds} now=${now} />
       <${Tile} words="Calls open" value=${exact(now.open)} more=${`${exact(now.streams)} streams`} values=${seconds.map((each) => each.open)} />
       <${Tile} words="Refusals / s" value=${brief(now.refused_per_second)} values=${seconds.map((each) => each.refused_per_second)} tone=${now.refused_per_second > 0 ? 'bad' : ''} />
     </div>`}
@@ -39,8 +40,13 @@ export function LivePage(): VNode {
     <${Latest} />`
 }
 
-function costOf({ cost_per_second: cost }: Live): number {
-  return Object.values(cost).reduce<number>((all, amount) => all + Number(amount), 0)
+/** The curve and the figure are those of one currency; what comes in others stands beside it. */
+function CostTile({ seconds, now: { cost_per_second: now } }: { readonly seconds: readonly Live[]; readonly now: Live }): VNode {
+  const [currency = ''] = currenciesOf(seconds.map((each) => each.cost_per_second))
+  const others = Object.entries(now).filter(([name, amount]) => name !== currency && Number(amount) !== 0)
+  const amount = now[currency] ?? '0'
+  return html`<${Tile} words="Cost / s" value=${Number(amount) === 0 && others.length === 0 ? '0' : sum(amount, currency)} more=${others.length === 0 ? undefined : `+ ${money(Object.fromEntries(others))}`}
+    values=${seconds.map(({ cost_per_second: cost }) => Number(cost[currency] ?? 0))} />`
 }
 
 function Tile({ words, value, more, values, tone = '' }: { readonly words: string; readonly value: string; readonly more?: string; readonly values: readonly number[]; readonly tone?: string }): VNode {
@@ -79,7 +85,7 @@ function Busiest(): VNode {
       { name: 'account', title: 'Account', value: (row: UsageRow) => row.account ?? '', show: (row: UsageRow) => html`<a href=${accountPath(row.account ?? '')}><${Name} of=${row.account} /></a>` },
       { name: 'requests', title: 'Requests', numeric: true, value: (row: UsageRow) => row.requests, show: (row: UsageRow) => exact(row.requests) },
       { name: 'tokens', title: 'Tokens', numeric: true, value: (row: UsageRow) => row.total_tokens, show: (row: UsageRow) => brief(row.total_tokens) },
-      { name: 'cost', title: 'Cost', numeric: true, value: (row: UsageRow) => money(row.cost), show: (row: UsageRow) => money(row.cost) },
+      ...costColumns(rows, (row) => row.cost),
       { name: 'refused', title: 'Refused', numeric: true, value: (row: UsageRow) => row.refused, show: (row: UsageRow) => exact(row.refused) },
       { name: 'p50', title: 'Median', numeric: true, value: (row: UsageRow) => row.p50_ms, show: (row: UsageRow) => latency(row.p50_ms) },
       { name: 'p95', title: '95 %', numeric: true, value: (row: UsageRow) => row.p95_ms, show: (row: UsageRow) => latency(row.p95_ms) },

@@ -3,6 +3,7 @@ import { ApiProblem } from './api.ts'
 import { toCsv } from './csv.ts'
 import type { Cell } from './csv.ts'
 import { say } from './notify.ts'
+import { inOrder } from './order.ts'
 import { html, useState } from './view.ts'
 import type { Children, VNode } from './view.ts'
 
@@ -13,6 +14,7 @@ export interface Column<R> {
   value(row: R): Cell
   /** What is shown, where that is not the value. */
   show?(row: R): Children
+  /** Values are numbers or exact decimal texts. */
   readonly numeric?: boolean
   /** false: sorting by it says nothing. */
   readonly sorts?: boolean
@@ -22,7 +24,8 @@ export interface TableProps<R> {
   /** Names its state in the address, and its file. */
   readonly name: string
   readonly caption: string
-  readonly columns: readonly Column<R>[]
+  /** A function: which there are follows from the rows. */
+  readonly columns: readonly Column<R>[] | ((rows: readonly R[]) => readonly Column<R>[])
   readonly rows: readonly R[]
   readonly empty: Children
   key_(row: R): string
@@ -41,13 +44,15 @@ const FOLD = 50
 const FOLD_SLACK = 3
 
 /** A table with a caption, sortable heads, its state in the address, and its rows as CSV. On a phone each row becomes a card. */
-export function Table<R>({ name, caption, columns, rows, empty, key_, all, quiet = false, foot, fold = FOLD }: TableProps<R>): VNode {
+export function Table<R>({ name, caption, columns: given, rows, empty, key_, all, quiet = false, foot, fold = FOLD }: TableProps<R>): VNode {
   const [whole, setWhole] = useState(false)
   const { query } = useAddress()
+  const columnsOf = (of: readonly R[]): readonly Column<R>[] => (typeof given === 'function' ? given(of) : given)
+  const columns = columnsOf(rows)
   const parameter = `${name}.sort`
   const order = all === undefined ? query.get(parameter) ?? '' : ''
   const by = columns.find((column) => column.name === order.replace(/^-/, ''))
-  const sorted = by === undefined ? rows : rows.toSorted((a, b) => compare(by.value(a), by.value(b)) * (order.startsWith('-') ? -1 : 1))
+  const sorted = by === undefined ? rows : inOrder(rows, (row) => by.value(row), { down: order.startsWith('-'), numeric: by.numeric === true })
   const folded = !whole && sorted.length > fold + FOLD_SLACK
   const shown = folded ? sorted.slice(0, fold) : sorted
   const sortBy = (column: Column<R>): void => setQuery({ [parameter]: order === column.name ? `-${column.name}` : column.name })
@@ -58,7 +63,7 @@ export function Table<R>({ name, caption, columns, rows, empty, key_, all, quiet
       <tbody role="rowgroup">${shown.map((row) => html`<tr role="row" key=${key_(row)}>${columns.map((column) => html`<td role="cell" key=${column.name} class=${column.numeric === true ? 'number' : undefined} data-title=${column.title}>
         <div>${column.show === undefined ? column.value(row) ?? '–' : column.show(row)}</div></td>`)}</tr>`)}</tbody>
     </table>`}
-    ${rows.length === 0 ? null : html`<div class="table-foot">${foot}${folded ? html`<button type="button" class="small" onClick=${() => setWhole(true)}>Show all ${sorted.length}</button>` : null}<${CsvButton} name=${name} caption=${caption} columns=${columns} rows=${async () => (all === undefined ? sorted : all())} /></div>`}
+    ${rows.length === 0 ? null : html`<div class="table-foot">${foot}${folded ? html`<button type="button" class="small" onClick=${() => setWhole(true)}>Show all ${sorted.length}</button>` : null}<${CsvButton} name=${name} caption=${caption} columnsOf=${columnsOf} rows=${async () => (all === undefined ? sorted : all())} /></div>`}
   </div>`
 }
 
@@ -69,10 +74,11 @@ function Head<R>({ column, order, sort }: { readonly column: Column<R>; readonly
   </th>`
 }
 
-function CsvButton<R>({ name, caption, columns, rows }: { readonly name: string; readonly caption: string; readonly columns: readonly Column<R>[]; rows(): Promise<readonly R[]> }): VNode {
+function CsvButton<R>({ name, caption, columnsOf, rows }: { readonly name: string; readonly caption: string; columnsOf(rows: readonly R[]): readonly Column<R>[]; rows(): Promise<readonly R[]> }): VNode {
   const [busy, setBusy] = useState(false)
   const fetchAndSave = async (): Promise<void> => {
     const all = await rows()
+    const columns = columnsOf(all)
     save(`${name}.csv`, toCsv(columns.map(({ title }) => title), all.map((row) => columns.map(({ value }) => value(row)))))
   }
   const onClick = (): void => {
@@ -91,11 +97,4 @@ function save(name: string, text: string): void {
   link.download = name
   link.click()
   URL.revokeObjectURL(address)
-}
-
-/** Nothing comes last, whichever way it is sorted up; digits in names count as numbers. */
-function compare(a: Cell, b: Cell): number {
-  if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1
-  if (typeof a === 'number' && typeof b === 'number') return a - b
-  return String(a).localeCompare(String(b), 'en', { numeric: true })
 }

@@ -15,8 +15,8 @@ const stepsMs: Readonly<Record<string, number>> = { minute: 60_000, hour: 3_600_
 const LINES_MAX = 7
 const REST = 'others'
 
-export function measured(row: UsageRow, measure: Measure): number {
-  return measure === 'cost' ? Object.values(row.cost).reduce((all, amount) => all + Number(amount), 0) : row[measure]
+export function measured(row: UsageRow, measure: Measure, currency: string): number {
+  return measure === 'cost' ? Number(row.cost[currency] ?? 0) : row[measure]
 }
 
 export interface Series {
@@ -25,21 +25,21 @@ export interface Series {
   readonly lines: readonly Line[]
 }
 
-/** Rows of buckets as lines: the largest few by name, everything else as one; buckets without rows are zero. */
-export function seriesOf(answer: UsageAnswer, by: 'account' | 'model' | 'key', measure: Measure, nameless: string): Series {
+/** Rows of buckets as lines: the largest few by name, everything else as one; buckets without rows are zero. Costs are those in one currency. */
+export function seriesOf(answer: UsageAnswer, by: 'account' | 'model' | 'key', measure: Measure, nameless: string, currency = ''): Series {
   const stepMs = stepsMs[answer.unit] ?? 86_400_000
   const from = Math.floor(Date.parse(answer.from) / stepMs) * stepMs
   const times: number[] = []
   for (let ms = from; ms < Date.parse(answer.to); ms += stepMs) times.push(ms)
   const totals = new Map<string, number>()
-  for (const row of answer.rows) totals.set(row[by] ?? '', (totals.get(row[by] ?? '') ?? 0) + measured(row, measure))
+  for (const row of answer.rows) totals.set(row[by] ?? '', (totals.get(row[by] ?? '') ?? 0) + measured(row, measure, currency))
   const named = [...totals].filter(([, total]) => total > 0).sort((a, b) => b[1] - a[1]).map(([name]) => name)
   const shown = named.length > LINES_MAX + 1 ? named.slice(0, LINES_MAX) : named
   const lines = new Map([...shown, ...(shown.length < named.length ? [REST] : [])].map((name) => [name, times.map(() => 0)]))
   for (const row of answer.rows) {
     const values = lines.get(row[by] ?? '') ?? lines.get(REST)
     const index = row.from === undefined ? -1 : (Math.floor(Date.parse(row.from) / stepMs) * stepMs - from) / stepMs
-    if (values?.[index] !== undefined) values[index] += measured(row, measure)
+    if (values?.[index] !== undefined) values[index] += measured(row, measure, currency)
   }
   return { times, stepMs, lines: [...lines].map(([name, values]) => ({ name: name === '' ? nameless : name, values })) }
 }
