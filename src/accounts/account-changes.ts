@@ -4,6 +4,7 @@ import type { Records } from '../stores/store.ts'
 import { recordKinds, toAuditEntry } from './account-records.ts'
 import type { AuditEntry, Ban, Rotation, StoredKey } from './account-records.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
+import { LATEST_MS } from './latest-instant.ts'
 import { hashOfSecret, newSecret } from './secret.ts'
 
 /** The operator asked for something that cannot be done; the message is a sentence for him. */
@@ -69,6 +70,7 @@ export class AccountChanges {
       if (wanted.plan !== null && !config.plans.has(wanted.plan)) throw new ChangeRefused('not_found', `there is no plan "${wanted.plan}"`)
       const nowMs = this.#clock.nowMs()
       if (wanted.expiresMs !== null && wanted.expiresMs <= nowMs) throw new ChangeRefused('invalid', 'the key would already have expired')
+      if (wanted.expiresMs !== null && wanted.expiresMs > LATEST_MS) throw new ChangeRefused('invalid', 'the key would expire after the year 9999; without an expiry it never does')
       const id = wanted.id ?? `${wanted.account ?? wanted.plan ?? 'key'}-${this.#keySuffix(wanted)}`
       if (!idGrammar.test(id)) throw new ChangeRefused('invalid', 'an id is 1 to 128 letters, digits and . _ @ + -, beginning with a letter or digit')
       const taken = this.#whereIs(id)
@@ -104,6 +106,7 @@ export class AccountChanges {
       if (this.#directory.revocationOf(id) !== undefined) throw new ChangeRefused('conflict', `the key "${id}" is revoked; lift the revocation first`)
       const nowMs = this.#clock.nowMs()
       const graceUntilMs = nowMs + graceMs
+      if (graceUntilMs > LATEST_MS) throw new ChangeRefused('invalid', 'the grace would end after the year 9999; give a shorter one')
       const secret = newSecret(this.#random)
       const retired = last?.previous.filter((old) => old.until_ms <= nowMs) ?? []
       const live = this.#directory.hashesOf(id, nowMs).map(({ hash, untilMs }) => ({ hash, until_ms: Math.min(untilMs ?? graceUntilMs, graceUntilMs) }))

@@ -3,6 +3,7 @@ import { isServed, subscriptionAt } from '../metering/subscription.ts'
 import type { SubscriptionState } from '../metering/subscription.ts'
 import type { StoredAccount } from './account-records.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
+import { toldInstant } from './latest-instant.ts'
 import type { Principal } from './principal.ts'
 
 /** A key as operators see it; never a secret, never a hash. Instants are RFC 3339. */
@@ -158,7 +159,7 @@ function* keyIds(directory: StoredKeyDirectory): Iterable<string> {
 }
 
 function toInstant(ms: number | undefined): string | null {
-  return ms === undefined ? null : new Date(ms).toISOString()
+  return ms === undefined ? null : toldInstant(ms)
 }
 
 function compare(a: string, b: string): number {

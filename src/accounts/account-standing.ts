@@ -10,6 +10,7 @@ import { draftStanding } from '../metering/reservation.ts'
 import type { Store } from '../stores/store.ts'
 import { accountPrincipal } from './account-principal.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
+import { LATEST_SECOND_MS } from './latest-instant.ts'
 
 export interface StandingParts {
   readonly directory: StoredKeyDirectory
@@ -82,5 +83,5 @@ function modesOf(appliedByCheck: readonly (readonly AppliedLimit[])[]): string[]
 }
 
 function wholeSecond(ms: number | null): string | null {
-  return ms === null ? null : toWholeSecond(ms)
+  return ms === null ? null : toWholeSecond(Math.min(ms, LATEST_SECOND_MS))
 }

@@ -2,6 +2,7 @@ import { DEFAULT_PRIORITY, extensionOf, grantEndsMs, GRANT_SOURCES } from '../me
 import type { AccountGrants, MeteredGrant } from '../metering/grant.ts'
 import { toBan } from './account-records.ts'
 import type { Ban } from './account-records.ts'
+import { LATEST_MS, LATEST_SECOND_MS } from './latest-instant.ts'
 
 type Document = Readonly<Record<string, unknown>>
 
@@ -36,7 +37,9 @@ export function toStoredGrant(recordId: string, value: Document): StoredGrant | 
   if (typeof limit !== 'string' || typeof meter !== 'string' || typeof amount !== 'number' || !Number.isSafeInteger(amount) || amount < 0) return undefined
   if (typeof effective_ms !== 'number' || (expires_ms !== null && typeof expires_ms !== 'number')) return undefined
   return {
-    id, account, limit, meter, amount, priority: typeof priority === 'number' ? priority : DEFAULT_PRIORITY, effectiveMs: effective_ms, expiresMs: expires_ms,
+    id, account, limit, meter, amount, priority: typeof priority === 'number' ? priority : DEFAULT_PRIORITY, effectiveMs: effective_ms,
+    // Every answer and notice tells it as an instant; a rollover could once be made to last longer than those go.
+    expiresMs: expires_ms !== null && expires_ms > LATEST_MS ? LATEST_SECOND_MS : expires_ms,
     createdMs: typeof created_ms === 'number' ? created_ms : 0, createdBy: typeof created_by === 'string' ? created_by : 'unknown',
     source: GRANT_SOURCES.find((each) => each === source) ?? 'operator', voidedMs: null, note: typeof note === 'string' ? note : null, spentMs: typeof spent_ms === 'number' ? spent_ms : null,
   }

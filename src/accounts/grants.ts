@@ -17,6 +17,7 @@ import type { ActingChain } from './acting-account.ts'
 import { fromGrantRecordId, grantRecordId, placedGrants, recurringId, toGrantDocument, toStoredGrant } from './grant-book.ts'
 import type { PlacedGrant, StoredGrant } from './grant-book.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
+import { LATEST_MS, toldInstant } from './latest-instant.ts'
 
 export interface NewGrant {
   readonly account: string
@@ -192,7 +193,7 @@ export class GrantChanges {
     const known = this.#directory.grantBooks.of(account)?.voids.get(id)
     if (known !== undefined) return { sinceMs: known.at_ms }
     const over = named.find((grant) => grant.id === id && grant.state === 'expired')
-    if (over !== undefined) throw new ChangeRefused('conflict', `the grant "${id}" expired at ${new Date(over.expiresMs ?? 0).toISOString()}`)
+    if (over !== undefined) throw new ChangeRefused('conflict', `the grant "${id}" expired at ${toldInstant(over.expiresMs ?? 0)}`)
     const ban: Ban = { at_ms: nowMs, by: who, reason }
     const recordId = grantRecordId(account, id)
     await this.#audit.note(who, 'grant.revoke', recordId, reason === null ? {} : { reason })
@@ -215,6 +216,7 @@ export class GrantChanges {
     if (note !== null && note.length > 256) throw new ChangeRefused('invalid', 'a note is 256 characters long at most')
     if (expiresMs !== null && expiresMs <= effectiveMs) throw new ChangeRefused('invalid', 'it expires before it is effective')
     if (expiresMs !== null && expiresMs <= nowMs) throw new ChangeRefused('invalid', 'it would already have expired')
+    if (Math.max(effectiveMs, expiresMs ?? 0) > LATEST_MS) throw new ChangeRefused('invalid', 'it would be effective or expire after the year 9999; without an expiry it never does')
     const all = listGrants(this.#directory, account, nowMs)
     const ofFile = all.find((each) => each.where === 'file' && (each.id === id || recurringId(each.id) === id))
     if (ofFile !== undefined) throw new ChangeRefused('conflict', `the grant "${id}" of "${account}" stands in a file: it is changed there; \`grants revoke\` works all the same`)

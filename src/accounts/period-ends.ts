@@ -15,6 +15,7 @@ import type { StoredGrant } from './grant-book.ts'
 import { limitsIn } from './grants.ts'
 import type { Breakage } from './grants.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
+import { LATEST_SECOND_MS } from './latest-instant.ts'
 
 type Document = Readonly<Record<string, unknown>>
 
@@ -298,7 +299,7 @@ function mostOf({ max }: Rollover, ceiling: number): number {
 /** From the period's end on. */
 function expiryOf(applied: AppliedLimit, { lasts }: Rollover, endMs: number): number | null {
   if (lasts === null) return null
-  if (lasts.kind === 'time') return endMs + lasts.ms
+  if (lasts.kind === 'time') return Math.min(endMs + lasts.ms, LATEST_SECOND_MS)
   let untilMs = endMs
   for (let count = 0; count < lasts.count; count++) {
     const period = periodOf(applied, untilMs)

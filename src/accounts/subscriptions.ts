@@ -10,6 +10,7 @@ import { recordKinds, toStoredSubscription, toSubscriptionDocument } from './acc
 import type { StoredSubscription } from './account-records.ts'
 import { planChangesOf } from './acting-account.ts'
 import type { StoredKeyDirectory } from './key-directory.ts'
+import { LATEST_MS, toldInstant } from './latest-instant.ts'
 
 type Writable<T> = { -readonly [K in keyof T]?: T[K] }
 
@@ -110,7 +111,7 @@ export class SubscriptionChanges {
       if (endMs === null) throw new ChangeRefused('conflict', 'it renews by itself')
       if (term === null) throw new ChangeRefused('conflict', 'it has no term to be renewed by; set a term, or a later end')
       const lastMs = lastServedMs(known) ?? endMs
-      if (this.#clock.nowMs() >= lastMs) throw new ChangeRefused('conflict', `it is over since ${new Date(lastMs).toISOString()}: set a new start and end`)
+      if (this.#clock.nowMs() >= lastMs) throw new ChangeRefused('conflict', `it is over since ${toldInstant(lastMs)}: set a new start and end`)
       return { ...known, endMs: nextBoundary(trialEndMs ?? startMs, timeZone, term, endMs) }
     })
   }
@@ -154,7 +155,7 @@ export class SubscriptionChanges {
         return known
       }
       this.#mustMatch(known, intent, account)
-      const subscription = next(known?.subscription ?? null)
+      const subscription = refusing(endingInTime(next(known?.subscription ?? null)))
       if (known !== undefined && changeId === undefined && sameSubscription(known.subscription, subscription)) return known
       const revision = (known?.revision ?? 0) + 1
       const atMs = this.#clock.nowMs()
@@ -213,6 +214,15 @@ function nextBoundary(baseMs: number, timeZone: string, term: NonNullable<Subscr
 function refusing(made: Subscription | string): Subscription {
   if (typeof made === 'string') throw new ChangeRefused('invalid', `the subscription cannot be so: ${made}`)
   return made
+}
+
+/** A sentence when an instant of it could not be told. */
+function endingInTime(made: Subscription): Subscription | string {
+  const { startMs, trialEndMs, endMs, term, timeZone, suspended, plans } = made
+  // One that renews has no end, but terms that have.
+  const firstEndMs = term === null || endMs !== null ? null : lengthsAfter(trialEndMs ?? startMs, timeZone, term, 1)
+  const instants = [startMs, firstEndMs, lastServedMs(made), suspended?.fromMs, suspended?.untilMs, plans.at(-1)?.fromMs]
+  return Math.max(...instants.map((each) => each ?? 0)) > LATEST_MS ? 'it would reach beyond the year 9999' : made
 }
 
 function sameSubscription(one: Subscription, other: Subscription): boolean {

@@ -50,6 +50,8 @@ export interface RunningAdminServer {
 const bodyBytesMax = 64 * 1024
 /** On what a page asks by itself. */
 const UNATTENDED = 'x-tallygate-unattended'
+/** What proxies add: each of them is enough. */
+const ofProxies = /^(?:via|forwarded|x-forwarded-.+|x-real-ip|x-client-ip|true-client-ip|cf-connecting-ip)$/
 const plainHeaders = {
   'cache-control': 'no-store', 'x-content-type-options': 'nosniff', 'x-frame-options': 'DENY', 'referrer-policy': 'no-referrer',
   'cross-origin-resource-policy': 'same-origin', 'cross-origin-opener-policy': 'same-origin',
@@ -166,7 +168,7 @@ async function callerOf(request: IncomingMessage, credentials: Credentials, brak
 function headOf({ socket, method, headers }: IncomingMessage): AdminHead {
   return {
     address: socket.remoteAddress ?? '', host: headers.host, origin: headers.origin, fetchSite: textHeader(headers['sec-fetch-site']), authorization: headers.authorization, cookie: headers.cookie,
-    proxied: headers['x-forwarded-for'] !== undefined || headers['forwarded'] !== undefined, reads: method === 'GET' || method === 'HEAD', attended: headers[UNATTENDED] === undefined,
+    proxied: Object.keys(headers).some((name) => ofProxies.test(name)), reads: method === 'GET' || method === 'HEAD', attended: headers[UNATTENDED] === undefined,
   }
 }
 

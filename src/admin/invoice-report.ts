@@ -1,5 +1,6 @@
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
 import { planChangesOf } from '../accounts/acting-account.ts'
+import { LATEST_MS } from '../accounts/latest-instant.ts'
 import { paidLimitOf } from '../accounts/paid-grants.ts'
 import type { EventHistory } from '../archive/history.ts'
 import type { Clock } from '../clock.ts'
@@ -51,6 +52,7 @@ export async function previewInvoice(parts: Parts, question: InvoiceQuestion): P
   const nowMs = clock.nowMs()
   const billed = [account, ...(question.withChildren ? accountsUnder(directory, account.id) : [])]
   const periods = billed.map(({ calendar }) => periodNamed(question.period, calendar, nowMs))
+  if (periods.some(({ endMs }) => endMs > LATEST_MS)) throw new Problem(422, 'period: it ends after the year 9999')
   const previews = new Map(billed.map((each, index) => [each.id, previewOf(parts, each, periods[index] as Period)]))
   const fromMs = Math.min(...periods.map(({ startMs }) => startMs))
   const knownMs = await knownSinceMs(parts, nowMs)

@@ -7,6 +7,7 @@ import type { AdminToken } from './admin-caller.ts'
 const IDLE_MS = 8 * 3_600_000
 /** Or when it has lasted so long, used or not. */
 const LIFE_MS = 24 * 3_600_000
+const PER_TOKEN_MAX = 50
 const SESSIONS_MAX = 1_000
 const ID_BYTES = 32
 export const SESSION_COOKIE = 'tallygate_session'
@@ -36,8 +37,7 @@ export class Sessions {
   begin(token: AdminToken): string {
     const id = Buffer.from(this.#random.bytes(ID_BYTES)).toString('base64url')
     const nowMs = this.#clock.nowMs()
-    const oldest = this.#open.keys().next()
-    if (this.#open.size >= SESSIONS_MAX && oldest.done !== true) this.#open.delete(oldest.value)
+    this.#makeRoom(token)
     this.#open.set(hash('sha256', id), { token, beganMs: nowMs, usedMs: nowMs })
     return id
   }
@@ -63,6 +63,20 @@ export class Sessions {
 
   end(id: string): void {
     this.#open.delete(hash('sha256', id))
+  }
+
+  /** Whoever logs in often ends sessions of his own token, and nobody else's; where there are too many of all, of the token that has most. */
+  #makeRoom(token: AdminToken): void {
+    const byToken = new Map<string, string[]>()
+    for (const [key, session] of this.#open) {
+      const keys = byToken.get(session.token.hash)
+      if (keys === undefined) byToken.set(session.token.hash, [key])
+      else keys.push(key)
+    }
+    const own = byToken.get(token.hash) ?? []
+    const most = [...byToken.values()].reduce((longest, keys) => (keys.length > longest.length ? keys : longest), own)
+    const [oldest] = own.length >= PER_TOKEN_MAX ? own : this.#open.size >= SESSIONS_MAX ? most : []
+    if (oldest !== undefined) this.#open.delete(oldest)
   }
 }
 

@@ -37,6 +37,8 @@ export class LiveFeed {
   readonly #seconds: Second[] = [emptySecond()]
   readonly #open = new Map<string, { readonly atMs: number; readonly open: number; readonly streams: number }>()
   readonly #listeners = new Set<() => void>()
+  /** For each who watches, whether he is gone. */
+  readonly #watchers = new Set<() => boolean>()
   #figures: LiveFigures
   #stop: (() => void) | null = null
 
@@ -82,8 +84,13 @@ export class LiveFeed {
     })
   }
 
-  get watchers(): number {
-    return this.#listeners.size
+  /** Lets one more watch, until he calls what this gives, or is gone: not all that are let in ever begin. null: `max` watch already. */
+  admit(max: number, gone: () => boolean): (() => void) | null {
+    for (const isGone of this.#watchers) if (isGone()) this.#watchers.delete(isGone)
+    if (this.#watchers.size >= max) return null
+    const isGone = (): boolean => gone()
+    this.#watchers.add(isGone)
+    return () => { this.#watchers.delete(isGone) }
   }
 
   #turn(): void {

@@ -1,6 +1,7 @@
 import { request as httpRequest } from 'node:http'
 import type { IncomingHttpHeaders } from 'node:http'
 import t from 'tap'
+import { recordKinds } from '../../src/accounts/account-records.ts'
 import { AccountChanges } from '../../src/accounts/account-changes.ts'
 import { GrantChanges } from '../../src/accounts/grants.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
@@ -109,6 +110,15 @@ t.test('without tokens nobody from elsewhere is answered', async (t) => {
   for (const address of ['127.0.0.1', '::1', '::ffff:127.0.0.1']) t.match(adminCaller({ ...head, address }, none), { name: 'local', role: 'admin', by: 'machine' })
   for (const address of ['10.0.0.5', '::ffff:10.0.0.5', '2001:db8::1', '']) t.throws(() => adminCaller({ ...head, address }, none), { name: 'Problem', status: 403 }, address)
   t.throws(() => adminCaller({ ...head, address: '127.0.0.1', proxied: true }, none), { name: 'Problem', status: 403 }, 'a proxy on this machine speaks for others')
+})
+
+t.test('without tokens nobody is answered through a proxy, whatever of it the proxy adds', async (t) => {
+  const { ask } = await open(t)
+  const names = ['via', 'forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-forwarded-server', 'x-forwarded-port', 'x-real-ip', 'x-client-ip', 'true-client-ip', 'cf-connecting-ip']
+  for (const name of names) t.match(await ask('GET', '/api/v1/keys', { headers: { host: 'localhost', [name]: '1.2.3.4' } }), { status: 403, json: { detail: /through a proxy/ } }, name)
+  t.equal((await ask('GET', '/api/v1/keys', { headers: { host: 'localhost', 'x-request-id': 'via-nobody' } })).status, 200)
+  const { ask: askWithToken } = await open(t, { tokens })
+  t.equal((await askWithToken('GET', '/api/v1/keys', { secret: opsSecret, headers: { via: '1.1 proxy', 'x-forwarded-host': 'gate.example' } })).status, 200, 'with a token a proxy is nothing special')
 })
 
 t.test('W3: a page of another site can make a browser ask for nothing', async (t) => {
@@ -253,6 +263,53 @@ t.test('a key is made, rotated, revoked and restored; its secret is told once an
   t.same((audit.json['changes'] as { who: string; action: string }[]).map(({ who, action }) => `${who} ${action}`).sort(),
     ['ops key.create', 'ops key.lift', 'ops key.revoke', 'ops key.rotate'])
   for (const { text } of [list, audit]) t.same(canariesIn(text), [])
+})
+
+const farDurations = ['99999999d', '104249991d']
+const farInstant = '9999-12-31T23:59:59-23:59'
+
+t.test('what would lie after the year 9999 is refused before anything is stored', async (t) => {
+  const { ask, records } = await open(t, { tokens })
+  const secret = opsSecret
+  const refused: [string, object][] = [
+    ...farDurations.flatMap((far): [string, object][] => [['keys', { account: 'acme', id: 'far', expires_in: far }], ['keys/dev/rotate', { grace: far }]]),
+    ['keys', { account: 'acme', id: 'far', expires_at: farInstant }],
+    ['subscriptions/acme', { kind: 'term', end: '9999-12-31', grace: '7d' }], ['subscriptions/acme', { kind: 'term', end: farInstant }], ['subscriptions/acme', { kind: 'perpetual', suspended_from: '2026-01-01', suspended_until: farInstant }],
+    ['subscriptions/acme', { kind: 'term', start: '9000-01-01', term: '1200 years' }], ['subscriptions/acme', { kind: 'term', start: '9000-01-01', term: '1200 years', renewal: 'none' }],
+  ]
+  for (const [path, body] of refused) {
+    t.match(await ask('POST', `/api/v1/${path}`, { secret, body }), { status: 422, json: { detail: /after the year 9999|beyond the year 9999/ } }, `${path} ${JSON.stringify(body)}`)
+  }
+  t.equal(records.writes, 0)
+  t.match(await ask('POST', '/api/v1/keys', { secret, body: { account: 'acme', id: 'last', expires_at: '9999-12-31T23:59:59.999Z' } }), { status: 201, json: { key: { expires_at: '9999-12-31T23:59:59.999Z' } } })
+  t.match(await ask('POST', '/api/v1/keys/dev/rotate', { secret, body: { grace: '36500d' } }), { status: 200 })
+  t.match(await ask('GET', '/api/v1/invoices/acme?period=9999-12-31', { secret }), { status: 422 })
+})
+
+t.test('what an older version has stored of later instants is shown as the last there is', async (t) => {
+  const { ask, records } = await open(t, { tokens })
+  const secret = viewSecret
+  await records.put(recordKinds.key, 'far', { hash: hashOfSecret('far'), account: 'acme', plan: null, expires_ms: 8_999_999_999_999_999, created_ms: 0, created_by: 'ops' })
+  await records.put(recordKinds.rotation, 'dev', { hash: hashOfSecret('new'), previous: [{ hash: hashOfSecret(callerSecret), until_ms: 8_999_999_999_999_999 }], at_ms: 0, by: 'ops', change: 'again' })
+  await records.put(recordKinds.grant, 'acme/far', { limit: 'daily', meter: 'total_tokens', amount: 5, effective_ms: 0, expires_ms: 8_999_999_999_999_999, created_ms: 0, created_by: 'rollover', source: 'rollover', note: null })
+  const last = '9999-12-31T23:59:59.999Z'
+  t.match((await ask('GET', '/api/v1/keys', { secret })).json['keys'], [{ id: 'dev', grace_until: last }, { id: 'far', state: 'active', expires_at: last }])
+  t.match(await ask('GET', '/api/v1/keys/far', { secret }), { status: 200 })
+  t.match((await ask('GET', '/api/v1/accounts/acme', { secret })).json['keys'], [{ id: 'dev' }, { id: 'far', expires_at: last }])
+  t.match((await ask('GET', '/api/v1/grants', { secret })).json['grants'], [{ id: 'far', expires_at: '9999-12-31T23:59:59.000Z' }])
+  t.match(await ask('POST', '/api/v1/keys/dev/rotate', { secret: opsSecret, body: { change: 'again' } }), { status: 200, json: { secret: null, grace_until: last } })
+})
+
+t.test('how long ago reaches back to 1970 and no further', async (t) => {
+  const { ask } = await open(t, { tokens })
+  const secret = opsSecret
+  const first = '1970-01-01T00:00:00.000Z'
+  for (const since of [...farDurations, '0100-01-01']) {
+    t.match(await ask('POST', '/api/v1/events/replay', { secret, body: { sink: 'file', since } }), { status: 200, json: { since: first } }, since)
+    for (const path of ['usage', 'usage/focus']) t.match(await ask('GET', `/api/v1/${path}?from=${since}`, { secret }), { status: 200, json: { from: first } }, `${path} ${since}`)
+    for (const path of ['events', 'notices']) t.equal((await ask('GET', `/api/v1/${path}?since=${since}`, { secret })).status, 200, `${path} ${since}`)
+  }
+  for (const path of ['usage?to', 'usage/focus?to', 'events?since', 'notices?since']) t.match(await ask('GET', `/api/v1/${path}=${farInstant}`, { secret }), { status: 422, json: { detail: /after the year 9999/ } }, path)
 })
 
 t.test('a refused reload answers with every mistake', async (t) => {

@@ -89,7 +89,7 @@ t.test('hostile names come out as they are, bounded, and separate nothing', asyn
   await rollups.count([{ id: 'hostile', position: '000000000009999', increment: incrementOf({ ...events[0]!, data: { ...events[0]!.data, model: hostile + 'x'.repeat(10_000) } }) }], await rollups.generation())
   const { rows } = await ask('/api/v1/analytics/usage', { from: '7d', by: 'model' })
   const found = rows.find(({ model }) => String(model).startsWith('<img'))
-  t.match(found?.['model'], /^<img src=x onerror=alert\(1\)>=1\+1x+$/)
+  t.match(found?.['model'], /^<img src=x onerror=alert\(1\)>\ufffd\ufffd=1\+1\ufffdx+$/)
   t.equal(String(found?.['model']).length, 128)
   const call: RefusedCall = { id: 'x', atMs: nowMs, account: 'acme', key: 'k', limit: null, reason: 'feature_unavailable', model: hostile.repeat(100), ceiling: null, used: null, remaining: null, resetsAt: null }
   analytics.traffic.refused('feature_unavailable', call)
@@ -106,4 +106,35 @@ t.test('what was counted is told while the store is away', async (t) => {
   outbox.lag = lag
   t.equal(answer['complete_until'], null)
   t.ok(sum(answer.rows, 'events') >= all)
+})
+
+t.test('times are told as RFC 3339 can, however far off they are asked for', async (t) => {
+  for (const path of ['/api/v1/analytics/usage', '/api/v1/analytics/refusals']) {
+    for (const from of ['104249991d', '99999999d', '0100-01-01']) t.match(await ask(path, { from }), { from: '1970-01-01T00:00:00Z' }, `${path} from ${from}`)
+    for (const unit of ['minute', 'hour', 'day', 'month', 'auto']) t.match(await ask(path, { to: '9999-12-31', unit }), { to: /^(9999-12-31|9999-12-31T23:59:59Z$)/ }, `${path} by ${unit}`)
+    t.equal((await ask(path, { to: '9999-12-31', unit: 'month' }))['to'], '9999-12-31T23:59:59Z')
+    await t.rejects(ask(path, { to: '9999-12-31T23:59:59-23:59' }), { name: 'Problem', status: 422 })
+  }
+})
+
+t.test('64 watch at a time, counted from when they are let in until they end or are gone', async (t) => {
+  const route = analyticsRoutes.find(({ path }) => path === '/api/v1/live')!
+  const watch = (gone = () => false): AsyncGenerator<unknown> | null => {
+    try {
+      return route.handle({ params: {}, query: {}, body: {}, who: 'me', gone }, parts) as AsyncGenerator<unknown>
+    } catch (error) {
+      t.match(error, { name: 'Problem', status: 503 })
+      return null
+    }
+  }
+  const left = new Set<unknown>()
+  const many = Array.from({ length: 300 }, (_each, i) => watch(() => left.has(i)))
+  const admitted = many.filter((each) => each !== null)
+  t.equal(admitted.length, 64)
+  for (const each of admitted.slice(0, 10)) await each.next()
+  t.equal(watch(), null, 'also while they are told something')
+  for (const each of admitted.slice(0, 10)) await each.return(undefined)
+  t.equal(Array.from({ length: 20 }, () => watch()).filter((each) => each !== null).length, 10, 'who ends makes room')
+  for (let i = 10; i < 15; i++) left.add(i)
+  t.equal(Array.from({ length: 20 }, () => watch()).filter((each) => each !== null).length, 5, 'as does who was gone before it began')
 })

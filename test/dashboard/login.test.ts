@@ -4,6 +4,7 @@ import t from 'tap'
 import { hashOfSecret } from '../../src/accounts/secret.ts'
 import { startAdminServer } from '../../src/admin/admin-server.ts'
 import type { AdminParts } from '../../src/admin/route.ts'
+import { Sessions } from '../../src/admin/session.ts'
 import { systemClock, withTime } from '../../src/clock.ts'
 import { Dashboard } from '../../src/dashboard/dashboard.ts'
 import { silentLog } from '../../src/log.ts'
@@ -155,6 +156,30 @@ t.test('a session ends when it is not used, after a day, and with its token', as
   t.same([await status(ops), await status(view)], [401, 200], 'a token that is taken away takes its sessions along')
   tokens.splice(0, 1, { name: 'view', hash: hashOfSecret(secrets.view), role: 'admin' as unknown as 'viewer' })
   t.match((await ask('GET', '/api/v1/session', { cookie: view })).json, { role: 'admin' }, 'a role is what it is now')
+})
+
+t.test('who logs in often ends sessions of his own token only', async (t) => {
+  const { ask, logIn } = await open(t)
+  const status = async (cookie: string): Promise<number> => (await ask('GET', '/api/v1/plans', { cookie })).status
+  const admin = await logIn(secrets.ops)
+  const first = await logIn(secrets.view)
+  const second = await logIn(secrets.view)
+  for (let n = 2; n < 50; n += 1) await logIn(secrets.view)
+  t.equal(await status(first), 200, 'fifty are kept, and this one was used last')
+  await logIn(secrets.view)
+  t.same([await status(first), await status(second)], [200, 401], 'the one that was used longest ago has ended')
+  for (let n = 0; n < 1_000; n += 1) await logIn(secrets.view)
+  t.same([await status(first), await status(admin)], [401, 200])
+})
+
+t.test('sessions are bounded over all tokens: the token that has most gives one up', async (t) => {
+  const sessions = new Sessions(systemClock, systemRandom)
+  const tokens = Array.from({ length: 40 }, (_each, n) => ({ name: `t${n}`, hash: hashOfSecret(`t${n}`), role: 'viewer' as const }))
+  const rare = sessions.begin(tokens[0]!)
+  const ids = tokens.slice(1).flatMap((token) => Array.from({ length: 50 }, () => sessions.begin(token)))
+  const isOpen = (id: string): boolean => sessions.find(id, tokens, { touch: false }) !== undefined
+  t.equal([rare, ...ids].filter(isOpen).length, 1_000)
+  t.ok(isOpen(rare))
 })
 
 t.test('W4: guessing is braked by address, and nobody is braked by what others say or guess', async (t) => {

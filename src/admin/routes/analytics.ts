@@ -1,3 +1,4 @@
+import { LATEST_SECOND_MS } from '../../accounts/latest-instant.ts'
 import { keptOf } from '../../analytics/analytics.ts'
 import { percentile } from '../../analytics/counts.ts'
 import type { Sum } from '../../analytics/counts.ts'
@@ -108,8 +109,9 @@ export const analyticsRoutes: readonly Route[] = [
     answer: 'at, requests_per_second, tokens_per_second, cost_per_second by currency, errors_per_second, refused_per_second, open, streams, refusals: by reason in the last minute, sinks: name, lag, dead; analytics_lag',
     handle({ gone }, parts) {
       if (parts.gateway === null) throw new Problem(409, 'no gateway runs here')
-      if (parts.analytics.live.watchers >= watchersMax) throw new Problem(503, `${watchersMax} others watch already`)
-      return liveSeconds(parts, gone)
+      const leave = parts.analytics.live.admit(watchersMax, gone)
+      if (leave === null) throw new Problem(503, `${watchersMax} others watch already`)
+      return liveSeconds(parts, gone, leave)
     },
   },
 ]
@@ -192,7 +194,8 @@ function spanOf(query: Asked['query'], kept: Kept, nowMs: number): Span {
 }
 
 function spanText({ unit, fromMs, untilMs }: Span): { unit: Unit; from: string; to: string } {
-  return { unit, from: instant(fromMs), to: instant(untilMs) }
+  // The last bucket of all ends where no instant can be told any more.
+  return { unit, from: instant(fromMs), to: instant(Math.min(untilMs, LATEST_SECOND_MS)) }
 }
 
 function toUsageDocument({ fromMs, by, counts, costs }: Omit<UsageRow, 'counts'> & { counts: UsageRow['counts'] | null }, latencies: boolean): { from?: string } & Record<string, unknown> {
@@ -224,9 +227,9 @@ function largest(rows: readonly RefusalRow[], by: readonly RefusalDimension[], t
 async function statusOf({ analytics, config }: AdminParts): Promise<Record<string, unknown>> {
   const kept = keptOf(config().analytics)
   if (kept === null) return { state: 'off', behind: null, complete_until: null, kept: null, rebuild: null, missed: 0 }
-  const { failure, rebuild, behind, missed, completeUntilMs } = await analytics.status()
+  const { failure, rebuild, isNew, behind, missed, completeUntilMs } = await analytics.status()
   return {
-    state: rebuild !== null ? 'rebuilding' : failure !== null ? 'failing' : behind > behindMax ? 'behind' : 'current',
+    state: rebuild !== null || (isNew && failure === null) ? 'rebuilding' : failure !== null ? 'failing' : behind > behindMax ? 'behind' : 'current',
     behind, complete_until: completeUntilMs === null ? null : toInstant(completeUntilMs), kept: Object.fromEntries(UNITS.map((unit) => [unit, lengthText(kept[unit])])),
     rebuild: rebuild === null ? null : { started_at: toInstant(rebuild.startedMs), archived: rebuild.archived }, missed, failure,
   }
@@ -246,12 +249,16 @@ interface SinkLook {
 
 const sinksEveryMs = 2_000
 
-async function* liveSeconds(parts: AdminParts, gone: () => boolean): AsyncGenerator<unknown> {
+async function* liveSeconds(parts: AdminParts, gone: () => boolean, leave: () => void): AsyncGenerator<unknown> {
   const { live } = parts.analytics
   const sinks = new SinkStates(parts)
-  do {
-    yield { ...toLiveDocument(live.figures), ...await sinks.look() }
-  } while (await live.next(gone))
+  try {
+    do {
+      yield { ...toLiveDocument(live.figures), ...await sinks.look() }
+    } while (await live.next(gone))
+  } finally {
+    leave()
+  }
 }
 
 /** Looked at every other second: who watches must not load the store. */

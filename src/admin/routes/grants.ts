@@ -1,12 +1,13 @@
 import type { Breakage, GrantChanges, GrantStanding } from '../../accounts/grants.ts'
+import { toldInstant } from '../../accounts/latest-instant.ts'
 import { amountOf } from '../../config/limit-rules.ts'
-import { momentOf } from '../../config/scalars.ts'
 import { looseText } from '../../config/yaml.ts'
 import { meterScale } from '../../metering/meter.ts'
 import type { Meter } from '../../metering/meter.ts'
 import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Field, Fields, Route } from '../route.ts'
+import { toMomentMs } from '../when.ts'
 
 const moment = (about: string): Field => ({ type: 'string', about: `${about}: a day such as 2027-01-15, by the account's time zone, or an instant` })
 const ofAccount: Fields = { account: { type: 'string', about: 'of this account alone' } }
@@ -57,7 +58,7 @@ async function addGrant({ body, who }: Asked, { grants, directory }: AdminParts)
   const [effective, expires, priority] = [textOf(body, 'effective'), textOf(body, 'expires'), body['priority']]
   const made = await grants.add({
     account, limit: limit.name, amount: amount.value, id: textOf(body, 'id') ?? undefined, priority: typeof priority === 'number' ? priority : undefined,
-    effectiveMs: effective === null ? undefined : momentIn(effective, 'effective', zone), expiresMs: expires === null ? null : momentIn(expires, 'expires', zone),
+    effectiveMs: effective === null ? undefined : toMomentMs(effective, 'effective', zone), expiresMs: expires === null ? null : toMomentMs(expires, 'expires', zone),
     source: textOf(body, 'source') === 'purchase' ? 'purchase' : 'operator', note: textOf(body, 'note'),
   }, who)
   return toDocument(made, grants)
@@ -82,14 +83,8 @@ function scaleOf(meter: Meter | undefined): number {
   return meter === undefined ? 1 : meterScale(meter)
 }
 
-function momentIn(text: string, name: string, zone: string): number {
-  const answer = momentOf(text, zone)
-  if ('problem' in answer) throw new Problem(422, `${name}: ${answer.problem}`)
-  return answer.value
-}
-
 function instant(atMs: number | null): string | null {
-  return atMs === null ? null : new Date(atMs).toISOString()
+  return atMs === null ? null : toldInstant(atMs)
 }
 
 function textOf(values: Asked['body'], name: string): string | null {

@@ -1,4 +1,5 @@
 import { findKey, listKeys } from '../../accounts/account-overview.ts'
+import { toldInstant } from '../../accounts/latest-instant.ts'
 import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { Asked, Field, Route } from '../route.ts'
@@ -48,7 +49,7 @@ export const keyRoutes: readonly Route[] = [
     async handle({ params, body, who }, { directory, changes, clock }) {
       const id = params['id'] ?? ''
       const { secret, graceUntilMs } = await changes.rotateKey(id, toDurationMs(textOf(body, 'grace') ?? graceDefault, 'grace'), who, textOf(body, 'change') ?? undefined)
-      return { id, secret, ...(secret === null ? { told: toldBefore } : {}), grace_until: new Date(graceUntilMs).toISOString(), where: findKey(directory, id, clock.nowMs())?.where ?? 'store' }
+      return { id, secret, ...(secret === null ? { told: toldBefore } : {}), grace_until: toldInstant(graceUntilMs), where: findKey(directory, id, clock.nowMs())?.where ?? 'store' }
     },
   },
   {

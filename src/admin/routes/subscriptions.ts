@@ -1,10 +1,11 @@
+import { toldInstant } from '../../accounts/latest-instant.ts'
 import { findSubscription, listSubscriptions } from '../../accounts/subscriptions.ts'
 import type { SubscriptionOverview, SubscriptionWishes } from '../../accounts/subscriptions.ts'
-import { isTimeZone, momentOf, termOf, termText } from '../../config/scalars.ts'
+import { isTimeZone, termOf, termText } from '../../config/scalars.ts'
 import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Field, Fields, Route } from '../route.ts'
-import { toDurationMs } from '../when.ts'
+import { toDurationMs, toMomentMs } from '../when.ts'
 import { intentFields, intentOf } from './intent.ts'
 
 const none = 'none'
@@ -61,7 +62,7 @@ export const subscriptionRoutes: readonly Route[] = [
     async handle(asked, parts) {
       const account = asked.params['account'] ?? ''
       const at = textOf(asked.body, 'at')
-      const endMs = at === null ? null : at === 'now' ? parts.clock.nowMs() : momentIn(at, 'at', zoneOf(asked.body, account, parts))
+      const endMs = at === null ? null : at === 'now' ? parts.clock.nowMs() : toMomentMs(at, 'at', zoneOf(asked.body, account, parts))
       await parts.subscriptions.cancel(account, endMs, intentOf(asked))
       return subscriptionOf(account, parts)
     },
@@ -98,7 +99,7 @@ function toDocument({ account, subscription, revision, hidden, standing, plans, 
 }
 
 function instant(atMs: number | null): string | null {
-  return atMs === null ? null : new Date(atMs).toISOString()
+  return atMs === null ? null : toldInstant(atMs)
 }
 
 /** By whose clock days are meant. */
@@ -113,7 +114,7 @@ function wishesOf(body: Asked['body'], zone: string): SubscriptionWishes {
   const text = (name: string): string | null => textOf(body, name)
   const at = (name: string): number | null | undefined => {
     const given = text(name)
-    return given === null ? undefined : given === none ? null : momentIn(given, name, zone)
+    return given === null ? undefined : given === none ? null : toMomentMs(given, name, zone)
   }
   const start = at('start')
   const [trialEnd, end, from, until, planFrom] = [at('trial_end'), at('end'), at('suspended_from'), at('suspended_until'), at('plan_from')]
@@ -140,12 +141,6 @@ function wishesOf(body: Asked['body'], zone: string): SubscriptionWishes {
   if (plan === null && (planFrom !== undefined || proration !== null)) throw new Problem(422, `${proration === null ? 'plan_from' : 'proration'}: give plan too`)
   if (plan !== null) wishes.plan = { name: plan, fromMs: planFrom ?? null, proration: proration === none || proration === 'by_day' ? proration : null }
   return wishes
-}
-
-function momentIn(text: string, name: string, zone: string): number {
-  const answer = momentOf(text, zone)
-  if ('problem' in answer) throw new Problem(422, `${name}: ${answer.problem}`)
-  return answer.value
 }
 
 function termIn(text: string): { readonly unit: 'day' | 'month' | 'year'; readonly count: number } {
