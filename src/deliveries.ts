@@ -240,8 +240,8 @@ export class Deliveries {
    */
   async replay(config: SinkConfig, holder: string, sinceMs: number, history: EventHistory): Promise<Replayed> {
     const { outbox, records, clock, log } = this.#parts
-    // Whatever comes again is sent only where its receiver still knows its id.
-    if (kindOf(config).contract.dedupWindowMs !== 'forever') await markReplay(records, config.name, clock.nowMs())
+    // Whatever comes again is sent only where its receiver still knows its id, and nothing of it counts as told.
+    await markReplay(records, config.name, clock.nowMs())
     const untilMs = config.name === ARCHIVE ? null : await history.archivedUntil(sinceMs)
     if (untilMs === null) {
       await outbox.rewind(config.name, await outbox.positionAt(sinceMs))

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { assert } from '../assert.ts'
 import type { Clock } from '../clock.ts'
 import type { Metrics } from '../metrics.ts'
@@ -10,6 +11,9 @@ export const attemptKind = 'attempt'
 
 type Document = Readonly<Record<string, unknown>>
 
+/** What is left to be told of an event of which something was told, by the name of the rule: since when that may have been booked; null: it is known not to be. */
+type Left = Readonly<Record<string, number | null>>
+
 /** A record on its way, with what is known of it. */
 export interface Item {
   readonly record: SinkRecord
@@ -17,7 +21,7 @@ export interface Item {
   readonly rule: string
   /** What it is marked by: the id of its event, or its own where it is a sum. */
   readonly mark: string
-  /** When it was first sent without an answer, ms; null: it is known not to have been booked. */
+  /** When it was first sent without an answer, or accepted, ms; null: it is known not to have been booked. */
   sinceMs: number | null
   /** `held`: it is too late to send it again, and nobody knows whether it was booked. */
   state: 'waiting' | 'accepted' | 'refused' | 'held'
@@ -34,6 +38,8 @@ export interface AttemptsParts {
   readonly metrics: Metrics
   /** What marks are kept under: the sink's name, and what it does beside its loop. */
   readonly markedAs: string
+  /** What is accepted before its turn is remembered by rule, whatever the receiver's memory: so a restart, or other rules, do not tell it again. */
+  readonly remembers?: boolean
 }
 
 /** The longest that a receiver's memory of ids is trusted less than it is said to last. */
@@ -56,6 +62,11 @@ export class Attempts {
   /** As the store has it; undefined: nothing. */
   #document: Document | undefined
   #marks: Readonly<Record<string, number>> = {}
+  /** As the store has it, by the same name as marks. */
+  #told: Readonly<Record<string, Left>> = {}
+  /** What was loaded and has not been asked for yet: not to be forgotten. */
+  #unreadMarks = new Map<string, number>()
+  #unreadTold = new Map<string, Left>()
   /** Of what was settled before this, each record may have been delivered then. */
   #replayMs = 0
 
@@ -69,10 +80,25 @@ export class Attempts {
 
   /** Reads what others have left. */
   async load(): Promise<void> {
-    if (!this.#forgets) return
-    this.#document = await this.#parts.records?.get(attemptKind, this.#parts.markedAs)
+    const { records, markedAs, remembers = false } = this.#parts
+    if (!this.#forgets && !remembers) return
+    this.#document = await records?.get(attemptKind, markedAs)
     this.#marks = this.#document?.['marks'] as Record<string, number> | undefined ?? {}
+    this.#told = this.#document?.['told'] as Record<string, Left> | undefined ?? {}
+    this.#unreadMarks = new Map(remembers ? Object.entries(this.#marks) : [])
+    this.#unreadTold = new Map(Object.entries(this.#told))
     this.#replayMs = Number(this.#document?.['replay_ms'] ?? 0)
+  }
+
+  /** Nothing waits any more: what was left of others concerns nobody. */
+  forget(): void {
+    this.#unreadMarks.clear()
+    this.#unreadTold.clear()
+  }
+
+  /** Something of it was told before. */
+  wasTold(mark: string): boolean {
+    return Object.hasOwn(this.#told, mark)
   }
 
   /** `settledMs`: when what it tells was settled. */
@@ -82,64 +108,120 @@ export class Attempts {
       if (Object.hasOwn(this.#marks, mark)) sinceMs = this.#marks[mark] ?? null
       else if (settledMs < this.#replayMs) sinceMs = settledMs
     }
-    return { record, rule, mark, sinceMs, state: 'waiting', reason: null }
+    const left = Object.hasOwn(this.#told, mark) ? this.#told[mark] : undefined
+    const isLeft = left === undefined || Object.hasOwn(left, rule)
+    return { record, rule, mark, sinceMs: left?.[rule] ?? sinceMs, state: isLeft ? 'waiting' : 'accepted', reason: null }
   }
 
   /**
-   * Sends those of `items` that wait and may be sent, and notes on each what became of it. `others`: marked before, and not to be forgotten.
+   * The records of an event by the rules of now. Where others told a part of it, and what they left has no rule any more, nobody knows which of these it is: those
+   * are held.
+   */
+  items(records: readonly SinkRecord[], ruleOf: (record: SinkRecord) => string, mark: string, settledMs: number): readonly Item[] {
+    const items = records.map((record) => this.item(record, ruleOf(record), mark, settledMs))
+    const left = this.wasTold(mark) ? Object.keys(this.#told[mark] ?? {}) : []
+    if (!left.every((rule) => items.some((item) => item.rule === rule))) for (const item of items) if (item.state === 'accepted') hold(item, 'a part of the event was told by other rules, and the rest has no rule any more', settledMs)
+    this.#unreadMarks.delete(mark)
+    this.#unreadTold.delete(mark)
+    return items
+  }
+
+  /**
+   * Sends those of `items` that wait and may be sent, and notes on each what became of it. `besides`: marked before, and not to be forgotten.
    * Why something is left to be sent; null: nothing is. Rejects with StaleFence when another has taken over.
    */
-  async send(items: readonly Item[], options: SendOptions, others: Iterable<Item> = []): Promise<Error | null> {
+  async send(items: readonly Item[], options: SendOptions, besides: Iterable<Item> = []): Promise<Error | null> {
     const nowMs = this.#parts.clock.nowMs()
+    const all = new Set([...items, ...besides])
     const sendable = items.filter((item) => item.state === 'waiting' && this.#mayBeSent(item, nowMs))
     if (sendable.length === 0) return null
-    if (this.#forgets) await this.#mark(sendable, others, nowMs)
+    if (this.#forgets) await this.#mark(sendable, all, nowMs)
     const { verdicts, failure } = await this.#sender.send(sendable.map(({ record }) => record), options)
     let known = 0
     for (const item of sendable) {
       const verdict = verdicts.get(item.record.id)
-      if (verdict?.is === 'accepted') item.state = 'accepted'
-      else if (verdict?.is === 'refused') this.#refuse(item, verdict.reason)
+      if (verdict?.is === 'accepted') {
+        item.state = 'accepted'
+        item.sinceMs ??= nowMs
+      } else if (verdict?.is === 'refused') this.#refuse(item, verdict.reason)
       else if (verdict?.is === 'unknown') item.sinceMs ??= nowMs
       else if (item.sinceMs === null) known += 1
     }
     // What is known not to have been booked is not to be taken for anything else after a crash.
-    if (this.#forgets && known > 0) await this.#mark([], [...sendable, ...others], nowMs)
+    if (this.#forgets && known > 0) await this.#write(this.#marksOf([], all, nowMs), this.#toldOf(all))
     return failure
+  }
+
+  /** Makes durable what is known of these and of nothing else: what is done needs no mark. */
+  async keep(items: Iterable<Item>): Promise<void> {
+    const { remembers = false, clock } = this.#parts
+    if (!this.#forgets && !remembers) return
+    const all = new Set(items)
+    const marks = this.#forgets ? this.#marksOf([], all, clock.nowMs()) : {}
+    const told = this.#toldOf(all)
+    // Marks of what is done are gone with the next ones that are made.
+    if (isDeepStrictEqual(told, this.#told) && (remembers || isDeepStrictEqual(marks, this.#marks))) return
+    await this.#write(marks, told)
   }
 
   #mayBeSent(item: Item, nowMs: number): boolean {
     const { oldestMs, newestMs, corrections } = this.#parts.contract
     const { record } = item
     if (item.sinceMs !== null && nowMs - item.sinceMs >= this.#safeMs) {
-      item.state = 'held'
-      item.reason = 'it was sent without an answer, and the receiver may have forgotten it by now'
+      hold(item, 'it was sent without an answer, and the receiver may have forgotten it by now')
     } else if (oldestMs !== null && nowMs - record.timeMs > oldestMs) this.#refuse(item, `it is older than the receiver takes: ${days(oldestMs)}`)
     else if (newestMs !== null && record.timeMs - nowMs > newestMs) this.#refuse(item, 'its time is further ahead of ours than the receiver takes')
     else if (corrections === 'none' && record.is === 'meter' && record.value.startsWith('-')) this.#refuse(item, 'it is negative, and the receiver takes nothing back')
     return item.state === 'waiting'
   }
 
+  /** What may have been booked is not refused for good: an operator would have it sent again. */
   #refuse(item: Item, reason: string): void {
+    if (item.sinceMs !== null) return hold(item, `it was sent before without an answer, and then refused: ${reason}`)
     item.state = 'refused'
     item.reason = reason
     this.#parts.metrics.refusedRecords.inc({ sink: this.#parts.name })
   }
 
-  async #mark(sendable: readonly Item[], others: Iterable<Item>, nowMs: number): Promise<void> {
-    const { records, name, markedAs } = this.#parts
-    const marks: Record<string, number> = {}
+  async #mark(sendable: readonly Item[], all: Iterable<Item>, nowMs: number): Promise<void> {
+    const marks = this.#marksOf(sendable, all, nowMs)
+    if (Object.entries(marks).every(([mark, ms]) => Object.hasOwn(this.#marks, mark) && (this.#marks[mark] ?? Infinity) <= ms)) return
+    await this.#write(marks, this.#toldOf(all))
+  }
+
+  #marksOf(sendable: readonly Item[], all: Iterable<Item>, nowMs: number): Record<string, number> {
+    const marks = Object.fromEntries(this.#unreadMarks)
     const earliest = (mark: string, ms: number): void => {
       marks[mark] = Object.hasOwn(marks, mark) ? Math.min(marks[mark] ?? ms, ms) : ms
     }
-    for (const { state, sinceMs, mark } of others) if (state === 'waiting' && sinceMs !== null) earliest(mark, sinceMs)
+    for (const { state, sinceMs, mark } of all) if ((state === 'waiting' || (state === 'accepted' && this.#parts.remembers !== true)) && sinceMs !== null) earliest(mark, sinceMs)
     for (const { sinceMs, mark } of sendable) earliest(mark, sinceMs ?? nowMs)
-    if (sendable.length > 0 && Object.entries(marks).every(([mark, ms]) => Object.hasOwn(this.#marks, mark) && (this.#marks[mark] ?? Infinity) <= ms)) return
-    const next: Document = { marks, replay_ms: this.#replayMs }
+    return marks
+  }
+
+  #toldOf(all: Iterable<Item>): Record<string, Left> {
+    if (this.#parts.remembers !== true) return {}
+    const told = new Map<string, Record<string, number | null>>()
+    const items = [...all]
+    for (const { state, sinceMs, mark } of items) if (state === 'accepted' || sinceMs !== null) told.set(mark, {})
+    for (const { state, sinceMs, mark, rule } of items) if (state !== 'accepted') Object.assign(told.get(mark) ?? {}, { [rule]: sinceMs })
+    return { ...Object.fromEntries(this.#unreadTold), ...Object.fromEntries(told) }
+  }
+
+  async #write(marks: Readonly<Record<string, number>>, told: Readonly<Record<string, Left>>): Promise<void> {
+    const { records, name, markedAs } = this.#parts
+    const next: Document = { marks, replay_ms: this.#replayMs, ...(Object.keys(told).length === 0 ? {} : { told }) }
     if (await records?.swap(attemptKind, markedAs, this.#document, next) !== true) throw new StaleFence(`another delivers to ${name}`)
     this.#document = next
     this.#marks = marks
+    this.#told = told
   }
+}
+
+function hold(item: Item, reason: string, sinceMs?: number): void {
+  item.state = 'held'
+  item.reason = reason
+  if (sinceMs !== undefined) item.sinceMs ??= sinceMs
 }
 
 /** From now on, whatever was settled before counts as delivered perhaps. The loop sees it with its next lease. */

@@ -3,7 +3,7 @@ import type { SinkMapping } from '../config/config.ts'
 import type { Clock } from '../clock.ts'
 import { codeWords } from '../failure-words.ts'
 import type { Log } from '../log.ts'
-import { toUsageEvent } from '../metering/event.ts'
+import { toUsageEvent, type UsageEvent } from '../metering/event.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Random } from '../random.ts'
 import { StaleFence, StoreUnavailable, type Fence, type Outbox, type OutboxEntry, type Position, type Records } from '../stores/store.ts'
@@ -137,7 +137,7 @@ export class Delivery {
   constructor(parts: DeliveryParts) {
     this.#parts = parts
     const { name, kind, sink, records, clock, metrics } = parts
-    this.#attempts = new Attempts({ name, contract: kind.contract, sink, records, clock, metrics, markedAs: name })
+    this.#attempts = new Attempts({ name, contract: kind.contract, sink, records, clock, metrics, markedAs: name, remembers: records !== undefined && (kind.takes === 'records' || kind.contract.dedupWindowMs !== 'forever') })
     assert((parts.mapping?.rollup ?? null) === null || records !== undefined, 'sums need a place to be frozen in')
   }
 
@@ -327,7 +327,10 @@ export class Delivery {
     const { batchMax, inFlightMax = 4 } = kind.contract
     const count = this.#told.size > KEPT_MAX ? READ_LEAST : Math.min(READ_MAX, Math.max(READ_LEAST, batchMax * inFlightMax * ROUNDS))
     const entries = await outbox.read(fence, count)
-    if (entries.length === 0) return { done: 0, full: false, failure: null }
+    if (entries.length === 0) {
+      this.#attempts.forget()
+      return { done: 0, full: false, failure: null }
+    }
     const told = entries.map((entry) => this.#toldOf(entry))
     const failure = await this.#attempts.send(told.flatMap(({ items }) => items), this.#options, this.#others())
     // In order, up to the first that is not done: that one is tried again, and what is done behind it is remembered.
@@ -340,6 +343,7 @@ export class Delivery {
     }
     if (done > 0) await outbox.advance(fence, entries.slice(0, done))
     for (const { position } of entries.slice(0, done)) this.#told.delete(position)
+    await this.#attempts.keep(this.#others())
     this.#noteDelivered(delivered)
     metrics.delivered.inc({ sink: name }, delivered)
     if (this.#stop.signal.aborted) return { done, full: false, failure: null }
@@ -361,7 +365,7 @@ export class Delivery {
     const event = toUsageEvent(entry.record)
     const { records, refused, unmapped } = recordsOf(event, kind, mapping)
     if (unmapped) metrics.unmapped.inc({ sink: name })
-    const items = records.map((record) => this.#attempts.item(record, ruleOf(record, event.id, mapping), event.id, entry.record.atMs))
+    const items = this.#attempts.items(records, (record) => ruleOf(record, event.id, mapping), event.id, entry.record.atMs)
     const told = { entry, eventId: event.id, items, refused }
     this.#told.set(entry.position, told)
     return told
@@ -390,6 +394,7 @@ export class Delivery {
     let sealed = before
     if (sealed.chunk === null) {
       const entries = await outbox.read(fence, READ_MAX)
+      if (entries.length === 0) this.#attempts.forget()
       if (entries.length === 0 || mapping === null || size === null) return { done: 0, full: false, failure: null }
       const oldestMs = entries.reduce((least, { record }) => Math.min(least, record.atMs), Infinity)
       const nowMs = clock.nowMs()
@@ -399,7 +404,10 @@ export class Delivery {
     }
     const { items, chunk } = sealed
     const failure = await this.#attempts.send(items, this.#options)
-    if (chunk === null || items.some(({ state }) => state === 'waiting')) return { done: 0, full: true, failure }
+    if (chunk === null || items.some(({ state }) => state === 'waiting')) {
+      await this.#attempts.keep(items)
+      return { done: 0, full: true, failure }
+    }
     for (const item of items) {
       if (item.state !== 'held' && item.state !== 'refused') continue
       await quarantine(records, name, item.record.id, [item], clock.nowMs())
@@ -420,23 +428,44 @@ export class Delivery {
   }
 
   #itemsOf(chunk: Chunk | null): readonly Item[] {
-    return chunk?.records.map((record) => this.#attempts.item(record, record.code, record.id, Infinity)) ?? []
+    return chunk?.records.flatMap((record) => this.#attempts.items([record], () => record.code, record.id, Infinity)) ?? []
   }
 
   /** Makes the sums of these entries and freezes them: from now on these records are sent, whatever happens. */
   async #seal(fence: Fence, records: Records, before: Sealed, entries: readonly OutboxEntry[], mapping: SinkMapping, size: 'minute' | 'hour'): Promise<Sealed> {
     const { kind, clock, metrics, name, periodOf } = this.#parts
-    const events = entries.map(({ record }) => toUsageEvent(record))
+    const events: UsageEvent[] = []
+    const summed: OutboxEntry[] = []
+    for (const entry of entries) {
+      const event = toUsageEvent(entry.record)
+      if (this.#attempts.wasTold(event.id)) await this.#putAwayTold(fence, entry)
+      else {
+        events.push(event)
+        summed.push(entry)
+      }
+    }
     // Chunks have rising numbers that no other store's chunks have had: an id of a sum is never used twice.
     const numberMs = Math.max(clock.nowMs(), Number(before.document?.['number_ms'] ?? 0) + 1)
     const sums = rollUp(events, kind, mapping, { size, chunk: numberMs.toString(36), periodOf: periodOf ?? (() => '') })
     for (const [index, { refused, unmapped }] of sums.mapped.entries()) {
       if (unmapped) metrics.unmapped.inc({ sink: name })
-      const entry = entries[index]
+      const entry = summed[index]
       const event = events[index]
       if (entry !== undefined && event !== undefined && refused.length > 0) await this.#putAway(fence, { entry, eventId: event.id, items: [], refused })
     }
     return await this.#freeze(records, before, { number_ms: numberMs, chunk: { records: sums.records, positions: entries.map(({ position }) => position) } })
+  }
+
+  /** It was told singly, all or a part of it, before sums were asked for: it is in none of them. */
+  async #putAwayTold(fence: Fence, entry: OutboxEntry): Promise<void> {
+    const told = this.#toldOf(entry)
+    this.#told.delete(entry.position)
+    for (const item of told.items) {
+      if (item.state !== 'waiting') continue
+      item.state = 'held'
+      item.reason = 'a part of the event was told singly, and now it would be summed up'
+    }
+    await this.#putAway(fence, told)
   }
 
   async #freeze(records: Records, before: Sealed, next: { readonly number_ms: unknown; readonly chunk: Chunk | null }): Promise<Sealed> {

@@ -84,7 +84,10 @@ t.test('whatever fails, a sum that was sent is sent again as it was, though more
   t.ok(await lab.drained('failing', 600_000))
   t.strictSame([receiver.doubled, receiver.changed], [[], []])
   t.strictSame(told(receiver).filter(({ customer }) => customer === 'acme').map(({ value }) => value), ['9', '300'])
-  t.match(await quarantined(lab.store.records, 'failing'), [{ why: 'refused', reason: 'status 422', records: [{ customer: 'globex', value: '8' }] }])
+  t.match(await quarantined(lab.store.records, 'failing'), [{ why: 'ambiguous', reason: 'it was sent before without an answer, and then refused: status 422', records: [{ customer: 'globex', value: '8' }] }], 'and nobody says that it was not booked')
+  await lab.add(1, { usage: { input_tokens: 5 }, account: 'globex' })
+  t.ok(await lab.drained('failing', 600_000))
+  t.match(await quarantined(lab.store.records, 'failing'), [{ why: 'ambiguous' }, { why: 'refused', reason: 'status 422', records: [{ customer: 'globex', value: '5' }] }])
 })
 
 t.test('sums that were frozen are finished, also when the configuration asks for single records meanwhile', async (t) => {
