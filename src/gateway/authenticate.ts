@@ -12,17 +12,48 @@ const keyHeaders = ['x-api-key', 'api-key', 'x-goog-api-key'] as const
 /** Visible ASCII. Anything else cannot be a key of ours and is not worth hashing. */
 const grammar = /^[\x21-\x7e]{1,512}$/
 
-/** Who is calling. Throws `invalid_api_key` (the same words for every wrong key), `subscription_inactive`, `bad_request`, `too_many_bad_keys`. */
+/** Whose key it is, by their ids. */
+export interface KeyOwner {
+  readonly account: string
+  readonly key: string
+}
+
+/** Says to operators, never to the caller, whose key it is that opens nothing: of an account that may not call now, revoked, expired or replaced. */
+export interface KeyOwners {
+  /** null: nobody's. Asked for every refused call: out of memory, no more than a digest and a few map reads. */
+  ownerOf(secret: string, nowMs: number): KeyOwner | null
+}
+
+/** A refusal as any other to the caller, of a key that is known. */
+export class KeyRefused extends GatewayError {
+  readonly owner: KeyOwner
+  constructor({ code, message, source, details }: GatewayError, owner: KeyOwner) {
+    super(code, message, { source, details })
+    this.owner = owner
+  }
+}
+
+/**
+ * Who is calling. Throws `invalid_api_key` (the same words for every wrong key), `subscription_inactive`, `bad_request`, `too_many_bad_keys`; as `KeyRefused` where it
+ * is known whose key it is.
+ */
 export async function authenticate(d: Downstream, parts: Pick<GatewayParts, 'keys' | 'guard' | 'clock' | 'metrics'>): Promise<Principal> {
   const secret = secretOf(d)
   if (secret === null) throw invalidKey()
-  const lookup: KeyLookup = grammar.test(secret) ? parts.keys.find(secret, parts.clock.nowMs()) : { outcome: 'unknown' }
+  const nowMs = parts.clock.nowMs()
+  const isWord = grammar.test(secret)
+  const lookup: KeyLookup = isWord ? parts.keys.find(secret, nowMs) : { outcome: 'unknown' }
   if (lookup.outcome === 'found') return lookup.principal
-  if (lookup.outcome === 'inactive') throw inactive(lookup)
-  // Only now is anyone braked: a valid key never gets here.
-  const refusal = await parts.guard.charge(d.address, invalidKey())
-  parts.metrics.badKeys.inc({ braked: refusal.code === 'too_many_bad_keys' ? 'yes' : 'no' })
-  throw refusal
+  const owner = isWord ? parts.keys.ownerOf?.(secret, nowMs) ?? null : null
+  const refusal = lookup.outcome === 'inactive' ? inactive(lookup) : await unknownKey(d, parts)
+  throw owner === null ? refusal : new KeyRefused(refusal, owner)
+}
+
+/** Only now is anyone braked: a valid key never gets here. */
+async function unknownKey(d: Downstream, { guard, metrics }: Pick<GatewayParts, 'guard' | 'metrics'>): Promise<GatewayError> {
+  const refusal = await guard.charge(d.address, invalidKey())
+  metrics.badKeys.inc({ braked: refusal.code === 'too_many_bad_keys' ? 'yes' : 'no' })
+  return refusal
 }
 
 /** Says which and when, and of accounts above no more than that there is one. */

@@ -9,6 +9,7 @@ import type { Draft } from '../metering/reservation.ts'
 import type { RequestFacts } from '../providers/provider.ts'
 import type { Trace } from '../telemetry/telemetry.ts'
 import type { Answer } from './answer.ts'
+import type { KeyOwner } from './authenticate.ts'
 import type { Downstream } from './downstream.ts'
 import type { Living } from './lease.ts'
 import type { Listed } from './roster.ts'
@@ -27,6 +28,8 @@ export class Exchange implements Listed {
 
   route: Route | null = null
   principal: Principal | null = null
+  /** Whose key it is that was refused: of nobody who may call, and so no principal. */
+  owner: KeyOwner | null = null
   body: Uint8Array = nothing
   facts: RequestFacts | null = null
   destination: Destination | null = null
@@ -97,6 +100,11 @@ export class Exchange implements Listed {
 }
 
 const nothing = new Uint8Array(0)
+
+/** Whose call it is, by their ids, whether it may be made or not; null: nobody knows. */
+export function ownerOf({ principal, owner }: Pick<Exchange, 'principal' | 'owner'>): KeyOwner | null {
+  return principal === null ? owner : { account: principal.account.id, key: principal.keyId }
+}
 
 /** What steps after admission may rely on. */
 export interface Admitted {

@@ -4,6 +4,7 @@ import type { Config } from '../config/config.ts'
 import { GatewayError } from '../errors.ts'
 import { exchangeId } from '../metering/id.ts'
 import { standingHeaders } from './answer-head.ts'
+import { KeyRefused } from './authenticate.ts'
 import { DownstreamGone, type Downstream } from './downstream.ts'
 import { Exchange } from './exchange.ts'
 import { Forwarder } from './forward.ts'
@@ -156,6 +157,7 @@ export class Gateway {
 
   #answerError(x: Exchange, thrown: unknown): void {
     const { d } = x
+    if (thrown instanceof KeyRefused) x.owner = thrown.owner
     if (thrown instanceof DownstreamGone || d.gone) {
       x.end = 'client_gone'
       x.status = 499

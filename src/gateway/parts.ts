@@ -9,6 +9,7 @@ import type { Random } from '../random.ts'
 import type { Spool } from '../spool/spool.ts'
 import type { Store } from '../stores/store.ts'
 import type { Telemetry } from '../telemetry/telemetry.ts'
+import type { KeyOwners } from './authenticate.ts'
 import type { UpstreamWire } from './forward.ts'
 import type { Guard } from './guard.ts'
 import type { Lease } from './lease.ts'
@@ -25,7 +26,8 @@ import type { HistoryTurns, UsageHistory } from './usage-history.ts'
 export interface GatewayParts {
   /** The configuration of this moment. An exchange keeps the one it started with. */
   config(): Config
-  readonly keys: KeyDirectory
+  /** Where it cannot say whose a refused key is, such calls are nobody's. */
+  readonly keys: KeyDirectory & Partial<KeyOwners>
   /** How fast limits are used, for forecasts; absent: nobody has noted it. */
   readonly paces?: Paces
   /** What keys have used, for them to look at; absent: nobody keeps it. */

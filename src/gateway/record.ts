@@ -2,7 +2,7 @@ import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Provider } from '../providers/provider.ts'
 import type { ObservedCall, Telemetry } from '../telemetry/telemetry.ts'
-import type { Exchange } from './exchange.ts'
+import { ownerOf, type Exchange } from './exchange.ts'
 import { callerRequestId } from './headers.ts'
 import { errorCodes } from './respond.ts'
 
@@ -33,9 +33,10 @@ export function record(x: Exchange, { log, metrics, telemetry }: Told, ms: numbe
   const endpoint = x.route === null || !x.route.known ? 'other' : x.route.endpoint.name
   measure(x, metrics, endpoint, ms)
   const { facts, destination, skeleton } = x
+  const owner = ownerOf(x)
   // What is undefined is left out of the line; always the same fields cost least.
   log.info({
-    id: x.id, account: x.principal?.account.id, key: x.principal?.keyId, endpoint, model: facts?.model ?? undefined, upstream: destination?.upstream.name,
+    id: x.id, account: owner?.account, key: owner?.key, endpoint, model: facts?.model ?? undefined, upstream: destination?.upstream.name,
     status: x.status, end: x.end, ms: Math.round(ms), upstream_ms: x.forwardedMs === null ? undefined : Math.round(x.upstreamMs),
     first_byte_ms: x.firstByteMs === null ? undefined : Math.round(x.firstByteMs),
     input_tokens: x.usage.input_tokens, output_tokens: x.usage.output_tokens, usage_source: x.source ?? undefined,
@@ -72,10 +73,11 @@ function perOutputTokenMs(x: Exchange): number | null {
 function observed(x: Exchange, trace: Exchange['trace'] & object, ms: number): ObservedCall {
   const { route, facts, destination, principal, usage } = x
   const known = route !== null && route.known
+  const owner = ownerOf(x)
   return {
     trace, id: x.id, startMs: x.admittedMs, ms, method: x.d.method, path: known ? route.endpoint.path : null, endpoint: known ? route.endpoint.name : null,
     status: x.status, end: x.end, failure: x.failure,
-    account: principal?.account.id ?? null, key: principal?.keyId ?? null, plan: principal?.plan.name ?? null,
+    account: owner?.account ?? null, key: owner?.key ?? null, plan: principal?.plan.name ?? null,
     upstream: x.forwardedMs === null || destination === null ? null : {
       afterMs: x.forwardedMs - x.startedMs, ms: x.upstreamMs, name: destination.upstream.name, origin: destination.upstream.origin, status: x.upstreamStatus, attempts: x.attempt,
       provider: route?.provider.name ?? null, model: facts?.model ?? null, modelLabel: modelLabel(x), modelServed: x.modelServed, streamed: facts?.streamed === true,

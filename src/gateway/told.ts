@@ -1,5 +1,5 @@
 import type { GatewayError } from '../errors.ts'
-import type { Exchange } from './exchange.ts'
+import { ownerOf, type Exchange } from './exchange.ts'
 import type { GatewayParts } from './parts.ts'
 
 /** Ends that are nobody's fault, or the caller's. */
@@ -10,9 +10,9 @@ const NANO_DIGITS = 9
 export function tellRefused(x: Exchange, { metrics, onlooker }: Pick<GatewayParts, 'metrics' | 'onlooker'>, { code, details }: GatewayError, nowMs: number): void {
   metrics.refusals.inc({ reason: code })
   if (onlooker === undefined || isLook(x)) return
-  const { principal } = x
-  onlooker.refused(code, principal === null ? null : {
-    id: x.id, atMs: nowMs, account: principal.account.id, key: principal.keyId, limit: details.limit ?? null, reason: code, model: x.facts?.model ?? null,
+  const owner = ownerOf(x)
+  onlooker.refused(code, owner === null ? null : {
+    id: x.id, atMs: nowMs, account: owner.account, key: owner.key, limit: details.limit ?? null, reason: code, model: x.facts?.model ?? null,
     ceiling: details.ceiling ?? null, used: details.used ?? null, remaining: details.remaining ?? null, resetsAt: details.resets_at ?? null,
   })
 }
@@ -26,6 +26,6 @@ export function tellEnded(x: Exchange, { onlooker }: Pick<GatewayParts, 'onlooke
 }
 
 /** Whoever looks at what is left and what was used calls nothing, and is not counted in what is looked at. */
-function isLook({ principal, route }: Exchange): boolean {
-  return principal !== null && route === null
+function isLook({ principal, owner, route }: Exchange): boolean {
+  return (principal !== null || owner !== null) && route === null
 }
