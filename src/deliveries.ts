@@ -10,7 +10,7 @@ import type { AccountCalendar } from './metering/limits/limit.ts'
 import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
 import { Attempts, markReplay, type Item } from './sinks/attempts.ts'
-import { Delivery, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
+import { Backlog, beginSinkSeries, Delivery, reasonOf, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
 import { kindOf, openSink } from './sinks/index.ts'
 import { creditOf, recordsOf, ruleOf } from './sinks/mapping.ts'
 import { quarantine, quarantined, quarantineKind, type Quarantined } from './sinks/quarantine.ts'
@@ -36,6 +36,12 @@ export interface DeliveriesParts {
 interface Running {
   readonly config: SinkConfig
   readonly delivery: Delivery
+}
+
+/** A sink without a loop, measured all the same. */
+interface Idle {
+  readonly config: SinkConfig
+  readonly backlog: Backlog
 }
 
 interface Replay {
@@ -79,6 +85,11 @@ export class Deliveries {
   #last: Promise<unknown> = Promise.resolve()
   #config: Config | null = null
   readonly #replays = new Map<string, Replay>()
+  /** Those that could not be opened, by name. */
+  readonly #unopened = new Map<string, DeliveryStatus>()
+  readonly #idle = new Map<string, Idle>()
+  /** When what does not run is started again; null: nothing waits for that. */
+  #again: { readonly atMs: number; readonly cancel: () => void } | null = null
   readonly #missed = new Map<string, number>()
   /** Readers of our own that were measured. */
   #readers: readonly string[] = []
@@ -95,18 +106,27 @@ export class Deliveries {
       this.#stopLooking ??= this.#parts.clock.every(lookEveryMs, () => {
         void this.#tellGaps()
         void this.#measureReaders()
+        void this.#measureIdle()
       })
-      await this.#parts.outbox.setConsumers(this.#consumers(config))
-      for (const [name, replay] of this.#replays) {
-        if (!isDeepStrictEqual(config.sinks.find((sink) => sink.name === name), replay.config)) await this.#stopReplay(replay)
-      }
-      for (const [name, running] of this.#running) {
-        const wanted = config.sinks.find((sink) => sink.name === name)
-        if (wanted === undefined || !isDeepStrictEqual(wanted, running.config)) await this.#stop(name)
-        else running.delivery.nudge()
-      }
-      for (const sink of config.sinks) if (!this.#running.has(sink.name) && !this.#replays.has(sink.name)) await this.#start(sink, config.instance)
+      for (const { delivery } of await this.#apply(config)) delivery.nudge()
     })
+  }
+
+  /** Gives those that were left alone. */
+  async #apply(config: Config): Promise<readonly Running[]> {
+    await this.#parts.outbox.setConsumers(this.#consumers(config))
+    for (const [name, replay] of this.#replays) {
+      if (!isDeepStrictEqual(config.sinks.find((sink) => sink.name === name), replay.config)) await this.#stopReplay(replay)
+    }
+    for (const name of this.#unopened.keys()) if (!config.sinks.some((sink) => sink.name === name)) this.#noLongerUnopened(name)
+    const same: Running[] = []
+    for (const [name, running] of this.#running) {
+      const wanted = config.sinks.find((sink) => sink.name === name)
+      if (wanted === undefined || !isDeepStrictEqual(wanted, running.config)) await this.#stop(name)
+      else same.push(running)
+    }
+    for (const sink of config.sinks) if (!this.#running.has(sink.name) && !this.#replays.has(sink.name)) await this.#start(sink, config.instance)
+    return same
   }
 
   /** The outbox is told again which consumers there are: those that are no sinks have changed. */
@@ -124,10 +144,10 @@ export class Deliveries {
     else if (!this.#replays.has(name)) this.#useAgain()
   }
 
-  /** Of the sinks that run here, by name. */
+  /** Of the sinks that run here or could not be opened, by name. */
   status(): ReadonlyMap<string, DeliveryStatus | 'replaying'> {
     return new Map<string, DeliveryStatus | 'replaying'>([
-      ...[...this.#running].map(([name, { delivery }]) => [name, delivery.status] as const), ...[...this.#replays.keys()].map((name) => [name, 'replaying'] as const),
+      ...this.#unopened, ...[...this.#running].map(([name, { delivery }]) => [name, delivery.status] as const), ...[...this.#replays.keys()].map((name) => [name, 'replaying'] as const),
     ])
   }
 
@@ -142,6 +162,10 @@ export class Deliveries {
       this.#config = null
       this.#stopLooking?.()
       this.#stopLooking = null
+      this.#again?.cancel()
+      this.#again = null
+      for (const name of this.#unopened.keys()) this.#noLongerUnopened(name)
+      await this.#measureIdle()
       await this.#tellGaps()
       await Promise.all([...this.#replays.values()].map((replay) => this.#stopReplay(replay)))
       await Promise.all([...this.#running.keys()].map((name) => this.#stop(name)))
@@ -253,6 +277,7 @@ export class Deliveries {
       const before = this.#replays.get(config.name)
       if (before !== undefined) await this.#stopReplay(before)
       await this.#stop(config.name)
+      this.#noLongerUnopened(config.name)
       const fence = await this.#leaseFrom(config.name, holder, untilMs)
       const events = (await outbox.lag(config.name)).count
       log.info({ sink: config.name, archived, events }, 'events of the archive are delivered again')
@@ -377,6 +402,27 @@ export class Deliveries {
     }
   }
 
+  /** A sink that is not open, or is told the archive first, has no loop that would measure it. */
+  async #measureIdle(): Promise<void> {
+    const sinks = this.#config?.sinks.filter(({ name }) => !this.#running.has(name)) ?? []
+    for (const [name, { config, backlog }] of this.#idle) {
+      if (sinks.some((sink) => isDeepStrictEqual(sink, config))) continue
+      this.#idle.delete(name)
+      // Its loop tells the same series, and takes them back at its end.
+      if (!this.#running.has(name)) backlog.forget()
+    }
+    try {
+      for (const config of sinks) {
+        const idle = this.#idle.get(config.name) ?? { config, backlog: new Backlog({ ...this.#parts, name: config.name, mapping: config.mapping }) }
+        this.#idle.set(config.name, idle)
+        await idle.backlog.measure()
+      }
+    } catch (error) {
+      // What was seen last stays; the store says itself that it is away.
+      if (!(error instanceof StoreUnavailable)) throw error
+    }
+  }
+
   async #retry(config: SinkConfig): Promise<{ delivered: number; failed: number }> {
     const { outbox, log } = this.#parts
     const dead = await outbox.dead(config.name)
@@ -461,27 +507,40 @@ export class Deliveries {
       })
       delivery.start()
       this.#running.set(config.name, { config, delivery })
+      this.#unopened.delete(config.name)
     } catch (error) {
       log.error({ sink: config.name, error: error instanceof Error ? error.message : String(error) }, 'the sink cannot be opened; its events wait in the outbox')
-      this.#useAgainSoon()
+      beginSinkSeries(metrics, config.name)
+      metrics.sinkPaused.set({ sink: config.name }, 1)
+      this.#unopened.set(config.name, { state: 'not open', reason: error instanceof Error ? reasonOf(error) : 'unknown', nextTryMs: this.#useAgainSoon(), lastDeliveryMs: null })
     }
   }
 
-  /** Starts what does not run, as often as it takes: the store may be away just now. */
+  #noLongerUnopened(name: string): void {
+    if (this.#unopened.delete(name)) this.#parts.metrics.sinkPaused.remove({ sink: name })
+  }
+
+  /** Starts what does not run, as often as it takes: the store may be away just now. What runs is left alone, so that a pause lasts. */
   #useAgain(): void {
-    const now = this.#config
-    if (now === null) return
-    this.use(now).catch((error: unknown) => {
+    this.#inTurn(async () => {
+      if (this.#config !== null) await this.#apply(this.#config)
+    }).catch((error: unknown) => {
       this.#parts.log.warn({ error: error instanceof Error ? error.message : String(error) }, 'the sinks cannot be started yet')
       this.#useAgainSoon()
     })
   }
 
-  #useAgainSoon(): void {
-    const now = this.#config
-    this.#parts.clock.after(reopenMs, () => {
-      if (this.#config === now) this.#useAgain()
-    }, { unref: true })
+  /** When. One timer for all: each of them starts all that does not run, so with one for each they would double every time. */
+  #useAgainSoon(): number {
+    const { clock } = this.#parts
+    this.#again ??= {
+      atMs: clock.nowMs() + reopenMs,
+      cancel: clock.after(reopenMs, () => {
+        this.#again = null
+        this.#useAgain()
+      }, { unref: true }),
+    }
+    return this.#again.atMs
   }
 
   async #stop(name: string): Promise<void> {

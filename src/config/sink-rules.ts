@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs'
 import { sinkKind } from '../sinks/index.ts'
 import { matches } from '../metering/glob.ts'
 import { whyNotHost } from '../sinks/address.ts'
@@ -33,6 +34,8 @@ export function sinksOf(raws: readonly RawSink[], known: KnownNames, report: Rep
     const other = path === null ? undefined : paths.get(path)
     if (other !== undefined) wrong('path', `is the file of the sink ${other} too; every sink needs its own`)
     if (path !== null) paths.set(path, raw.name)
+    // Where it is checked need not be where it runs, and a gateway whose sink is not open goes on: no mistake.
+    if (path !== null && isFolder(path)) report.warn(raw.node.entries.get('path')?.value ?? raw.node, pathOf(raw.trail, 'path'), 'is a folder here, so the sink cannot be opened; write a file, such as usage.ndjson in it')
     const kind = sinkKind(raw.type)
     if (!kind.contract.verified) report.warn(raw.node.entries.get('type')?.value ?? raw.node, pathOf(raw.trail, 'type'), `is experimental: the rules of ${kind.type} could not be confirmed; compare its totals with yours`)
     const settings: Record<string, unknown> = {}
@@ -47,6 +50,15 @@ export function sinksOf(raws: readonly RawSink[], known: KnownNames, report: Rep
     warnOfNames(raw, known, report)
     return { name: raw.name, type: raw.type, settings, mapping: mappingOf(raw, kind, report) }
   })
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
+  } catch {
+    // Whatever else is wrong with it is told when it is opened.
+    return false
+  }
 }
 
 function checkAddress(raw: RawSink, field: string, address: string, report: Report): void {

@@ -34,8 +34,11 @@ export interface DeliveryParts {
 
 /** For people and their programs; nothing is decided by it. */
 export interface DeliveryStatus {
-  /** `waiting`: after a failure, for its next try. `paused`: until an operator has mended what `reason` says, or a later try finds it mended. */
-  readonly state: 'starting' | 'running' | 'waiting' | 'paused' | 'elsewhere'
+  /**
+   * `waiting`: after a failure, for its next try. `paused`: until an operator has mended what `reason` says, or a later try finds it mended. `not open`: it has no
+   * loop, because it could not be opened.
+   */
+  readonly state: 'starting' | 'running' | 'waiting' | 'paused' | 'elsewhere' | 'not open'
   readonly reason: string | null
   readonly nextTryMs: number | null
   readonly lastDeliveryMs: number | null
@@ -107,6 +110,50 @@ interface Step {
   readonly gathersMs?: number
 }
 
+/** Series that alerts look at begin at 0. */
+export function beginSinkSeries(metrics: Metrics, sink: string): void {
+  for (const counter of [metrics.delivered, metrics.deliveryRetries, metrics.outboxMissed, metrics.ambiguous, metrics.refusedRecords, metrics.duplicates, metrics.unmapped]) counter.inc({ sink }, 0)
+}
+
+/** How far behind a sink is, told whether it is open or not: what waits for one that is not is what alerts are for. */
+export class Backlog {
+  readonly #parts: Pick<DeliveryParts, 'name' | 'mapping' | 'outbox' | 'records' | 'metrics' | 'clock'>
+  #measured = 0
+  #forgotten = false
+
+  constructor(parts: Pick<DeliveryParts, 'name' | 'mapping' | 'outbox' | 'records' | 'metrics' | 'clock'>) {
+    this.#parts = parts
+  }
+
+  async measure(): Promise<void> {
+    const { outbox, records, name, metrics, clock, mapping } = this.#parts
+    const lag = await outbox.lag(name)
+    const dead = await outbox.deadCount(name)
+    const held = records !== undefined && this.#measured % COUNT_EVERY === 0 ? (await quarantined(records, name)).length : null
+    if (this.#forgotten) return
+    const size = mapping?.rollup ?? null
+    // What is summed up is not late before its minute or hour is over.
+    const dueMs = lag.oldestMs === null || size === null ? lag.oldestMs : windowEnd(size, lag.oldestMs) + STRAGGLERS_MS
+    metrics.outboxLag.set({ sink: name }, lag.count)
+    metrics.outboxAge.set({ sink: name }, dueMs === null ? 0 : Math.max(0, clock.nowMs() - dueMs) / 1000)
+    metrics.dead.set({ sink: name }, dead)
+    if (held !== null) metrics.quarantined.set({ sink: name }, held)
+    this.#measured += 1
+  }
+
+  /** The list of what is quarantined has changed. */
+  recount(): void {
+    this.#measured = 0
+  }
+
+  /** Nothing is told of it any more. */
+  forget(): void {
+    const { name: sink, metrics } = this.#parts
+    this.#forgotten = true
+    for (const gauge of [metrics.outboxLag, metrics.outboxAge, metrics.dead, metrics.quarantined]) gauge.remove({ sink })
+  }
+}
+
 /**
  * Outbox → sink: lease the cursor, read, make records, send, bury what is refused for good, put aside what nobody knows of, advance. One of these per sink, so
  * that a slow one delays nobody. Records keep id, time and value over all attempts; that is what makes a second delivery harmless.
@@ -125,8 +172,7 @@ export class Delivery {
   readonly #told = new Map<Position, Told>()
   #sealed: Sealed | null = null
   #status: DeliveryStatus = { state: 'starting', reason: null, nextTryMs: null, lastDeliveryMs: null }
-  #measured = 0
-  #quarantined = 0
+  readonly #backlog: Backlog
   #wake: () => void = () => {}
   /** Something was appended since the last look began. */
   #news = false
@@ -136,6 +182,7 @@ export class Delivery {
 
   constructor(parts: DeliveryParts) {
     this.#parts = parts
+    this.#backlog = new Backlog(parts)
     const { name, kind, sink, records, clock, metrics } = parts
     this.#attempts = new Attempts({ name, contract: kind.contract, sink, records, clock, metrics, markedAs: name, remembers: records !== undefined && (kind.takes === 'records' || kind.contract.dedupWindowMs !== 'forever') })
     assert((parts.mapping?.rollup ?? null) === null || records !== undefined, 'sums need a place to be frozen in')
@@ -147,8 +194,7 @@ export class Delivery {
 
   start(): void {
     const { outbox, clock, metrics, name: sink } = this.#parts
-    // Series that alerts look at begin at 0.
-    for (const counter of [metrics.delivered, metrics.deliveryRetries, metrics.outboxMissed, metrics.ambiguous, metrics.refusedRecords, metrics.duplicates, metrics.unmapped]) counter.inc({ sink }, 0)
+    beginSinkSeries(metrics, sink)
     metrics.sinkPaused.set({ sink }, 0)
     this.#stopListening = outbox.onAppend(() => {
       this.#news = true
@@ -175,8 +221,9 @@ export class Delivery {
     await this.#running
     cancel()
     await sink.close()
+    this.#backlog.forget()
+    metrics.sinkPaused.remove({ sink: name })
     // Left to run out when this fails: that only takes longer.
-    for (const gauge of [metrics.outboxLag, metrics.outboxAge, metrics.dead, metrics.quarantined, metrics.sinkPaused]) gauge.remove({ sink: name })
     if (this.#fence !== null) await outbox.release(this.#fence).catch(() => undefined)
   }
 
@@ -191,20 +238,8 @@ export class Delivery {
     return false
   }
 
-  async measure(): Promise<void> {
-    const { outbox, records, name, metrics, clock, mapping } = this.#parts
-    const lag = await outbox.lag(name)
-    const size = mapping?.rollup ?? null
-    // What is summed up is not late before its minute or hour is over.
-    const dueMs = lag.oldestMs === null || size === null ? lag.oldestMs : windowEnd(size, lag.oldestMs) + STRAGGLERS_MS
-    metrics.outboxLag.set({ sink: name }, lag.count)
-    metrics.outboxAge.set({ sink: name }, dueMs === null ? 0 : Math.max(0, clock.nowMs() - dueMs) / 1000)
-    metrics.dead.set({ sink: name }, await outbox.deadCount(name))
-    if (records !== undefined && this.#measured % COUNT_EVERY === 0) {
-      this.#quarantined = (await quarantined(records, name)).length
-      metrics.quarantined.set({ sink: name }, this.#quarantined)
-    }
-    this.#measured += 1
+  measure(): Promise<void> {
+    return this.#backlog.measure()
   }
 
   async #run(): Promise<void> {
@@ -378,7 +413,7 @@ export class Delivery {
     if (held.length > 0 && records !== undefined) {
       await quarantine(records, name, eventId, held, clock.nowMs())
       log.error({ sink: name, event: eventId, reason: held[0]?.reason ?? '' }, 'event put into quarantine: whether it was booked has to be found out')
-      this.#measured = 0
+      this.#backlog.recount()
     }
     const all = [...refused, ...items.flatMap(({ state, rule, reason }) => (state === 'refused' ? [{ rule, reason: reason ?? '' }] : []))]
     if (all.length === 0) return
@@ -412,7 +447,7 @@ export class Delivery {
       if (item.state !== 'held' && item.state !== 'refused') continue
       await quarantine(records, name, item.record.id, [item], clock.nowMs())
       log.error({ sink: name, record: item.record.id, reason: item.reason ?? '' }, item.state === 'held' ? 'sum put into quarantine: whether it was booked has to be found out' : 'sum refused for good and put into quarantine')
-      this.#measured = 0
+      this.#backlog.recount()
     }
     await outbox.advance(fence, chunk.positions.map((position) => ({ position })))
     await this.#freeze(records, sealed, { number_ms: sealed.document?.['number_ms'] ?? 0, chunk: null })
@@ -511,7 +546,7 @@ export function rulesIn(reason: string): readonly string[] | null {
 }
 
 /** Error names and codes only: a receiver's words may hold anything. */
-function reasonOf(error: Error): string {
+export function reasonOf(error: Error): string {
   if (error instanceof StaleFence || error instanceof StoreUnavailable) return error.name
   if (error instanceof DeliveryFailed) return error.message.slice(0, 200)
   return 'code' in error ? codeWords(String(error.code), null) : error.message.slice(0, 200)

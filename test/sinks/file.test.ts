@@ -2,6 +2,7 @@ import { appendFileSync, existsSync, readFileSync, readdirSync, statSync, trunca
 import { join } from 'node:path'
 import t from 'tap'
 import { systemClock, type Clock } from '../../src/clock.ts'
+import { loadConfig } from '../../src/config/load.ts'
 import type { UsageEvent } from '../../src/metering/event.ts'
 import { eventRecord, type EventRecord } from '../../src/sinks/sink.ts'
 import { tmpDir } from '../fixtures/tmp-dir.ts'
@@ -149,4 +150,15 @@ t.test('an archive keeps its files for as long as is asked, and touches no other
   t.same(readdirSync(dir).filter((name) => !others.includes(name)).sort(), ['events.2026-01-04.1.ndjson', 'events.2026-01-05.1.ndjson', 'events.2026-01-06.1.ndjson', 'events.2026-01-07.1.ndjson', 'events.ndjson'])
   t.same(readdirSync(dir).filter((name) => others.includes(name)).length, others.length)
   await sink.close()
+})
+
+t.test('a path that is a folder is warned of when the file is checked, and is no mistake', (t) => {
+  const dir = tmpDir(t)
+  const check = (path: string): ReturnType<typeof loadConfig> => loadConfig({ file: 'tallygate.yaml', env: {}, hostName: 'test', text: `sinks: [{ name: file, type: file, path: ${path} }]\n` })
+  const { config, warnings } = check(dir)
+  t.ok(config)
+  t.match(warnings.filter(({ path }) => path === 'sinks[0].path'), [{ line: 1, sentence: /^is a folder here, so the sink cannot be opened/ }])
+  writeFileSync(join(dir, 'usage.ndjson'), '')
+  for (const path of [join(dir, 'usage.ndjson'), join(dir, 'none.ndjson'), join(dir, 'usage.ndjson/under'), join(dir, 'x'.repeat(300))]) t.same(check(path).warnings.filter((warning) => warning.path === 'sinks[0].path'), [], path)
+  t.end()
 })

@@ -214,7 +214,8 @@ export const eventRoutes: readonly Route[] = [
         const known = typeof status === 'object' ? status : null
         sinks.push({
           name, type, contract: sinkKind(type).contract.verified ? 'verified' : 'experimental', rollup: mapping?.rollup ?? null, reads_back: sinkKind(type).contract.readsBack,
-          state: known?.state ?? status ?? (gateway === null ? 'stopped' : 'not open'), reason: known?.reason ?? null,
+          // Between two loops it has neither; why one is not open is known.
+          state: known?.state ?? status ?? (gateway === null ? 'stopped' : 'starting'), reason: known?.reason ?? null,
           next_try_at: instantOrNull(known?.nextTryMs ?? null), last_delivery_at: instantOrNull(known?.lastDeliveryMs ?? null),
           waiting: lag.count, oldest_at: instantOrNull(lag.oldestMs), dead, quarantined: kept.filter(({ sink }) => sink === name).length,
         })
