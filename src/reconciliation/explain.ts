@@ -14,29 +14,47 @@ export interface Explanation<T> {
   readonly rest: bigint
   /** Others would add up as well: the amount is right, which records they are is not sure. */
   readonly guess: boolean
+  /** There were too many to try everything: what is left may be some of them after all. */
+  readonly cut: boolean
 }
 
 /** Of so many unknown ones every choice is tried; of more, those that were first, and single ones. */
 const choicesMax = 12
+/** Records that are looked at for one difference. */
+const stepsMax = 200_000
+/** After so many others have their turn: a gateway has calls to answer meanwhile. */
+const turnSteps = 5_000
 
 /**
  * A receiver that tells totals only has `difference` more than what was surely delivered (`firm`); some of `open` may be in it. Both in the order of their
- * delivery. Tried in turn: only open ones; one that is missing or doubled; two; one of each; all of them.
+ * delivery. Tried in turn: only open ones; one that is missing or doubled; two; one of each; all of them. `turn` lets others go on.
  */
-export function explained<T>(difference: bigint, firm: readonly Piece<T>[], open: readonly Piece<T>[]): Explanation<T> {
+export async function explained<T>(difference: bigint, firm: readonly Piece<T>[], open: readonly Piece<T>[], turn: () => Promise<void>): Promise<Explanation<T>> {
   const of = (pieces: readonly Piece<T>[]): T[] => pieces.map((piece) => piece.of)
   const choices = choicesOf(open)
-  for (const booked of choices) if (sum(booked) === difference) return { booked: of(booked), missing: [], doubled: [], rest: 0n, guess: false }
-  const byUnits = new Map<bigint, Piece<T>[]>()
-  for (const piece of firm) byUnits.set(piece.units, [...byUnits.get(piece.units) ?? [], piece])
-  for (const search of [single, pair, oneOfEach, all]) {
-    for (const booked of choices) {
-      const rest = difference - sum(booked)
-      const found = search(rest, firm, byUnits)
-      if (found !== null) return { booked: of(booked), missing: of(found.missing), doubled: of(found.doubled), rest: 0n, guess: found.guess }
+  for (const { booked, units } of choices) if (units === difference) return { booked: of(booked), missing: [], doubled: [], rest: 0n, guess: false, cut: false }
+  const books = await booksOf(firm, turn)
+  let steps = 0
+  let sinceTurn = 0
+  let cut = false
+  for (const { search, costs } of searches) {
+    for (const { booked, units } of choices) {
+      const cost = costs(firm.length)
+      if (cost > 1 && steps + cost > stepsMax) {
+        cut = true
+        break
+      }
+      steps += cost
+      sinceTurn += cost
+      if (sinceTurn >= turnSteps) {
+        sinceTurn = 0
+        await turn()
+      }
+      const found = search(difference - units, books)
+      if (found !== null) return { booked: of(booked), missing: of(found.missing), doubled: of(found.doubled), rest: 0n, guess: found.guess, cut: false }
     }
   }
-  return { booked: [], missing: [], doubled: [], rest: difference, guess: false }
+  return { booked: [], missing: [], doubled: [], rest: difference, guess: false, cut }
 }
 
 interface Found<T> {
@@ -45,9 +63,34 @@ interface Found<T> {
   readonly guess: boolean
 }
 
-type ByUnits<T> = ReadonlyMap<bigint, readonly Piece<T>[]>
+interface Books<T> {
+  readonly firm: readonly Piece<T>[]
+  readonly byUnits: ReadonlyMap<bigint, readonly Piece<T>[]>
+  readonly whole: bigint
+}
 
-function single<T>(rest: bigint, _firm: readonly Piece<T>[], byUnits: ByUnits<T>): Found<T> | null {
+async function booksOf<T>(firm: readonly Piece<T>[], turn: () => Promise<void>): Promise<Books<T>> {
+  const byUnits = new Map<bigint, Piece<T>[]>()
+  let whole = 0n
+  for (const [index, piece] of firm.entries()) {
+    if (index % turnSteps === turnSteps - 1) await turn()
+    whole += piece.units
+    const alike = byUnits.get(piece.units)
+    if (alike === undefined) byUnits.set(piece.units, [piece])
+    else alike.push(piece)
+  }
+  return { firm, byUnits, whole }
+}
+
+interface Search {
+  search<T>(rest: bigint, books: Books<T>): Found<T> | null
+  /** Steps, of so many records. */
+  costs(count: number): number
+}
+
+const searches: readonly Search[] = [{ search: single, costs: () => 1 }, { search: pair, costs: (count) => count }, { search: oneOfEach, costs: (count) => count }, { search: all, costs: () => 1 }]
+
+function single<T>(rest: bigint, { byUnits }: Books<T>): Found<T> | null {
   const missing = byUnits.get(-rest) ?? []
   const doubled = byUnits.get(rest) ?? []
   const guess = missing.length + doubled.length > 1
@@ -55,7 +98,7 @@ function single<T>(rest: bigint, _firm: readonly Piece<T>[], byUnits: ByUnits<T>
   return doubled[0] === undefined ? null : { missing: [], doubled: [doubled[0]], guess }
 }
 
-function pair<T>(rest: bigint, firm: readonly Piece<T>[], byUnits: ByUnits<T>): Found<T> | null {
+function pair<T>(rest: bigint, { firm, byUnits }: Books<T>): Found<T> | null {
   for (const one of firm) {
     const lost = other(byUnits, -rest - one.units, one)
     if (lost !== undefined) return { missing: [one, lost], doubled: [], guess: firm.length > 2 }
@@ -65,7 +108,7 @@ function pair<T>(rest: bigint, firm: readonly Piece<T>[], byUnits: ByUnits<T>): 
   return null
 }
 
-function oneOfEach<T>(rest: bigint, firm: readonly Piece<T>[], byUnits: ByUnits<T>): Found<T> | null {
+function oneOfEach<T>(rest: bigint, { firm, byUnits }: Books<T>): Found<T> | null {
   for (const missing of firm) {
     const doubled = other(byUnits, rest + missing.units, missing)
     if (doubled !== undefined) return { missing: [missing], doubled: [doubled], guess: firm.length > 2 }
@@ -73,29 +116,41 @@ function oneOfEach<T>(rest: bigint, firm: readonly Piece<T>[], byUnits: ByUnits<
   return null
 }
 
-function all<T>(rest: bigint, firm: readonly Piece<T>[]): Found<T> | null {
+function all<T>(rest: bigint, { firm, whole }: Books<T>): Found<T> | null {
   if (firm.length === 0) return null
-  const whole = sum(firm)
   if (rest === -whole) return { missing: firm, doubled: [], guess: false }
   return rest === whole ? { missing: [], doubled: firm, guess: false } : null
 }
 
-function other<T>(byUnits: ByUnits<T>, units: bigint, than: Piece<T>): Piece<T> | undefined {
+function other<T>(byUnits: Books<T>['byUnits'], units: bigint, than: Piece<T>): Piece<T> | undefined {
   return units === 0n ? undefined : byUnits.get(units)?.find((piece) => piece !== than)
 }
 
+interface Choice<T> {
+  readonly booked: readonly Piece<T>[]
+  readonly units: bigint
+}
+
 /** Which of the open ones may have been booked, the likelier first: none, all, the first few, each by itself, and where they are few every choice. */
-function choicesOf<T>(open: readonly Piece<T>[]): readonly (readonly Piece<T>[])[] {
-  const choices: (readonly Piece<T>[])[] = [[]]
+function choicesOf<T>(open: readonly Piece<T>[]): readonly Choice<T>[] {
+  const choices: Choice<T>[] = [{ booked: [], units: 0n }]
   if (open.length === 0) return choices
-  choices.push(open)
+  choices.push({ booked: open, units: sum(open) })
   if (open.length <= choicesMax) {
-    for (let bits = 1; bits < 2 ** open.length - 1; bits++) choices.push(open.filter((_piece, index) => (bits & (1 << index)) !== 0))
+    for (let bits = 1; bits < 2 ** open.length - 1; bits++) {
+      const booked = open.filter((_piece, index) => (bits & (1 << index)) !== 0)
+      choices.push({ booked, units: sum(booked) })
+    }
     return choices
   }
-  // One that has been added to does not have to be added up again, but what is open is never much where it is not the end of the books.
-  for (let count = 1; count < Math.min(open.length, 500); count++) choices.push(open.slice(0, count))
-  for (const piece of open.slice(0, 500)) choices.push([piece])
+  // What is open is never much where it is not the end of the books.
+  const first = open.slice(0, 500)
+  let units = 0n
+  for (const [index, piece] of first.entries()) {
+    units += piece.units
+    choices.push({ booked: open.slice(0, index + 1), units })
+  }
+  for (const piece of first) choices.push({ booked: [piece], units: piece.units })
   return choices
 }
 

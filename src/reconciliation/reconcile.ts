@@ -214,6 +214,8 @@ class Comparison {
   /** By the id of the record that was put right. */
   readonly #amends = new Map<string, Compensation[]>()
   #remembered = 0
+  /** Differences of too many records to take them apart. */
+  #cut = 0
   #unmapped = 0
   #unlisted = 0
   #startMs = 0
@@ -235,6 +237,7 @@ class Comparison {
     await this.#compare(groups)
     await this.#look(groups)
     const rows = groups.map((group) => this.#rowOf(group)).sort((a, b) => compareTexts(a.accounts.join(), b.accounts.join()) || compareTexts(a.code, b.code))
+    if (this.#cut > 0) this.#notes.push(`${this.#cut === 1 ? 'a difference was' : `${this.#cut} differences were`} not taken apart: too many records of one time may make it`)
     if (this.#unlisted > 0) this.#notes.push(`${this.#unlisted} more differences are in the sums, but not in the list`)
     return {
       sink: this.#config.name, type: this.#config.type, fromMs: this.#asked.fromMs, untilMs: this.#asked.untilMs, asked: this.#used.size === 2 ? 'totals and records' : [...this.#used][0] ?? 'nothing', rows,
@@ -512,9 +515,9 @@ class Comparison {
           await flush(group, span)
           const rest = left.get(span) ?? null
           // It names each once, and has counted one of them twice.
-          if (rest !== null && !this.#agrees(group, rest) && !this.#cameAfter(group, rest, came.get(span) ?? [])) this.#explain(group, { ...span, difference: rest }, right.get(span) ?? [])
+          if (rest !== null && !this.#agrees(group, rest) && !await this.#cameAfter(group, rest, came.get(span) ?? [])) await this.#explain(group, { ...span, difference: rest }, right.get(span) ?? [])
         } else if (this.#rollup !== null) this.#explainSums(group, span)
-        else this.#explain(group, span, cases.get(span) ?? [])
+        else await this.#explain(group, span, cases.get(span) ?? [])
       }
     }
     // Totals agree without them: they have not been booked.
@@ -526,8 +529,8 @@ class Comparison {
   }
 
   /** True: what the total lacks was booked between the total and the look at single records. It counts as on its way. */
-  #cameAfter(group: Group, lacking: bigint, came: readonly Came[]): boolean {
-    const { booked, rest } = explained(lacking + came.reduce((sum, { units }) => sum + units, 0n), [], came.map((each) => ({ of: each, units: each.units })))
+  async #cameAfter(group: Group, lacking: bigint, came: readonly Came[]): Promise<boolean> {
+    const { booked, rest } = await explained(lacking + came.reduce((sum, { units }) => sum + units, 0n), [], came.map((each) => ({ of: each, units: each.units })), () => this.#turn())
     if (rest !== 0n) return false
     const told = new Set(booked)
     for (const each of came) {
@@ -540,6 +543,15 @@ class Comparison {
       if (group.lateFirst !== null) group.lateFirst = { ...group.lateFirst, count: group.lateFirst.count + 1 }
     }
     return true
+  }
+
+  /** Lets whatever else this process does go on. */
+  #turn(): Promise<void> {
+    const { clock } = this.#parts
+    return new Promise((resolve) => {
+      if (clock.afterTurn === undefined) queueMicrotask(resolve)
+      else clock.afterTurn(resolve)
+    })
   }
 
   async #find(group: Group, page: readonly Case[]): Promise<Found> {
@@ -623,11 +635,12 @@ class Comparison {
   }
 
   /** A receiver that tells totals alone: which of the records of a minute explain what it has more or less. */
-  #explain(group: Group, span: Span, cases: readonly Case[]): void {
+  async #explain(group: Group, span: Span, cases: readonly Case[]): Promise<void> {
     const piece = (one: Case): Piece<Case> => ({ of: one, units: one.amount.units })
     const firm = cases.filter(({ standing }) => standing.is === 'firm').map(piece)
     const open = cases.filter(({ standing }) => standing.is === 'late' || standing.is === 'quarantined').map(piece)
-    const { booked, missing, doubled, rest, guess } = explained(span.difference ?? 0n, firm, open)
+    const { booked, missing, doubled, rest, guess, cut } = await explained(span.difference ?? 0n, firm, open, () => this.#turn())
+    if (cut) this.#cut += 1
     const there = new Set(booked)
     for (const { of: one } of open) this.#judge(group, one, there.has(one) ? new Map([[one.amount.record.id, { copies: 1, value: null, refused: null }]]) : new Map())
     const about = guess ? ', or others of the same amount' : ''

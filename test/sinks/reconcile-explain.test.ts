@@ -8,6 +8,7 @@ import { explained } from '../../src/reconciliation/explain.ts'
 import { periodOf } from '../../src/reconciliation/period.ts'
 import { easyContract } from './some-kind.ts'
 
+const turn = async (): Promise<void> => {}
 const pieces = (...values: number[]): { of: number; units: bigint }[] => values.map((value) => ({ of: value, units: BigInt(value) }))
 
 t.test('the simplest explanation that adds up', async (t) => {
@@ -25,16 +26,38 @@ t.test('the simplest explanation that adds up', async (t) => {
     ['negative ones are as good as others', 7, [-7, 50], [], { missing: [-7] }],
     ['nothing fits', 1, [50, 70], [30], { booked: [], missing: [], doubled: [], rest: 1n }],
   ]
-  for (const [about, difference, firm, open, expected] of rows) t.match(explained(BigInt(difference), pieces(...firm), pieces(...open)), expected, about)
+  for (const [about, difference, firm, open, expected] of rows) t.match(await explained(BigInt(difference), pieces(...firm), pieces(...open), turn), { ...expected, cut: false }, about)
 })
 
 t.test('whatever it says adds up', async () => {
   const amount = fc.integer({ min: -50, max: 50 })
-  fc.assert(fc.property(fc.array(amount, { maxLength: 8 }), fc.array(amount, { maxLength: 15 }), fc.integer({ min: -200, max: 200 }), (firm, open, difference) => {
-    const { booked, missing, doubled, rest } = explained(BigInt(difference), pieces(...firm), pieces(...open))
+  await fc.assert(fc.asyncProperty(fc.array(amount, { maxLength: 8 }), fc.array(amount, { maxLength: 15 }), fc.integer({ min: -200, max: 200 }), async (firm, open, difference) => {
+    const { booked, missing, doubled, rest } = await explained(BigInt(difference), pieces(...firm), pieces(...open), turn)
     const sum = (list: readonly number[]): number => list.reduce((all, each) => all + each, 0)
     return BigInt(sum(booked) - sum(missing) + sum(doubled)) + rest === BigInt(difference)
   }), { numRuns: 2_000 })
+})
+
+t.test('of many records not everything is tried, and others go on meanwhile', async (t) => {
+  const values = (count: number, seed: number): number[] => Array.from({ length: count }, (_, n) => ((n + seed) * 7_919 % 49_999 + 100) * 7)
+  let turns = 0
+  let atMs = performance.now()
+  let longestMs = 0
+  const watched = async (): Promise<void> => {
+    turns += 1
+    longestMs = Math.max(longestMs, performance.now() - atMs)
+    await new Promise((resolve) => { setImmediate(resolve) })
+    atMs = performance.now()
+  }
+  const many = values(20_000, 1)
+  t.match(await explained(3n, pieces(...many), pieces(...values(12, 30_000)), watched), { rest: 3n, cut: true }, 'three that are none of ours')
+  t.match(await explained(3n, pieces(...many), pieces(...values(600, 30_000)), watched), { rest: 3n, cut: true })
+  t.ok(turns > 20, `${turns} turns`)
+  t.ok(longestMs < 1_000, `the longest took ${Math.round(longestMs)} ms`)
+  t.match(await explained(BigInt(-(many[7] ?? 0)), pieces(...many), [], turn), { missing: [many[7]], cut: false }, 'one is found all the same')
+  const whole = many.reduce((sum, each) => sum + each, 0)
+  t.match(await explained(BigInt(-whole), pieces(...many), pieces(...values(12, 30_000)), turn), { missing: many, rest: 0n }, 'and that all are missing')
+  t.match(await explained(-5n, pieces(...Array.from({ length: 100_000 }, () => 5)), [], turn), { missing: [5], guess: true }, 'all of them alike')
 })
 
 t.test('amounts are exact', async (t) => {
