@@ -1,5 +1,6 @@
 import { statusWords } from '../failure-words.ts'
 import { baseUrl } from './base-url.ts'
+import { decimalOf } from './decimal.ts'
 import { toInstant } from '../metering/event.ts'
 import { fieldOf, jsonOf, SinkHttp, type HttpAnswer } from './http.ts'
 import { jsonValue } from './json-value.ts'
@@ -144,7 +145,7 @@ class OpenMeter implements Sink {
     if (!Array.isArray(rows)) throw new DeliveryFailed('unknown', 'the total cannot be read')
     if (rows.length > 1) return null
     const value: unknown = rows.length === 0 ? 0 : fieldOf(rows[0], 'value')
-    return typeof value === 'number' ? String(value) : null
+    return typeof value === 'number' ? decimalOf(value) : null
   }
 }
 

@@ -15,6 +15,7 @@ import { orbDialect } from './kit/dialects/orb.ts'
 import { polarDialect } from './kit/dialects/polar.ts'
 import { stripeStream, stripeV1 } from './kit/dialects/stripe.ts'
 import { webhookBatched } from './kit/dialects/webhook.ts'
+import { rulesOf } from './sample-events.ts'
 import { byWhy, sceneName, sceneOf, type Scene } from './reconcile-scene.ts'
 
 const hourMs = 3_600_000
@@ -316,6 +317,13 @@ t.test('sums of an hour: which hour of whom has too much or too little', async (
   // Not over yet: its events are in the outbox.
   await scene.settle({ agoMs: 5_000 })
   t.match(await scene.compare(), { differences: [{ why: 'late' }], unexplained: 0 })
+})
+
+t.test('a total of binary fractions is read however small it is', async (t) => {
+  const scene = await sceneOf(t, openmeterV1, { mapping: { meters: rulesOf([{ code: 'prompt', quantity: 'cost', valueProperty: 'tokens' }]) } })
+  scene.fake.books.book({ key: 'theirs', id: 'theirs', code: 'prompt', customer: 'cus_acme', timeMs: scene.nowMs - hourMs, value: '0.0000001', bad: null }, 'forever', scene.nowMs)
+  await scene.settle({ usage: { requests: 1, cost: 5_000 } })
+  t.match(await scene.compare(), { rows: [{ theirs: '0.0000001' }] })
 })
 
 t.test('a receiver that is busy is asked again, and one that refuses us is an error', async (t) => {
