@@ -190,7 +190,7 @@ const price = object({
   plan: word, currency: word, price_version: word, in_force_from: moment, model: word, rate: orNull(texts),
   parts: list(object({ counted: text, price: text, quantity: text, unit_price: money, amount: money })), sum: word, cost: word, note: word,
 })
-export const explanation = object({
+const callExplanation = object({
   id: text, state: oneOf('in_flight', 'settled', 'expired'), admitted_at: instant, settled_at: moment, account: text, key: text, plan: text, plan_version: whole, endpoint: text, model: word,
   model_served: word, provider: text, upstream: text, stream: flag, features: texts, status: orNull(whole), end: word, usage_source: word, bound: orNull(open), output_bound: word, expires_at: moment,
   limits: list(object({
@@ -200,5 +200,9 @@ export const explanation = object({
   other_draws: draws, overruns: draws, shadow: texts, usage: mapOf(number), price: orNull(price),
   corrections: list(object({ id: text, settled_at: text, usage: mapOf(number), drawn: draws, price })), notes: texts,
 })
+const refusalExplanation = object({
+  id: text, state: oneOf('refused'), refused_at: instant, account: text, key: text, model: word, reason: text, limit: word, ceiling: orNull(number), used: orNull(number), remaining: orNull(number), resets_at: moment,
+})
+export const explanation = either(callExplanation, refusalExplanation)
 
 export const simulationState = object({ state: mapOf(list(object({ id: text, value: open }))) })

@@ -1,5 +1,6 @@
 import type { Principal } from '../accounts/principal.ts'
 import type { StoredKeyDirectory } from '../accounts/key-directory.ts'
+import type { RefusedCall } from '../analytics/refusal-tally.ts'
 import type { Plan } from '../config/config.ts'
 import { explainPrice } from '../invoices/explanation.ts'
 import type { PriceExplanation } from '../invoices/explanation.ts'
@@ -82,10 +83,27 @@ export interface LimitExplanation {
   readonly buckets: readonly { readonly bucket: string; readonly of: number | null; readonly drawn: number }[]
 }
 
-type Parts = Pick<AdminParts, 'config' | 'directory' | 'history' | 'clock' | 'outbox' | 'inspectStore' | 'pendingCall'>
+/** Of a call that was refused: it left no event, and is remembered for a while by the gateway that it came to. */
+export interface RefusalExplanation {
+  readonly id: string
+  readonly state: 'refused'
+  readonly refused_at: string
+  readonly account: string
+  readonly key: string
+  readonly model: string | null
+  readonly reason: string
+  /** By name; null: no limit refused it. Its figures are in the units of the configuration. */
+  readonly limit: string | null
+  readonly ceiling: number | null
+  readonly used: number | null
+  readonly remaining: number | null
+  readonly resets_at: string | null
+}
+
+type Parts = Pick<AdminParts, 'analytics' | 'config' | 'directory' | 'history' | 'clock' | 'outbox' | 'inspectStore' | 'pendingCall'>
 
 /** Explains a call by its id, which answers carry as x-request-id. Throws 404 for one that has left nothing. */
-export async function explainCall(parts: Parts, asked: string): Promise<Explanation> {
+export async function explainCall(parts: Parts, asked: string): Promise<Explanation | RefusalExplanation> {
   const id = asked.replace(/\.late\d*$/, '')
   if (!/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/.test(id)) throw new Problem(422, `"${asked}" is not the id of a call; answers carry theirs as x-request-id (Anthropic's dialect: request-id)`)
   const events = await parts.history.find(id)
@@ -93,10 +111,16 @@ export async function explainCall(parts: Parts, asked: string): Promise<Explanat
   if (first !== undefined) return explainEvent(parts, first, events.filter((event) => event !== first))
   const pending = await parts.pendingCall(id)
   if (pending !== undefined) return explainPending(parts, pending)
+  const refused = parts.analytics.samples({}, Infinity).find((call) => call.id === id)
+  if (refused !== undefined) return explainRefusal(refused)
   const admittedMs = timeOfId(id)
   const knownMs = await knownSinceMs(parts, parts.clock.nowMs())
   const gone = knownMs > admittedMs ? ` It would have begun at ${toInstant(admittedMs)}, and events that were settled before ${toInstant(knownMs)} are no longer kept.` : ''
   throw new Problem(404, `there is no event of "${id}", and no such call is in flight: a call that was refused, or that the upstream failed, leaves none.${gone}`)
+}
+
+function explainRefusal({ id, atMs, resetsAt, account, key, model, reason, limit, ceiling, used, remaining }: RefusedCall): RefusalExplanation {
+  return { id, state: 'refused', refused_at: toInstant(atMs), account, key, model, reason, limit, ceiling, used, remaining, resets_at: resetsAt }
 }
 
 function explainEvent(parts: Parts, first: UsageEvent, corrections: readonly UsageEvent[]): Explanation {

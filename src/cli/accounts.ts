@@ -1,8 +1,9 @@
-import { jsonOption, print, printJson } from './command.ts'
+import { CommandFailed, jsonOption, print, printJson } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
-import type { Answer } from './door.ts'
+import type { Answer, Door } from './door.ts'
 import { given } from './keys.ts'
+import { isRefusing } from './subscriptions.ts'
 import { toTable } from './table.ts'
 
 const whichAccount = [{ name: 'id', about: 'which account' }]
@@ -39,7 +40,9 @@ export const accountCommands: readonly Command[] = [
       const answer = await door.ask('GET', '/api/v1/accounts')
       if (input.flag('json')) printJson(around, answer)
       else {
-        print(around, toTable(rowsOf(answer, 'accounts'), [
+        const rows = rowsOf(answer, 'accounts')
+        const stateOf = statesOf(rows)
+        print(around, toTable(rows, [
           { title: 'ACCOUNT', cell: (row) => cell(row, 'id') },
           { title: 'PLAN', cell: (row) => cell(row, 'plan') },
           { title: 'UNDER', cell: (row) => cell(row, 'parent') },
@@ -103,8 +106,9 @@ export const accountCommands: readonly Command[] = [
     examples: ['tallygate accounts remove globex-dev'],
     run: (input, around) => throughDoor(input, around, async (door) => {
       const answer = await door.ask('DELETE', pathOf(input), { query: given({ revision: input.text('revision') }) })
+      if (answer['removed'] !== true) throw new CommandFailed(`there is no account "${String(answer['id'])}"`)
       if (input.flag('json')) printJson(around, answer)
-      else print(around, answer['removed'] === true ? `${String(answer['id'])} is removed` : `there was no ${String(answer['id'])}`)
+      else print(around, `${String(answer['id'])} is removed`)
       return 0
     }),
   },
@@ -170,9 +174,30 @@ function tell(input: Input, around: Surroundings, answer: Answer, done: string):
   return 0
 }
 
-function stateOf(row: Answer): string {
-  if (row['unused_because'] !== null && row['unused_because'] !== undefined) return `unused: ${String(row['unused_because'])}`
-  if (row['suspended'] !== true) return 'active'
-  const where = Array.isArray(row['suspended_in']) ? (row['suspended_in'] as unknown[]).map(String).join(' and ') : ''
-  return `suspended (${where === '' ? `by parent ${String(row['suspended_parent'])}` : where})`
+/** Whether an account is served; if not, the nearest reason on the way up. */
+function statesOf(rows: readonly Answer[]): (row: Answer) => string {
+  const used = new Map(rows.filter((row) => isNone(row['unused_because'])).map((row) => [row['id'], row]))
+  return (row) => {
+    if (!isNone(row['unused_because'])) return `unused: ${String(row['unused_because'])}`
+    if (row['suspended'] === true) {
+      const where = Array.isArray(row['suspended_in']) ? (row['suspended_in'] as unknown[]).map(String).join(' and ') : ''
+      return `suspended (${where === '' ? `by parent ${String(row['suspended_parent'])}` : where})`
+    }
+    const seen = new Set<Answer>()
+    for (let each: Answer | undefined = row; each !== undefined && !seen.has(each); each = used.get(each['parent'])) {
+      const state = each['subscription']
+      if (isRefusing(state)) return each === row ? state : `${state} (by parent ${String(each['id'])})`
+      seen.add(each)
+    }
+    return String(row['subscription'] ?? 'active')
+  }
+}
+
+function isNone(value: unknown): boolean {
+  return value === null || value === undefined
+}
+
+/** For an answer with nothing of the account in it, if one was asked for: a misspelt one would pass for one that is well. */
+export async function mustBeAccount(door: Door, account: string | undefined): Promise<void> {
+  if (account !== undefined) await door.ask('GET', `/api/v1/accounts/${encodeURIComponent(account)}`)
 }

@@ -1,3 +1,5 @@
+import { harmlessText } from '../acting-characters.ts'
+import { toldInstant } from '../accounts/latest-instant.ts'
 import { jsonOption, print, printJson } from './command.ts'
 import type { Command } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
@@ -17,6 +19,7 @@ export const auditCommand: Command = {
       const value = input.text(name)
       return value === undefined ? [] : [[name, value] as const]
     }))
+    const target = input.text('target')
     const answer = await door.ask('GET', '/api/v1/audit', { query })
     if (input.flag('json')) printJson(around, answer)
     else {
@@ -26,12 +29,24 @@ export const auditCommand: Command = {
         { title: 'ACTION', cell: (row) => cell(row, 'action') },
         { title: 'TARGET', cell: (row) => cell(row, 'target') },
         { title: 'DETAILS', cell: detailsOf },
-      ], 'nobody changed anything'))
+      ], target === undefined ? 'nobody changed anything' : `nothing of "${harmlessText(target)}" was changed`))
     }
     return 0
   }),
 }
 
 function detailsOf({ details }: Answer): string {
-  return Object.entries(details as Readonly<Record<string, unknown>>).map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`).join(' ')
+  return Object.entries(toReadable(details) as Readonly<Record<string, unknown>>).map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`).join(' ')
+}
+
+/** Earlier, a number of milliseconds is a length of time. */
+const earliestMs = Date.UTC(2000, 0)
+
+/** For people: instants as such, and nothing of what was left out. */
+function toReadable(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(toReadable)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).filter(([, each]) => each !== null).map(([name, each]) => (
+    name.endsWith('_ms') && typeof each === 'number' && each > earliestMs ? [name.slice(0, -'_ms'.length), toldInstant(each)] : [name, toReadable(each)]
+  )))
 }

@@ -20,10 +20,20 @@ export function configSource(input: Input, around: Surroundings): LoadOptions {
   }
 }
 
-/** The valid config; throws CommandFailed with every mistake in it. */
+/** A config with mistakes, one a line. */
+export class BadConfig extends CommandFailed {
+  override name = 'BadConfig'
+  readonly mistakes: number
+  constructor(lines: readonly string[]) {
+    super(lines.join('\n'), 2)
+    this.mistakes = lines.length
+  }
+}
+
+/** The valid config; throws BadConfig with every mistake in it. */
 export async function readConfig(input: Input, around: Surroundings): Promise<Config> {
   const [{ loadConfig }, { toText }] = await Promise.all([import('../config/load.ts'), import('../config/problem.ts')])
   const { config, problems } = loadConfig(configSource(input, around))
-  if (config === null) throw new CommandFailed(problems.map(toText).join('\n'), 2)
+  if (config === null) throw new BadConfig(problems.map(toText))
   return config
 }

@@ -1,10 +1,11 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { AdminRequest } from '../admin/admin-api.ts'
-import type { Config } from '../config/config.ts'
+import type { Address, Config } from '../config/config.ts'
 import { CommandFailed } from './command.ts'
 import type { Input, Option, Surroundings } from './command.ts'
-import { configOption, readConfig } from './config-file.ts'
+import { BadConfig, configOption, configSource, readConfig } from './config-file.ts'
+import type { GatewayPlace } from './gateway-place.ts'
 
 export const doorOptions: readonly Option[] = [configOption]
 
@@ -12,7 +13,6 @@ export const doorOptions: readonly Option[] = [configOption]
 export interface Door {
   /** Gives the answer's body; throws CommandFailed with what the API said. */
   ask(method: 'GET' | 'POST' | 'DELETE', path: string, given?: { query?: Readonly<Record<string, string>>; body?: Readonly<Record<string, unknown>> }): Promise<Answer>
-  readonly config: Config
   /** True: a gateway answers. */
   readonly running: boolean
   close(): Promise<void>
@@ -31,8 +31,7 @@ export const doorPlateFile = 'gateway.json'
 
 /** Opens the door, uses it, closes it. */
 export async function throughDoor<T>(input: Input, around: Surroundings, use: (door: Door) => Promise<T>): Promise<T> {
-  const config = await readConfig(input, around)
-  const door = (await remoteDoor(config, around)) ?? (await ownDoor(config, around))
+  const door = await openDoor(input, around)
   try {
     return await use(door)
   } finally {
@@ -40,14 +39,36 @@ export async function throughDoor<T>(input: Input, around: Surroundings, use: (d
   }
 }
 
-async function remoteDoor(config: Config, around: Surroundings): Promise<Door | undefined> {
-  const plate = config.store.kind === 'embedded' ? await readPlate(config.store.dir) : undefined
-  const { host, port } = config.admin.listen
-  const shownHost = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
-  const base = plate?.address ?? `http://${shownHost.includes(':') ? `[${shownHost}]` : shownHost}:${port}`
+async function openDoor(input: Input, around: Surroundings): Promise<Door> {
+  let config: Config
+  try {
+    config = await readConfig(input, around)
+  } catch (error) {
+    if (!(error instanceof BadConfig)) throw error
+    return await doorDespite(error, input, around)
+  }
+  return (await remoteDoor({ store: config.store, adminListen: config.admin.listen }, around)) ?? (await ownDoor(config, around))
+}
+
+/** A gateway that runs has the config of before the mistakes: what is urgent can be done there all the same. */
+async function doorDespite(mistakes: BadConfig, input: Input, around: Surroundings): Promise<Door> {
+  const source = configSource(input, around)
+  const { placeDespiteMistakes } = await import('./gateway-place.ts')
+  const place = placeDespiteMistakes(source)
+  const door = place === undefined ? undefined : await remoteDoor(place, around)
+  if (door === undefined) throw mistakes
+  const count = `${mistakes.mistakes} mistake${mistakes.mistakes === 1 ? '' : 's'}`
+  around.stderr.write(`${source.file} has ${count}, and the gateway goes on with what it had; see tallygate check\n`)
+  return door
+}
+
+async function remoteDoor({ store, adminListen }: GatewayPlace, around: Surroundings): Promise<Door | undefined> {
+  const plate = store.kind === 'embedded' ? await readPlate(store.dir) : undefined
   const given = around.env['TALLYGATE_ADMIN_TOKEN'] ?? ''
   // An embedded store has one gateway, and that one left its address; anybody else on the port is not ours.
-  if (config.store.kind === 'embedded' && plate === undefined) return undefined
+  if (store.kind === 'embedded' && plate === undefined) return undefined
+  const base = plate?.address ?? (adminListen === null ? undefined : addressOf(adminListen))
+  if (base === undefined) return undefined
   // Whoever knows the plate's token is the gateway that left it: nobody else is shown the one that was given.
   if (plate !== undefined && (await call(`${base}/api/v1/config`, { headers: bearer(plate.token) }))?.status !== 200) return undefined
   // What was given is meant: a viewer's does what a viewer may.
@@ -59,7 +80,6 @@ async function remoteDoor(config: Config, around: Surroundings): Promise<Door | 
     throw new CommandFailed(`the gateway at ${base} does not accept the token in TALLYGATE_ADMIN_TOKEN${plate === undefined ? '' : '; without that variable a command has the token of gateway.json'}`)
   }
   return {
-    config,
     running: true,
     async ask(method, path, { query = {}, body } = {}) {
       const search = new URLSearchParams(query).toString()
@@ -74,6 +94,11 @@ async function remoteDoor(config: Config, around: Surroundings): Promise<Door | 
     },
     close: () => Promise.resolve(),
   }
+}
+
+function addressOf({ host, port }: Address): string {
+  const shownHost = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
+  return `http://${shownHost.includes(':') ? `[${shownHost}]` : shownHost}:${port}`
 }
 
 function bearer(token: string): Record<string, string> {
@@ -91,7 +116,6 @@ async function ownDoor(config: Config, around: Surroundings): Promise<Door> {
   })
   const parts = books.adminParts(() => config, null)
   return {
-    config,
     running: false,
     async ask(method, path, { query = {}, body = {} } = {}) {
       const request: AdminRequest = { method, path, query, body, caller: { name: 'cli', role: 'admin' }, gone: () => false }

@@ -1,4 +1,5 @@
 import { harmlessJson, harmlessText } from '../acting-characters.ts'
+import { mustBeAccount } from './accounts.ts'
 import { CommandFailed, jsonOption, print, printJson } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
@@ -32,13 +33,14 @@ export const eventCommands: readonly Command[] = [
       const answer = await door.ask('GET', '/api/v1/usage', {
         query: given({ from: input.text('since'), to: input.text('until'), by, bucket: input.text('bucket'), account: input.text('account') }),
       }).catch(inOptionNames)
+      const rows = rowsOf(answer, 'rows')
+      if (rows.length === 0) await mustBeAccount(door, input.text('account'))
       if (input.flag('json')) {
         printJson(around, answer)
         return 0
       }
       const groups = [...(input.text('bucket') === undefined ? [] : ['from']), ...by.split(',').map((name) => name.trim()).filter((name) => name !== '')]
       const sums = [['requests', 'REQUESTS'], ['input_tokens', 'INPUT'], ['cached_input_tokens', 'CACHED'], ['output_tokens', 'OUTPUT'], ['total_tokens', 'TOTAL']] as const
-      const rows = rowsOf(answer, 'rows')
       print(around, toTable(rows, [
         ...groups.map((name) => ({ title: name.toUpperCase(), cell: (row: Answer) => cell(row, name) })),
         ...sums.map(([name, title]) => ({ title, cell: (row: Answer) => cell(row, name) })),
@@ -203,6 +205,7 @@ async function printFocus(door: Door, input: Input, around: Surroundings): Promi
   const answer = await door.ask('GET', '/api/v1/usage/focus', {
     query: given({ from: input.text('since'), to: input.text('until'), bucket: input.text('bucket'), account: input.text('account'), provider: input.text('provider') }),
   }).catch(inOptionNames)
+  if (answer['events'] === 0 && answer['unpriced'] === 0) await mustBeAccount(door, input.text('account'))
   if (input.flag('json')) printJson(around, answer)
   else around.stdout.write(toCsv(answer['columns'] as string[], answer['rows'] as (string | null)[][], focusNumbers))
   // Beside the rows, which may go into a file.

@@ -1,5 +1,5 @@
 import { harmlessText } from '../acting-characters.ts'
-import type { Explanation } from '../admin/explanation.ts'
+import type { Explanation, RefusalExplanation } from '../admin/explanation.ts'
 import type { PriceExplanation } from '../invoices/explanation.ts'
 import { jsonOption, print, printJson } from './command.ts'
 import type { Command } from './command.ts'
@@ -7,19 +7,20 @@ import { doorOptions, throughDoor } from './door.ts'
 import { toTable } from './table.ts'
 
 export const explainCommand: Command = {
-  name: 'explain', summary: 'how a call was held, settled and priced',
+  name: 'explain', summary: 'how a call was held, settled and priced, or why it was refused',
   arguments: [{ name: 'id', about: 'the id of the call: its answer carries it as x-request-id' }],
   options: [jsonOption, ...doorOptions],
   examples: ['tallygate explain 019a2b3c-4d5e-7f60-8123-456789abcdef'],
   run: (input, around) => throughDoor(input, around, async (door) => {
     const answer = await door.ask('GET', `/api/v1/explain/${encodeURIComponent(input.arguments[0] ?? '')}`)
     if (input.flag('json')) printJson(around, answer)
-    else print(around, textOf(answer as unknown as Explanation))
+    else print(around, textOf(answer as unknown as Explanation | RefusalExplanation))
     return 0
   }),
 }
 
-function textOf(explanation: Explanation): string {
+function textOf(explanation: Explanation | RefusalExplanation): string {
+  if (explanation.state === 'refused') return refusalOf(explanation)
   const { corrections, notes } = explanation
   return [
     headOf(explanation), limitsOf(explanation), ...(explanation.price === null ? [] : [priceOf(explanation.price)]),
@@ -44,6 +45,27 @@ function headOf(call: Explanation): string {
     ['Asked for', asked.join(', ')], ['Lowered to', call.output_bound ?? ''], ['Used', used.join(', ')], ['Would be refused by', call.shadow.join(', ')],
     ['Overrun', call.overruns.map(({ bucket, amount }) => `${amount} beyond ${bucket}`).join(', ')],
   ]
+  return toLines(lines)
+}
+
+function refusalOf({ id, account, key, model, refused_at: at, reason, limit, ceiling, used, remaining, resets_at: resetsAt }: RefusalExplanation): string {
+  const figures = [
+    ...(limit === null ? [] : [limit]), ...(ceiling === null ? [] : [`at most ${amountOf(ceiling)}`]), ...(used === null ? [] : [`${amountOf(used)} used`]), ...(remaining === null ? [] : [`${amountOf(remaining)} left`]),
+  ]
+  const lines: readonly (readonly [string, string])[] = [
+    ['Call', `${id}, refused`], ['Who', `account ${account}, key ${key}`], ['What', model === null ? '' : `model ${model}`], ['When', at],
+    ['Why', `${reason}${reasons[reason] === undefined ? '' : `: ${reasons[reason]}`}`], ['Limit', figures.join(', ')], ['Anew from', resetsAt ?? ''],
+  ]
+  return `${toLines(lines)}\n\nNothing of it was counted, and it cost nothing.`
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  rate_limited: 'too many in a short time', usage_limit_reached: 'what the limit allows was used up', capacity_reserved: 'what was left was held by calls in flight', concurrency_limit: 'as many calls as may be were in flight',
+  no_credit_available: 'what was given was used up', request_too_large: 'the call asked for more than the limit can ever give', feature_unavailable: 'the plan does not have what was asked for',
+  subscription_inactive: 'the account was suspended, had not begun, or was past its end', metering_unavailable: 'the store was away', bad_request: 'the request was not understood',
+}
+
+function toLines(lines: readonly (readonly [string, string])[]): string {
   return lines.filter(([, text]) => text !== '').map(([title, text]) => `${title.padEnd(10)}  ${harmlessText(text)}`).join('\n')
 }
 

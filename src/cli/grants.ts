@@ -1,3 +1,4 @@
+import { mustBeAccount } from './accounts.ts'
 import { CommandFailed, jsonOption, print, printJson } from './command.ts'
 import type { Command } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
@@ -14,6 +15,7 @@ export const grantCommands: readonly Command[] = [
     run: (input, around) => throughDoor(input, around, async (door) => {
       const breakage = input.flag('breakage')
       const answer = await door.ask('GET', breakage ? '/api/v1/breakage' : '/api/v1/grants', { query: given({ account: input.text('account') }) })
+      if (rowsOf(answer, breakage ? 'breakage' : 'grants').length === 0) await mustBeAccount(door, input.text('account'))
       if (input.flag('json')) printJson(around, answer)
       else if (breakage) {
         print(around, toTable(rowsOf(answer, 'breakage'), [

@@ -1,3 +1,4 @@
+import { mustBeAccount } from './accounts.ts'
 import { jsonOption, print, printJson } from './command.ts'
 import type { Command } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
@@ -19,6 +20,7 @@ export const noticesCommand: Command = {
       return value === undefined ? [] : [[name, value] as const]
     }))
     const answer = await door.ask('GET', '/api/v1/notices', { query })
+    if (rowsOf(answer, 'notices').length === 0) await mustBeAccount(door, input.text('account'))
     if (input.flag('json')) printJson(around, answer)
     else {
       print(around, toTable(rowsOf(answer, 'notices'), [

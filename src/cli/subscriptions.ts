@@ -1,3 +1,4 @@
+import type { SubscriptionState } from '../metering/subscription.ts'
 import { jsonOption, print, printJson } from './command.ts'
 import type { Command, Input, Surroundings } from './command.ts'
 import { cell, doorOptions, rowsOf, throughDoor } from './door.ts'
@@ -37,7 +38,7 @@ export const subscriptionCommands: readonly Command[] = [
           { title: 'SEATS', cell: (row) => cell(row, 'seats') },
           { title: 'WHERE', cell: (row) => cell(row, 'where') },
           { title: 'REVISION', cell: (row) => cell(row, 'revision') },
-        ], 'no subscriptions: every account is served as long as it stands in the config'))
+        ], 'no subscriptions: every account is served for as long as it is there'))
       }
       return 0
     }),
@@ -101,6 +102,11 @@ export const subscriptionCommands: readonly Command[] = [
   },
 ]
 
+/** The state of a subscription with which no call is served. */
+export function isRefusing(state: unknown): state is SubscriptionState {
+  return state === 'pending' || state === 'suspended' || state === 'ended'
+}
+
 function intentOf(input: Input): Readonly<Record<string, string>> {
   return given({ revision: input.text('revision'), change: input.text('change') })
 }
@@ -113,7 +119,8 @@ function tell(input: Input, around: Surroundings, answer: Answer): number {
   if (input.flag('json')) printJson(around, answer)
   else {
     const until = typeof answer['until'] === 'string' ? ` until ${answer['until']}` : ''
-    print(around, `${String(answer['account'])} is ${String(answer['state'])}${until} (revision ${String(answer['revision'])})`)
+    const refused = isRefusing(answer['state']) ? `: calls are refused${until === '' ? '' : ' until then'}` : ''
+    print(around, `${String(answer['account'])} is ${String(answer['state'])}${until}${refused} (revision ${String(answer['revision'])})`)
   }
   return 0
 }

@@ -1,5 +1,5 @@
 import { isAlias, isMap, isPair, isScalar, isSeq, LineCounter, parseDocument, stringify } from 'yaml'
-import type { Node as YamlNode } from 'yaml'
+import type { Node as YamlNode, YAMLError } from 'yaml'
 import type { Path, Report } from './problem.ts'
 import { pathOf, shown } from './problem.ts'
 
@@ -100,13 +100,20 @@ export function parseYaml(file: string, text: string, substitute: Substitute, re
   }
   const told = new Set<number>()
   for (const error of document.errors) {
-    // One slip makes the reader stumble several times over the same place.
-    if (told.has(error.pos[0]) || told.size >= syntaxProblemsMax) continue
-    told.add(error.pos[0])
+    const [offset] = error.pos
+    const { line } = lines.linePos(offset)
+    // One slip makes the reader stumble over the rest of its line, and may leave it lost for the rest of the file.
+    if (told.has(line) || told.size >= syntaxProblemsMax || (told.size > 0 && isLost(error))) continue
+    told.add(line)
+    const unquoted = unquotedSubstitution(text, offset)
+    if (unquoted !== undefined) {
+      report.problemAt(source, offset - 1, null, `"\${…}" inside { } or [ ] has to stand in quotes: ${unquoted}`)
+      continue
+    }
     const sentence = error.code === 'MULTIPLE_DOCS' ? 'a second document begins here ("---"); a file holds one'
       : error.code === 'BLOCK_AS_IMPLICIT_KEY' ? 'is not valid YAML: a mapping cannot begin here, in the middle of a line; look at how this line and the one before are indented'
       : error.message.startsWith('Maximum call stack') ? 'is nested too deeply to be read' : `is not valid YAML: ${oneLine(error.message)}`
-    report.problemAt(source, error.pos[0], null, sentence)
+    report.problemAt(source, offset, null, sentence)
   }
   for (const warning of document.warnings.slice(0, syntaxProblemsMax)) {
     const tag = /^Unresolved tag: (.*)$/.exec(warning.message)
@@ -140,6 +147,19 @@ function bracketsLeftOpen(text: string): number {
     else if ((code === 0x5d || code === 0x7d) && open > 0) open--
   }
   return most
+}
+
+/** It has fallen out of the document, and no longer knows what it reads. */
+function isLost({ code, message }: YAMLError): boolean {
+  return code === 'UNEXPECTED_TOKEN' && message.includes('token in YAML stream')
+}
+
+/** How the substitution whose brace stands here would be written in quotes; undefined: none does. Only inside { } or [ ] does such a brace make anybody stumble. */
+function unquotedSubstitution(text: string, braceAt: number): string | undefined {
+  const [found] = /^\$\{[^}\n]*\}?/.exec(text.slice(braceAt - 1, braceAt + 80)) ?? []
+  if (found === undefined) return undefined
+  const isPart = (character: string | undefined): boolean => character !== undefined && !/[\s,[\]{}]/.test(character)
+  return `"${isPart(text[braceAt - 2]) ? '…' : ''}${found}${isPart(text[braceAt - 1 + found.length]) ? '…' : ''}"`
 }
 
 function oneLine(message: string): string {

@@ -3,6 +3,7 @@
 
 import { join } from 'node:path'
 import t from 'tap'
+import { z } from 'zod'
 import { answerAdmin } from '../../src/admin/admin-api.ts'
 import type { Explanation } from '../../src/admin/explanation.ts'
 import { toProblem } from '../../src/admin/problem.ts'
@@ -133,6 +134,49 @@ t.test('a settled call, a running one, and one that left nothing', async (t) => 
   })
   t.match(later, { other_draws: [{ bucket: 'rpm', amount: 1 }], notes: [/was at version 3, and is at 4 by now/, /no longer there/] })
   t.match(later.limits.find(({ name, of }) => name === 'monthly' && of === 'team'), { used: 70 }, 'also without its key')
+})
+
+t.test('a refused call is explained with its refusal for as long as it is remembered', async (t) => {
+  const upstream = await openScriptedUpstream(t, openai(openaiAnswer))
+  const dir = configIn(tmpDir(t), `${sold().replace('limit: 60, window: 1m', 'limit: 1, window: 1m').replace('  pro:', '  pro:\n    entitlements: { models: [small] }')}upstreams:\n  model: { url: "${upstream.url}" }\n`)
+  const running = await serve(t, dir)
+  const post = async (model: string): Promise<{ status: number; id: string }> => {
+    const response = await fetch(`${running.gateway}/v1/chat/completions`, {
+      method: 'POST', headers: { authorization: `Bearer ${secret}`, 'content-type': 'application/json' }, body: JSON.stringify({ model, messages: [{ role: 'user', content: prompt }], max_tokens: 10 }),
+    })
+    await response.text()
+    return { status: response.status, id: response.headers.get('x-request-id') ?? '' }
+  }
+  t.match(await post('small'), { status: 200 })
+  const limited = await post('small')
+  t.equal(limited.status, 429)
+  const foreign = await post('large')
+  t.equal(foreign.status, 403)
+  const { paths } = await (await fetch(`${running.admin}/api/v1/openapi.json`)).json() as { paths: Record<string, { get: { responses: Record<string, { content: Record<string, { schema: object }> }> } }> }
+  const shape = z.fromJSONSchema({ ...paths['/api/v1/explain/{id}']?.get.responses['200']?.content['application/json']?.schema } as Parameters<typeof z.fromJSONSchema>[0])
+  const explain = async (id: string): Promise<unknown> => {
+    const response = await fetch(`${running.admin}/api/v1/explain/${id}`)
+    t.equal(response.status, 200, await response.clone().text())
+    const told: unknown = await response.json()
+    t.ok(shape.safeParse(told).success, 'as it is documented')
+    return told
+  }
+  // What was refused is told within a second.
+  await waitFor('the last of them to be remembered', async () => (await fetch(`${running.admin}/api/v1/explain/${foreign.id}`)).status === 200)
+  const told = await explain(limited.id) as { refused_at: string; resets_at: string }
+  t.match(told, { id: limited.id, state: 'refused', account: 'team', key: 'team-1', model: 'small', reason: 'rate_limited', limit: 'rpm', ceiling: 1, used: 1, remaining: 0 })
+  t.ok(told.refused_at < told.resets_at)
+  t.match(await explain(foreign.id), { state: 'refused', model: 'large', reason: 'feature_unavailable', limit: null, ceiling: null, used: null, remaining: null, resets_at: null })
+
+  const words = await tallygate(t, dir, ['explain', limited.id])
+  t.equal(words.code, 0)
+  t.match(words.out, new RegExp(`^Call +${limited.id}, refused$`, 'm'))
+  t.match(words.out, /^Who +account team, key team-1$/m)
+  t.match(words.out, /^Why +rate_limited: too many in a short time$/m)
+  t.match(words.out, /^Limit +rpm, at most 1, 1 used, 0 left$/m)
+  t.match(words.out, new RegExp(`^Anew from +${told.resets_at}$`, 'm'))
+  t.match(JSON.parse((await tallygate(t, dir, ['explain', foreign.id, '--json'])).out), { id: foreign.id, state: 'refused' })
+  t.equal((await fetch(`${running.admin}/api/v1/explain/${newId(Date.now())}`)).status, 404, 'what nobody remembers')
 })
 
 t.test('an expired call that came back is explained with its correction', async (t) => {

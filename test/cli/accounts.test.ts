@@ -38,7 +38,37 @@ t.test('accounts are made, changed, shown and taken away from the command line, 
   const key = /key +(\S+)/.exec(made.out)?.[1] ?? ''
   await tallygate(t, dir, ['keys', 'revoke', key])
   t.match(await tallygate(t, dir, ['accounts', 'remove', 'dev', '--revision', '2']), { code: 0, out: 'dev is removed\n' })
-  t.match(await tallygate(t, dir, ['accounts', 'remove', 'dev']), { code: 0, out: 'there was no dev\n' })
+  t.match(await tallygate(t, dir, ['accounts', 'remove', 'dev']), { code: 1, out: '', err: 'there is no account "dev"\n' })
+})
+
+t.test('a misspelt account is no all-clear; one that was removed keeps what it left', async (t) => {
+  const dir = configIn(tmpDir(t), freePlan)
+  const running = await serve(t, dir)
+  t.equal((await tallygate(t, dir, ['accounts', 'create', 'gone', '--plan', 'free'])).code, 0)
+  const made = await tallygate(t, dir, ['keys', 'create', '--account', 'gone', '--id', 'gone-1'])
+  t.equal((await chat(running.gateway, secretIn(made.out))).status, 200)
+  t.equal((await tallygate(t, dir, ['keys', 'revoke', 'gone-1'])).code, 0)
+  await waitFor('its call to be over', async () => (await tallygate(t, dir, ['accounts', 'remove', 'gone'])).code === 0)
+  t.match(await tallygate(t, dir, ['usage', '--account', 'gone']), { code: 0, out: /^gone +1 /m })
+  t.match(await tallygate(t, dir, ['usage', '--account', 'gone', '--format', 'focus']), { code: 0, err: /1 events have no price/ })
+  t.match(await tallygate(t, dir, ['audit', '--target', 'gone']), { code: 0, out: /account\.remove/ })
+  for (const words of [['usage'], ['usage', '--json'], ['usage', '--format', 'focus'], ['grants', 'list'], ['grants', 'list', '--breakage'], ['notices'], ['notices', '--json']]) {
+    t.match(await tallygate(t, dir, [...words, '--account', 'acm']), { code: 1, out: '', err: 'there is no account "acm"\n' }, words.join(' '))
+    t.equal((await tallygate(t, dir, [...words, '--account', 'acme'])).code, 0, words.join(' '))
+  }
+  t.match(await tallygate(t, dir, ['usage', '--account', 'acme']), { out: 'no usage in this time\n' })
+})
+
+t.test('the list says of an account that is not served why it is not', async (t) => {
+  const dir = configIn(tmpDir(t), `${freePlan}  later: { plan: free, subscription: { kind: perpetual, start: 2090-01-01 } }
+  team: { parent: later }
+  past: { plan: free, subscription: { kind: term, start: 2020-01-01, end: 2021-01-01 } }
+  trying: { plan: free, subscription: { kind: trial, start: 2020-01-01, trial_end: 2090-01-01 } }
+  served: { plan: free, subscription: { kind: perpetual, start: 2020-01-01 } }
+`)
+  const { out } = await tallygate(t, dir, ['accounts', 'list'])
+  const states = new Map(out.trim().split('\n').slice(1).map((line) => [line.split(' ')[0], / - +(\S.*)$/.exec(line.replace(/^.*\.yaml:\d+/, ''))?.[1]]))
+  t.same(Object.fromEntries(states), { acme: 'active', later: 'pending', team: 'pending (by parent later)', past: 'ended', trying: 'trial', served: 'active' })
 })
 
 t.test('workers and other gateways on the same Redis serve an account that was made at one of them', { timeout: 60_000 }, async (t) => {

@@ -149,6 +149,30 @@ t.test('with a gateway the commands talk to it, and what they change works withi
   t.match(JSON.parse(following.out().trim().split('\n').at(-1) ?? ''), { data: { key: 'dev' } })
 })
 
+t.test('a mistake in the config keeps no command from the gateway that runs', async (t) => {
+  const dir = configIn(tmpDir(t), withKey)
+  const broken = (): void => writeConfig(dir, `${basics}${withKey.replace('limit: 20', 'limt: 20').replace('plan: free }', 'plan: fre }')}`)
+  broken()
+  const alone = await tallygate(t, dir, ['keys', 'revoke', 'dev'])
+  t.match(alone, { code: 2, out: '', err: /limt.*did you mean "limit"/ }, 'nobody runs')
+  writeConfig(dir, `${basics}${withKey}`)
+  const running = await serve(t, dir)
+  broken()
+  const warning = /^config\/tallygate\.yaml has \d mistakes, and the gateway goes on with what it had; see tallygate check\n$/
+  t.match(await tallygate(t, dir, ['sinks', 'list']), { code: 0, out: /^file +file/m, err: warning })
+  t.match(await tallygate(t, dir, ['usage', '--json']), { code: 0, out: /^\{/, err: warning })
+  t.match(await tallygate(t, dir, ['store', 'info']), { code: 0, out: /^kind +embedded$/m, err: warning })
+  t.match(await tallygate(t, dir, ['explain', '019a2b3c-4d5e-7f60-8123-456789abcdef']), { code: 1, err: /there is no event/ })
+  writeConfig(dir, `${basics}${withKey}\nplans: {{{ "\n`)
+  t.match(await tallygate(t, dir, ['keys', 'revoke', 'dev']), { code: 0, out: /dev is revoked/, err: /has \d+ mistakes?, and/ }, 'not even YAML')
+  t.equal((await chat(running.gateway, yamlSecret)).status, 401)
+  t.match(await tallygate(t, dir, ['check']), { code: 2, err: /is not valid YAML/ })
+  t.match(await tallygate(t, dir, ['keys', 'list'], { TALLYGATE_ADMIN_TOKEN: 'nobodys-token-0123456789' }), { code: 1, err: /does not accept the token/ })
+  writeConfig(dir, `${basics.replace('embedded:./data', 'embedded:./elsewhere')}${withKey.replace('limit: 20', 'limt: 20')}`)
+  t.match(await tallygate(t, dir, ['keys', 'list']), { code: 2, err: /limt/ }, 'another store, where nobody answers')
+  t.match(await tallygate(t, dir, ['keys', 'list', '--config', 'nowhere.yaml']), { code: 2, err: /does not exist/ }, 'no file is no config with defaults')
+})
+
 t.test('keys new prints a secret and the line for the config, and stores nothing', async (t) => {
   const dir = configIn(tmpDir(t), freePlan)
   const { code, out } = await tallygate(t, dir, ['keys', 'new', '--yaml', '--id', 'fresh', '--account', 'acme'])
