@@ -164,7 +164,7 @@ export class Metrics {
   readonly duplicates = this.#counter('tallygate_delivery_duplicates_total', 'Records that a receiver said it knew already, by sink.', ['sink'])
   readonly unmapped = this.#counter('tallygate_delivery_unmapped_total', 'Events of accounts without a customer at the receiver, by sink.', ['sink'])
   readonly quarantined = this.#gauge('tallygate_quarantined_records', 'Records that wait for an operator, by sink: whether they were booked is not known.', ['sink'], 'max')
-  readonly sinkPaused = this.#gauge('tallygate_sink_paused', '1 while a sink is paused: its key or its settings are refused.', ['sink'], 'max')
+  readonly sinkPaused = this.#gauge('tallygate_sink_paused', '1 while a sink is paused (its key or its settings are refused) or not open.', ['sink'], 'max')
   readonly unexplained = this.#gauge('tallygate_unexplained_differences', 'Differences from a receiver\'s books that ours did not explain, by sink, when they were last compared.', ['sink'], 'max')
   readonly notices = this.#counter('tallygate_notices_total', 'Notices that this gateway was the first to tell, by type.', ['type'])
   readonly webhookDeliveries = this.#counter('tallygate_webhook_deliveries_total', 'Notices sent to a webhook: delivered, failed attempts, and given up.', ['webhook', 'outcome'])

@@ -99,6 +99,16 @@ export class StoredKeyDirectory implements KeyDirectory {
     return this.#suspended(principal) ?? inactive ?? { outcome: 'found', principal }
   }
 
+  /** Whose key a secret is or was, whether it opens anything now or not; null: nobody's. For operators: the caller is told nothing of it. */
+  ownerOf(secret: string, nowMs: number): { readonly account: string; readonly key: string } | null {
+    const hex = hash('sha256', secret, 'hex')
+    const made = this.#storedByHash.get(hex)
+    // A key of the file hides one of the store that has its id: that one's secret is not the file's owner's.
+    const id = this.#index.byHash.get(hex)?.id ?? this.#rotatedByHash.get(hex) ?? (made === undefined || this.#index.byId.has(made) ? undefined : made)
+    const principal = id === undefined ? null : this.#about(id, nowMs).principal
+    return principal === null ? null : { account: principal.account.id, key: principal.keyId }
+  }
+
   /** What `find` would say of a key at an instant, whatever has been revoked, suspended or has expired since. */
   lookUp(keyId: string, atMs: number): KeyLookup {
     const { principal, inactive } = this.#about(keyId, atMs)

@@ -249,3 +249,20 @@ t.test('of two replicas that make a key of one id at the same moment one is refu
   t.equal(here.outcome(secret), 'found')
   t.ok((await there.changes.audit(9)).some(({ action, target }) => action === 'key.create_refused' && target === 'one'), 'and the journal of changes says that it was not made')
 })
+
+t.test('whose a key is, is known although it opens nothing: revoked, expired, replaced, or of an account that may not call; of no other secret', async (t) => {
+  const made = newSecret(systemRandom)
+  const accounts = [account('acme', { suspended: true }), account('globex'), account('initech')]
+  const { directory, changes, records, outcome } = await set(configOf([
+    key('dev', hashOfSecret(secretA)), key('old', hashOfSecret(secretB), { account: 'globex', expiresMs: nowMs - 1 }), key('gone', hashOfSecret('tg_of_no_account_0123456789'), { account: 'nobody' }),
+  ], accounts))
+  t.same([outcome(secretA), directory.ownerOf(secretA, nowMs)], ['inactive', { account: 'acme', key: 'dev' }])
+  t.same([outcome(secretB), directory.ownerOf(secretB, nowMs)], ['unknown', { account: 'globex', key: 'old' }])
+  const { secret } = await changes.createKey({ id: 'run', account: 'initech', plan: null, expiresMs: null }, 'ops')
+  const { secret: next } = await changes.rotateKey('run', 0, 'ops')
+  await records.put('revocation', 'run', { at_ms: nowMs, by: 'ops', reason: 'leaked' })
+  for (const each of [secret, next]) t.same([outcome(each), directory.ownerOf(each, nowMs)], ['unknown', { account: 'initech', key: 'run' }])
+  // The file's key of this id is another's.
+  await records.put('key', 'dev', { hash: hashOfSecret(made), account: 'initech', plan: null, created_ms: nowMs, created_by: 'ops', expires_ms: null, change: null })
+  for (const each of [made, newSecret(systemRandom), 'tg_of_no_account_0123456789', '']) t.same([outcome(each), directory.ownerOf(each, nowMs)], ['unknown', null])
+})

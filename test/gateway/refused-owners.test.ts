@@ -5,7 +5,6 @@ import { recordKinds } from '../../src/accounts/account-records.ts'
 import { StoredKeyDirectory } from '../../src/accounts/key-directory.ts'
 import { Traffic } from '../../src/analytics/traffic.ts'
 import { systemClock } from '../../src/clock.ts'
-import type { KeyOwner } from '../../src/gateway/authenticate.ts'
 import { openai } from '../fixtures/openai-scripts.ts'
 import { openScriptedUpstream } from '../fixtures/scripted-upstream.ts'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
@@ -19,7 +18,6 @@ async function open(t: Teardown) {
   const traffic = new Traffic()
   const moves: string[] = []
   let asked = 0
-  const owners = new Map<string, KeyOwner>([[secrets.main, { account: 'main', key: 'main' }], [secrets.other, { account: 'other', key: 'other' }]])
   const rig = await startRig(t, upstream.url, {
     wrap: (store) => new Proxy(store, {
       get(target, name) {
@@ -38,9 +36,9 @@ async function open(t: Teardown) {
         keys: {
           find: (secret, nowMs) => directory.find(secret, nowMs),
           grantsNow: (principal, nowMs) => directory.grantsNow(principal, nowMs),
-          ownerOf(secret) {
+          ownerOf(secret, nowMs) {
             asked += 1
-            return owners.get(secret) ?? null
+            return directory.ownerOf(secret, nowMs)
           },
         },
       }
