@@ -9,13 +9,15 @@ import { toUsageEvent, type UsageEvent } from './metering/event.ts'
 import type { AccountCalendar } from './metering/limits/limit.ts'
 import type { Metrics } from './metrics.ts'
 import type { Random } from './random.ts'
+import { creditKind } from './reconciliation/credits.ts'
+import { noteTelling } from './reconciliation/telling.ts'
 import { Attempts, markReplay, type Item } from './sinks/attempts.ts'
 import { Backlog, beginSinkSeries, Delivery, reasonOf, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
 import { kindOf, openSink } from './sinks/index.ts'
 import { creditOf, recordsOf, ruleOf } from './sinks/mapping.ts'
 import { quarantine, quarantined, quarantineKind, type Quarantined } from './sinks/quarantine.ts'
 import { pause, Sender } from './sinks/sender.ts'
-import type { Sink, SinkSurroundings } from './sinks/sink.ts'
+import type { Sink, SinkRecord, SinkSurroundings } from './sinks/sink.ts'
 import { StoreUnavailable, type DeadEntry, type Fence, type Outbox, type Records } from './stores/store.ts'
 
 export interface DeliveriesParts {
@@ -61,9 +63,6 @@ export interface Replayed {
 
 /** Asked for by an operator: each request has its own time. */
 const noEnd = { stop: new AbortController().signal, abort: new AbortController().signal }
-
-/** Documents: events that were taken back at a sink. */
-const creditKind = 'credit'
 
 /** Documents: what a sink has missed, by its name. */
 export const gapKind = 'gap'
@@ -240,11 +239,13 @@ export class Deliveries {
       const nowMs = clock.nowMs()
       const kind = kindOf(sink)
       const note = creditOf(event)
-      const { records: told, refused } = recordsOf(note, kind, sink.mapping)
+      const { records: made, refused } = recordsOf(note, kind, sink.mapping)
+      // What may have been sent comes again as it was.
+      const told = before?.['records'] as readonly SinkRecord[] | undefined ?? made
       if (refused[0] !== undefined) return { failed: refused[0].reason }
       if (told.length === 0) return 'nothing'
       if (kind.contract.corrections === 'none') return { failed: 'the receiver takes nothing back' }
-      if (!await records.swap(creditKind, id, before, { at_ms: nowMs, done: false })) return { failed: 'another gateway is at it' }
+      if (!await records.swap(creditKind, id, before, { at_ms: nowMs, done: false, records: told })) return { failed: 'another gateway is at it' }
       return await this.#aside(sink, config.instance, () => this.#withSink(sink, config.instance, async (open) => {
         const attempts = this.#attempts(sink, open, `${name} credit ${event.id}`)
         await attempts.load()
@@ -252,7 +253,7 @@ export class Deliveries {
         const failure = await attempts.send(items, noEnd)
         const left = items.find(({ state }) => state !== 'accepted')
         if (left !== undefined) return { failed: left.reason ?? failure?.message ?? 'it is unknown whether it was booked; ask again' }
-        await records.put(creditKind, id, { at_ms: nowMs, done: true })
+        await records.put(creditKind, id, { at_ms: nowMs, done: true, records: told })
         return 'sent'
       }))
     })
@@ -500,6 +501,7 @@ export class Deliveries {
   async #start(config: SinkConfig, holder: string): Promise<void> {
     const { outbox, records, clock, random, log, metrics } = this.#parts
     try {
+      await noteTelling(records, config, clock.nowMs())
       const sink = await openSink(config, this.#surroundings(holder))
       const delivery = new Delivery({
         name: config.name, kind: kindOf(config), mapping: config.mapping, sink, outbox, records, clock, random, log, metrics, holder,

@@ -64,12 +64,12 @@ export function correctedId(id: string, number: number): string {
   return id.length + end.length <= ID_MAX ? `${id}${end}` : `${hash('sha256', id).slice(0, 32)}${end}`
 }
 
-/** A record of its own for a sum whose id nobody knows any more. */
-export function sumRecord(like: Pick<MeterRecord, 'code' | 'customer' | 'account' | 'timeMs'>): MeterRecord {
+/** A record of its own for a sum whose id nobody knows any more: one for each window. */
+export function sumRecord(like: Omit<MeterRecord, 'is' | 'id' | 'value'>, windowMs: number): MeterRecord {
   const start = `${like.code}:${like.customer}`
-  const end = `${new Date(like.timeMs).toISOString().slice(0, 16)}Z:reconciled`
+  const end = `${new Date(windowMs).toISOString().slice(0, 16)}Z:reconciled`
   const id = start.length + end.length < ID_MAX - 4 && /^[!-~]+$/.test(start) ? `${start}:${end}` : `${hash('sha256', start).slice(0, 32)}:${end}`
-  return { is: 'meter', id, ...like, value: '0', valueProperty: 'value', properties: {} }
+  return { is: 'meter', id, ...like, value: '0' }
 }
 
 export async function compensations(records: Records, sink: string): Promise<readonly Compensation[]> {

@@ -11,9 +11,11 @@ import { DeliveryFailed, type ReadBack, type Sink, type SinkKind } from '../sink
 import type { Outbox, Position, Records } from '../stores/store.ts'
 import { slackOf, textOf, unitsOf } from './amount.ts'
 import { applyRemedies, compensations, proposalOf, sumRecord, type Compensation, type Outcome, type Proposal, type Remedy } from './compensation.ts'
+import { credits, type Credit } from './credits.ts'
 import { explained, type Piece } from './explain.ts'
 import type { Period } from './period.ts'
-import { amountsOf, type Amount } from './told.ts'
+import { tellingOf, type Telling } from './telling.ts'
+import { amountsOf, creditedAmounts, type Amount } from './told.ts'
 
 export interface ReconcileParts {
   readonly outbox: Outbox
@@ -122,8 +124,12 @@ const APPENDED_MS = 2_000
 const ASK_MS = 60_000
 const ASK_TRIES = 4
 const ASK_AGAIN_MS = 500
+/** Comparisons that are begun again because an event was taken back meanwhile. */
+const AGAIN_MAX = 3
+/** Meters of customers that one note names. */
+const NAMED_MAX = 10
 
-interface Group {
+interface Group extends Period {
   readonly code: string
   readonly customer: string | null
   readonly accounts: Set<string>
@@ -138,15 +144,26 @@ interface Group {
   doubled: bigint
   theirs: bigint | null
   /** Firm ones, by minute; null: they were too many to remember. */
-  minutes: Map<number, { units: bigint; count: number }> | null
+  minutes: Map<number, Minute> | null
   /** Where records are looked at one by one. */
   spans: readonly Span[]
   lateFirst: { count: number; fromMs: number; untilMs: number } | null
+  /** It was told under other settings: its records would not be found, and only totals say something of it. */
+  readonly before: boolean
+}
+
+interface Minute {
+  units: bigint
+  count: number
+  /** The first event of it: a sum has this time. */
+  timeMs: number
 }
 
 interface Span extends Period {
   /** What the receiver has more than was surely delivered; null: it has told no total. */
   readonly difference: bigint | null
+  /** Minutes, or hours, that have records: the only one, or none; null: several. */
+  readonly minute: { readonly startMs: number; readonly timeMs: number } | 'none' | null
 }
 
 type Standing = { readonly is: 'firm' } | { readonly is: 'late' } | { readonly is: 'refused' | 'outside' | 'buried'; readonly reason: string } | { readonly is: 'quarantined'; readonly held: Quarantined }
@@ -173,10 +190,20 @@ type Found = ReadonlyMap<string, { readonly copies: number; readonly value: stri
  */
 export async function reconcile(config: SinkConfig, sink: Sink, asked: ReconcileAsked, parts: ReconcileParts): Promise<Reconciliation> {
   const keptMs = await parts.keptSinceMs()
-  if (keptMs <= asked.fromMs) return await new Comparison(config, sink, asked, parts, []).run()
+  if (keptMs <= asked.fromMs) return await compared(config, sink, asked, parts, [])
   const fromMs = Math.min(asked.untilMs, Math.ceil(keptMs / HOUR_MS) * HOUR_MS)
   const note = `events from before ${new Date(fromMs).toISOString()} are no longer in the store, and there is no archive: the comparison begins then`
-  return await new Comparison(config, sink, { ...asked, fromMs }, parts, [note]).run()
+  return await compared(config, sink, { ...asked, fromMs }, parts, [note])
+}
+
+async function compared(config: SinkConfig, sink: Sink, asked: ReconcileAsked, parts: ReconcileParts, notes: readonly string[]): Promise<Reconciliation> {
+  const taken = async (): Promise<string> => JSON.stringify([...(await credits(parts.records, config.name)).values()].map(({ eventId, done }) => [eventId, done]))
+  for (let tries = 1; ; tries++) {
+    const before = await taken()
+    const result = await new Comparison(config, sink, asked, parts, notes).run()
+    // What was taken back while totals were told would be taken for what was lost.
+    if (tries >= AGAIN_MAX || await taken() === before) return result
+  }
 }
 
 /** Reconciles, sends what puts the receiver's books right, and says for each difference what came of it. `note` is called before a record leaves. */
@@ -213,6 +240,10 @@ class Comparison {
   readonly #held = new Map<string, Quarantined>()
   /** By the id of the record that was put right. */
   readonly #amends = new Map<string, Compensation[]>()
+  /** Events that were taken back, and what took them back. */
+  readonly #credited = new Set<string>()
+  #credits: ReadonlyMap<string, Credit> = new Map()
+  #telling: Telling | null = null
   #remembered = 0
   /** Differences of too many records to take them apart. */
   #cut = 0
@@ -234,9 +265,11 @@ class Comparison {
     await this.#learn()
     await this.#survey()
     const groups = [...this.#groups.values()].filter(({ accounts }) => this.#asked.account === null || accounts.has(this.#asked.account))
-    await this.#compare(groups)
-    await this.#look(groups)
-    const rows = groups.map((group) => this.#rowOf(group)).sort((a, b) => compareTexts(a.accounts.join(), b.accounts.join()) || compareTexts(a.code, b.code))
+    await this.#compare(groups.filter(({ before }) => !before))
+    const apart = new Set(await this.#compareBefore(groups.filter(({ before }) => before)))
+    const whole = groups.filter((group) => !apart.has(group))
+    await this.#look(whole)
+    const rows = [...Map.groupBy(whole, (group) => keyOf(group)).values()].map((parts) => this.#rowOf(parts)).sort((a, b) => compareTexts(a.accounts.join(), b.accounts.join()) || compareTexts(a.code, b.code))
     if (this.#cut > 0) this.#notes.push(`${this.#cut === 1 ? 'a difference was' : `${this.#cut} differences were`} not taken apart: too many records of one time may make it`)
     if (this.#unlisted > 0) this.#notes.push(`${this.#unlisted} more differences are in the sums, but not in the list`)
     return {
@@ -256,6 +289,8 @@ class Comparison {
     const { outbox, records, clock } = this.#parts
     const { name } = this.#config
     this.#startMs = clock.nowMs()
+    if (this.#readBack.total !== undefined || this.#readBack.find !== undefined) this.#telling = await tellingOf(records, this.#config, this.#startMs)
+    this.#credits = await credits(records, name)
     this.#openSinceMs = this.#startMs - APPENDED_MS
     const { count, oldestMs } = await outbox.lag(name)
     if (oldestMs !== null && (outbox.waiting === undefined || count > WAITING_MAX)) this.#openSinceMs = Math.min(this.#openSinceMs, oldestMs)
@@ -292,6 +327,12 @@ class Comparison {
       if (amounts === null) this.#unmapped += 1
       const atMs = settledMs(event)
       for (const amount of amounts ?? []) yield { amount, settledMs: atMs, standing: this.#standingOf(amount, atMs), fresh: atMs > this.#startMs }
+      const credit = this.#credits.get(event.id)
+      if (credit === undefined) continue
+      for (const amount of creditedAmounts(event, credit.records, this.#kind, this.#config.mapping)) {
+        this.#credited.add(event.id).add(amount.eventId)
+        yield { amount, settledMs: credit.atMs, standing: { is: credit.done ? 'firm' : 'late' }, fresh: false }
+      }
     }
   }
 
@@ -304,15 +345,26 @@ class Comparison {
     return tellable ? { is: 'firm' } : { is: 'buried', reason: 'the present settings of the sink do not permit to tell it' }
   }
 
-  #groupOf({ code, customer, account }: Pick<Amount, 'code' | 'customer' | 'account'>): Group {
-    const key = JSON.stringify([customer ?? [account], code])
+  #groupOf({ code, customer, account, timeMs }: Pick<Amount, 'code' | 'customer' | 'account' | 'timeMs'>): Group {
+    const sinceMs = this.#sinceMs(code, customer)
+    const before = timeMs < sinceMs
+    const key = JSON.stringify([customer ?? [account], code, before])
     let group = this.#groups.get(key)
     if (group === undefined) {
-      group = { code, customer, accounts: new Set(), records: 0, ours: 0n, firm: 0n, late: 0n, refused: 0n, held: 0n, missing: 0n, doubled: 0n, theirs: null, minutes: new Map(), spans: [], lateFirst: null }
+      const { fromMs, untilMs } = this.#asked
+      group = {
+        fromMs: before ? fromMs : Math.max(fromMs, sinceMs), untilMs: before ? Math.min(untilMs, sinceMs) : untilMs, before, code, customer, accounts: new Set(), records: 0, ours: 0n, firm: 0n, late: 0n, refused: 0n, held: 0n, missing: 0n, doubled: 0n, theirs: null, minutes: new Map(), spans: [], lateFirst: null,
+      }
       this.#groups.set(key, group)
     }
     group.accounts.add(account)
     return group
+  }
+
+  /** Since when its records are told as they are now, by admission: what was settled before was admitted before. */
+  #sinceMs(code: string, customer: string | null): number {
+    const { records = 0 } = this.#telling?.sinceMs(code, customer) ?? {}
+    return Math.ceil(records / this.#step) * this.#step
   }
 
   async #survey(): Promise<void> {
@@ -335,6 +387,10 @@ class Comparison {
       }
     }
     if (this.#rollup !== null) this.#surveySums()
+    const taken = [...this.#credits.values()].filter(({ eventId }) => this.#credited.has(eventId))
+    const open = taken.filter(({ done }) => !done).length
+    if (taken.length > 0) this.#notes.push(`credited: ${taken.length === 1 ? '1 event was' : `${taken.length} events were`} taken back; that is taken off what is ours`)
+    if (open > 0) this.#notes.push(`${open} of what was taken back ${open === 1 ? 'has' : 'have'} had no answer, and count${open === 1 ? 's' : ''} as late: \`events credit\` once more`)
   }
 
   /** Sums in quarantine are made of events that count as delivered otherwise. */
@@ -363,9 +419,10 @@ class Comparison {
     if (before !== undefined) {
       before.units += units
       before.count += 1
+      before.timeMs = Math.min(before.timeMs, timeMs)
       return
     }
-    minutes.set(minute, { units, count: 1 })
+    minutes.set(minute, { units, count: 1, timeMs })
     this.#remembered += 1
     if (this.#remembered <= MINUTES_MAX) return
     // Too much to remember for all of them: of those that differ it is gathered again.
@@ -376,24 +433,63 @@ class Comparison {
   // --- What the receiver says ---
 
   async #compare(groups: readonly Group[]): Promise<void> {
-    const { total, find } = this.#readBack
-    const { fromMs, untilMs } = this.#asked
+    const { find } = this.#readBack
     const records = groups.reduce((sum, group) => sum + group.records, 0)
     const single = find !== undefined && this.#rollup === null
     const each = single && (this.#asked.each || records <= EACH_MAX)
     const known = groups.filter(({ customer }) => customer !== null)
     await inParallel(known, async (group) => {
-      const theirs = total === undefined ? null : await this.#ask((signal) => total({ code: group.code, customer: group.customer ?? '', fromMs, untilMs }, signal))
-      if (theirs !== null) this.#used.add('totals')
-      group.theirs = theirs === null ? null : unitsOf(theirs)
+      const { fromMs, untilMs } = group
+      group.theirs = await this.#totalOf(group, group)
+      if (group.theirs !== null) this.#used.add('totals')
       const difference = group.theirs === null ? null : group.theirs - group.firm
-      if (single && (each || difference === null)) group.spans = [{ fromMs, untilMs, difference }]
+      if (single && (each || difference === null)) group.spans = [{ fromMs, untilMs, difference, minute: null }]
     })
     const differing = known.filter((group) => group.theirs !== null && group.spans.length === 0 && !this.#agrees(group, group.theirs - group.firm))
     if (differing.some(({ minutes }) => minutes === null)) await this.#gatherMinutes(differing)
     const minutes = known.reduce((sum, group) => sum + (group.minutes?.size ?? Infinity), 0)
     const fine = !single && minutes <= FINE_MAX ? known.filter(({ theirs }) => theirs !== null) : []
     await inParallel([...new Set([...differing, ...fine])], async (group) => { group.spans = await this.#narrow(group, single, fine.includes(group)) })
+  }
+
+  async #totalOf({ code, customer }: Group, { fromMs, untilMs }: Period): Promise<bigint | null> {
+    const { total } = this.#readBack
+    const told = total === undefined ? null : await this.#ask((signal) => total({ code, customer: customer ?? '', fromMs, untilMs }, signal))
+    return told === null ? null : unitsOf(told)
+  }
+
+  /** What was told under other settings, by totals alone. Gives what cannot be compared so: nothing is said of it, and above all nothing sent. */
+  async #compareBefore(groups: readonly Group[]): Promise<readonly Group[]> {
+    const apart: Group[] = []
+    await inParallel(groups.filter(({ customer }) => customer !== null), async (group) => {
+      group.theirs = await this.#totalOf(group, group)
+      if (group.theirs === null) {
+        apart.push(group)
+        return
+      }
+      this.#used.add('totals')
+      const excess = group.theirs - group.firm
+      if (this.#agrees(group, excess)) return
+      const { totals = 0 } = this.#telling?.sinceMs(group.code, group.customer) ?? {}
+      if (totals > group.fromMs) {
+        apart.push(group)
+        return
+      }
+      if (mayBeLate(group, excess)) {
+        group.late += excess
+        return
+      }
+      this.#push(group, {
+        why: 'unexplained', record: null, event: null, account: [...group.accounts].join(','), fromMs: group.fromMs, untilMs: group.untilMs, records: 0, amount: textOf(excess),
+        reason: excess > 0n ? 'its total of this time is too high' : 'its total of this time is too low', proposal: { is: 'none', because: 'it was settled under other settings: which records they are is not known' },
+      })
+    })
+    for (const [untilMs, same] of Map.groupBy(apart, (group) => group.untilMs)) {
+      const named = same.slice(0, NAMED_MAX).map(({ accounts, code, ours }) => `${[...accounts].join(',')} ${code} (${textOf(ours)})`)
+      const more = same.length > named.length ? ` and ${same.length - named.length} more` : ''
+      this.#notes.push(`settled under other settings until ${new Date(untilMs).toISOString()}; not compared: ${named.join(', ')}${more}`)
+    }
+    return apart
   }
 
   async #gatherMinutes(groups: readonly Group[]): Promise<void> {
@@ -410,7 +506,6 @@ class Comparison {
 
   /** Where within the time the difference is: halves it as long as that is told. `fine`: also where sums agree, because two differences may. */
   async #narrow(group: Group, single: boolean, fine: boolean): Promise<readonly Span[]> {
-    const { total } = this.#readBack
     const minutes = [...group.minutes ?? []].sort(([a], [b]) => a - b)
     const spans: Span[] = []
     let asked = 0
@@ -419,23 +514,44 @@ class Comparison {
       const difference = theirs - part.reduce((sum, [, { units }]) => sum + units, 0n)
       const count = part.reduce((sum, [, each]) => sum + each.count, 0)
       if (this.#agrees(group, difference) && (!fine || part.length < 2)) return
+      const [only] = part
+      if (only !== undefined && part.length === 1 && this.#rollup !== null) {
+        spans.push(...await this.#inWindow(group, { fromMs, untilMs, difference, minute: { startMs: only[0], timeMs: only[1].timeMs } }, only[1].units))
+        return
+      }
+      const minute = only === undefined ? 'none' : null
       if (part.length < 2 || (single && count <= FIND_LEAF) || asked >= ASKED_MAX) {
-        spans.push({ fromMs, untilMs, difference })
+        spans.push({ fromMs, untilMs, difference, minute })
         return
       }
       const middle = from + Math.ceil(part.length / 2)
       const atMs = minutes[middle]?.[0] ?? untilMs
       asked += 1
-      const left = await this.#ask(async (signal) => await total?.({ code: group.code, customer: group.customer ?? '', fromMs, untilMs: atMs }, signal) ?? null)
+      const left = await this.#totalOf(group, { fromMs, untilMs: atMs })
       if (left === null) {
-        spans.push({ fromMs, untilMs, difference })
+        spans.push({ fromMs, untilMs, difference, minute })
         return
       }
-      await visit(from, middle, fromMs, atMs, unitsOf(left))
-      await visit(middle, to, atMs, untilMs, theirs - unitsOf(left))
+      await visit(from, middle, fromMs, atMs, left)
+      await visit(middle, to, atMs, untilMs, theirs - left)
     }
-    await visit(0, minutes.length, this.#asked.fromMs, this.#asked.untilMs, group.theirs ?? 0n)
+    await visit(0, minutes.length, group.fromMs, group.untilMs, group.theirs ?? 0n)
     return spans
+  }
+
+  /** The only window of a span that has a sum: what is wrong in it, and what is wrong around it. */
+  async #inWindow(group: Group, span: Span & { readonly difference: bigint; readonly minute: { readonly startMs: number; readonly timeMs: number } }, units: bigint): Promise<readonly Span[]> {
+    const fromMs = Math.max(span.fromMs, span.minute.startMs)
+    const untilMs = Math.min(span.untilMs, span.minute.startMs + this.#step)
+    if (fromMs === span.fromMs && untilMs === span.untilMs) return [span]
+    const theirs = await this.#totalOf(group, { fromMs, untilMs })
+    if (theirs === null) return [span]
+    const difference = theirs - units
+    const around = span.difference - difference
+    return [
+      ...(this.#agrees(group, difference) ? [] : [{ fromMs, untilMs, difference, minute: span.minute }]),
+      ...(this.#agrees(group, around) ? [] : [{ fromMs: span.fromMs, untilMs: span.untilMs, difference: around, minute: 'none' as const }]),
+    ]
   }
 
   /** A receiver that is busy, or gone for a moment, is asked again. */
@@ -467,6 +583,8 @@ class Comparison {
     const counted = new Set(summed)
     const cases = new Map<Span, Case[]>()
     const left = new Map<Span, bigint | null>()
+    /** Not known by their ids. */
+    const lost = new Map<Span, { units: bigint; count: number }>()
     /** Looked up and found to be right, of spans that have a total and few records. */
     const right = new Map<Span, Case[]>()
     /** Looked up and found, of those that may have come after the total was told. */
@@ -479,7 +597,12 @@ class Comparison {
       if (page.length === 0) return
       const found = await this.#find(group, page)
       for (const one of page) {
+        const { missing } = group
         const booked = this.#judge(group, one, found, span.difference !== null)
+        if (group.missing !== missing) {
+          const { units = 0n, count = 0 } = lost.get(span) ?? {}
+          lost.set(span, { units: units + group.missing - missing, count: count + 1 })
+        }
         if (counted.has(group)) group.theirs = (group.theirs ?? 0n) + booked
         const before = left.get(span) ?? null
         if (before === null) continue
@@ -514,14 +637,21 @@ class Comparison {
         if (single) {
           await flush(group, span)
           const rest = left.get(span) ?? null
+          const unknown = lost.get(span)
+          if (rest === null || this.#agrees(group, rest)) continue
+          if (unknown !== undefined && this.#agrees(group, rest + unknown.units)) {
+            this.#leaveOut(group, span, unknown)
+            continue
+          }
           // It names each once, and has counted one of them twice.
-          if (rest !== null && !this.#agrees(group, rest) && !await this.#cameAfter(group, rest, came.get(span) ?? [])) await this.#explain(group, { ...span, difference: rest }, right.get(span) ?? [])
+          if (await this.#cameAfter(group, rest, came.get(span) ?? [])) continue
+          if (await this.#explain(group, { ...span, difference: rest }, right.get(span) ?? []) > 0n && unknown !== undefined) this.#sendNone(group, span)
         } else if (this.#rollup !== null) this.#explainSums(group, span)
         else await this.#explain(group, span, cases.get(span) ?? [])
       }
     }
     // Totals agree without them: they have not been booked.
-    for (const { group, one } of held) this.#judge(group, one, group.theirs === null ? null : new Map())
+    for (const { group, one } of held) this.#judge(group, one, group.theirs === null || (group.before && !this.#agrees(group, group.theirs - group.firm)) ? null : new Map())
     for (const group of groups) {
       if (this.#rollup !== null) this.#listSums(group)
       if (group.late !== 0n || (group.lateFirst?.count ?? 0) > 0) this.#listLate(group)
@@ -543,6 +673,26 @@ class Comparison {
       if (group.lateFirst !== null) group.lateFirst = { ...group.lateFirst, count: group.lateFirst.count + 1 }
     }
     return true
+  }
+
+  /** Its total has their amounts: they were told, in a way that is not ours any more. */
+  #leaveOut(group: Group, span: Span, { units, count }: { readonly units: bigint; readonly count: number }): void {
+    group.missing -= units
+    let listed = 0
+    for (let at = this.#differences.length - 1; at >= 0; at--) {
+      if (!isLost(this.#differences[at], group, span)) continue
+      this.#differences.splice(at, 1)
+      listed += 1
+    }
+    if (this.#asked.account === null || group.accounts.has(this.#asked.account)) this.#unlisted -= count - listed
+    this.#notes.push(`${count} ${count === 1 ? 'record' : 'records'} of ${[...group.accounts].join(',')} ${group.code} (${textOf(-units)}) ${count === 1 ? 'is' : 'are'} not known there by ${count === 1 ? 'its id' : 'their ids'}, but its total has the amount`)
+  }
+
+  /** Whatever its total has more may be what is not known by its id. */
+  #sendNone(group: Group, span: Span): void {
+    for (const [at, difference] of this.#differences.entries()) {
+      if (isLost(difference, group, span)) this.#differences[at] = { ...difference, proposal: { is: 'none', because: 'its total has more than our records: it may be there under another id' } }
+    }
   }
 
   /** Lets whatever else this process does go on. */
@@ -601,11 +751,19 @@ class Comparison {
     } else if (standing.is !== 'firm') {
       if (booked === 0n) return booked
       group.refused += units
+      this.#listBooked(record.id, standing.is)
       if (excess === 0n) return booked
     } else if (excess === 0n) return booked
     if (standing.is === 'quarantined') group.held += units
     this.#listWrong(group, one, excess, there)
     return booked
+  }
+
+  /** What is dead, and was booked all the same: it makes no difference. */
+  #listBooked(record: string, why: Why): void {
+    const at = this.#differences.findIndex((difference) => difference.record === record && difference.why === why)
+    const listed = this.#differences[at]
+    if (listed !== undefined) this.#differences[at] = { ...listed, amount: '0', reason: `booked all the same: ${listed.reason}`, proposal: { is: 'none', because: 'it is there' } }
   }
 
   /** Sent as it was, where the receiver takes it still; its id is unknown there. */
@@ -634,8 +792,10 @@ class Comparison {
     }
   }
 
-  /** A receiver that tells totals alone: which of the records of a minute explain what it has more or less. */
-  async #explain(group: Group, span: Span, cases: readonly Case[]): Promise<void> {
+  /** A receiver that tells totals alone: which of the records of a minute explain what it has more or less. Gives what they do not. */
+  async #explain(group: Group, span: Span, all: readonly Case[]): Promise<bigint> {
+    // Each of those is the other's opposite: a total says nothing of them.
+    const cases = all.filter(({ amount }) => !this.#credited.has(amount.eventId) || this.#credits.get(amount.eventId.replace(/\.credit$/, ''))?.done !== true)
     const piece = (one: Case): Piece<Case> => ({ of: one, units: one.amount.units })
     const firm = cases.filter(({ standing }) => standing.is === 'firm').map(piece)
     const open = cases.filter(({ standing }) => standing.is === 'late' || standing.is === 'quarantined').map(piece)
@@ -655,22 +815,38 @@ class Comparison {
     for (const one of missing) wrong(one, -one.amount.units, 'missing')
     for (const one of doubled) wrong(one, one.amount.units, 'doubled')
     this.#listRest(group, span, rest)
+    return this.#agrees(group, rest) ? 0n : rest
   }
 
   /** Sums of a window are told apart by nothing but the window. */
-  #explainSums(group: Group, { fromMs, untilMs, difference }: Span): void {
+  #explainSums(group: Group, span: Span): void {
+    const { fromMs, untilMs, difference, minute } = span
     const excess = difference ?? 0n
     const [account = ''] = group.accounts
-    const base = sumRecord({ code: group.code, customer: group.customer ?? '', account, timeMs: Math.floor(fromMs / this.#step) * this.#step })
     const why = excess < 0n ? 'missing' : 'doubled'
     // A sum that is just being delivered: its events are still in the outbox.
-    if (excess > 0n && excess <= -group.late) {
+    if (mayBeLate(group, excess)) {
       group.late += excess
       return
     }
+    if (minute === 'none') {
+      this.#listRest(group, span, excess)
+      return
+    }
     group[why] += excess
-    const proposal = proposalOf({ record: base, settledMs: untilMs, excess, before: this.#amends.get(base.id) ?? [], same: false }, this.#kind.contract, this.#startMs)
+    const proposal = this.#sumProposal(group, span, account)
     this.#push(group, { why, record: null, event: null, fromMs, untilMs, records: 1, amount: textOf(excess), reason: why === 'missing' ? 'its total of this time is too low' : 'its total of this time is too high', proposal, account })
+  }
+
+  /** It has to be a sum as the receiver got them: at their time, with their properties. */
+  #sumProposal({ code, customer }: Group, { minute, difference }: Span, account: string): Proposal {
+    if (minute === null || minute === 'none') return { is: 'none', because: `in which ${this.#rollup ?? 'minute'} it is could not be found out` }
+    const [rule, ...others] = this.#config.mapping?.meters?.filter((each) => each.code === code) ?? []
+    if (rule === undefined || others.length > 0) return { is: 'none', because: 'several meters have this code: of which it is cannot be told' }
+    if (Object.keys(rule.copied).length > 0) return { is: 'none', because: 'its properties are copied from events: which it had cannot be told' }
+    const record = sumRecord({ code, customer: customer ?? '', account, timeMs: minute.timeMs, valueProperty: rule.valueProperty, properties: { ...rule.fixed } }, minute.startMs)
+    const before = this.#amends.get(record.id) ?? []
+    return proposalOf({ record, settledMs: minute.startMs + this.#step, excess: difference ?? 0n, before, same: false }, this.#kind.contract, this.#startMs)
   }
 
   // --- Telling it ---
@@ -699,8 +875,8 @@ class Comparison {
   #listSums(group: Group): void {
     for (const held of new Set(this.#held.values())) {
       for (const record of held.records) {
-        if (record.is !== 'meter' || record.code !== group.code || record.customer !== group.customer || record.timeMs < this.#asked.fromMs || record.timeMs >= this.#asked.untilMs) continue
-        const proposal: Proposal = group.theirs === null || held.why === 'refused' ? { is: 'none', because: '`events quarantined --send` or `--drop`' } : { is: 'send', of: record.id, record, held }
+        if (record.is !== 'meter' || record.code !== group.code || record.customer !== group.customer || record.timeMs < group.fromMs || record.timeMs >= group.untilMs) continue
+        const proposal: Proposal = group.theirs === null || group.before || held.why === 'refused' ? { is: 'none', because: '`events quarantined --send` or `--drop`' } : { is: 'send', of: record.id, record, held }
         this.#push(group, { why: 'quarantined', record: record.id, event: null, account: record.account, fromMs: record.timeMs, untilMs: record.timeMs, records: 1, amount: `-${record.value}`, reason: held.reason, proposal })
       }
     }
@@ -715,16 +891,39 @@ class Comparison {
     })
   }
 
-  #rowOf(group: Group): Row {
-    const { theirs, ours, late, refused, held, missing, doubled } = group
-    const difference = theirs === null ? null : theirs - ours
-    const rest = difference === null ? 0n : difference - late - refused - held - missing - doubled
+  /** Of what was told under other settings, where that could be compared, and of the rest. */
+  #rowOf(groups: readonly Group[]): Row {
+    const sum = (part: (group: Group) => bigint): bigint => groups.reduce((all, group) => all + part(group), 0n)
+    const known = groups.every(({ theirs }) => theirs !== null)
+    const rest = sum((group) => {
+      const { theirs, ours, late, refused, held, missing, doubled } = group
+      const left = theirs === null ? 0n : theirs - ours - late - refused - held - missing - doubled
+      return this.#agrees(group, left) ? 0n : left
+    })
+    const theirs = sum((group) => group.theirs ?? 0n)
+    const ours = sum((group) => group.ours)
     return {
-      accounts: [...group.accounts].sort(), customer: group.customer, code: group.code, records: group.records, ours: textOf(ours), theirs: theirs === null ? null : textOf(theirs),
-      difference: difference === null ? null : textOf(difference), late: textOf(late), refused: textOf(refused), quarantined: textOf(held), missing: textOf(missing), doubled: textOf(doubled),
-      unexplained: textOf(this.#agrees(group, rest) ? 0n : rest),
+      accounts: [...new Set(groups.flatMap(({ accounts }) => [...accounts]))].sort(), customer: groups[0]?.customer ?? null, code: groups[0]?.code ?? '',
+      records: groups.reduce((all, { records }) => all + records, 0), ours: textOf(ours), theirs: known ? textOf(theirs) : null, difference: known ? textOf(theirs - ours) : null,
+      late: textOf(sum(({ late }) => late)), refused: textOf(sum(({ refused }) => refused)), quarantined: textOf(sum(({ held }) => held)),
+      missing: textOf(sum(({ missing }) => missing)), doubled: textOf(sum(({ doubled }) => doubled)), unexplained: textOf(rest),
     }
   }
+}
+
+/** The same of what was told under other settings. */
+function keyOf({ code, customer, accounts }: Group): string {
+  return JSON.stringify([customer ?? [...accounts], code])
+}
+
+/** What is on its way may have been booked meanwhile. */
+function mayBeLate({ late }: Group, excess: bigint): boolean {
+  return excess > 0n ? excess <= -late : excess >= -late
+}
+
+/** A single record that is not there. */
+function isLost(difference: Difference | undefined, { code, customer }: Group, { fromMs, untilMs }: Span): boolean {
+  return difference?.why === 'missing' && difference.record !== null && difference.code === code && difference.customer === customer && difference.fromMs >= fromMs && difference.fromMs < untilMs
 }
 
 function bookedOf(there: { readonly copies: number; readonly value: string | null; readonly refused: string | null } | undefined, units: bigint): bigint {

@@ -1,6 +1,6 @@
 import type { SinkMapping } from '../config/config.ts'
 import type { UsageEvent } from '../metering/event.ts'
-import { recordsOf, ruleOf, type Telling } from '../sinks/mapping.ts'
+import { creditOf, recordsOf, ruleOf, type Telling } from '../sinks/mapping.ts'
 import type { SinkRecord } from '../sinks/sink.ts'
 import { unitsOf } from './amount.ts'
 
@@ -30,9 +30,19 @@ export function amountsOf(event: UsageEvent, kind: Telling, mapping: SinkMapping
   const ids = new Set(told.records.map(({ id }) => id))
   // What was refused has an amount all the same: it was settled.
   const everything = told.refused.length === 0 ? told : recordsOf(event, { ...kind, customerDefault: 'account', contract: { ...kind.contract, corrections: 'negative' } }, mapping)
-  return everything.records.map((record): Amount => ({
-    record, eventId: event.id, rule: ruleOf(record, event.id, mapping), account: String(event.data['account']), timeMs: record.timeMs, tellable: ids.has(record.id),
-    ...(record.is === 'meter' ? { customer: told.unmapped ? null : record.customer, code: record.code, units: unitsOf(record.value) }
+  return everything.records.map((record) => amountOf(record, event, mapping, { tellable: ids.has(record.id), unmapped: told.unmapped }))
+}
+
+/** What was sent to take an event back; where it was not kept, what would be. */
+export function creditedAmounts(event: UsageEvent, records: readonly SinkRecord[] | null, kind: Telling, mapping: SinkMapping | null): readonly Amount[] {
+  const note = creditOf(event)
+  return (records ?? recordsOf(note, kind, mapping).records).map((record) => amountOf(record, note, mapping, { tellable: true, unmapped: false }))
+}
+
+function amountOf(record: SinkRecord, event: UsageEvent, mapping: SinkMapping | null, { tellable, unmapped }: { readonly tellable: boolean; readonly unmapped: boolean }): Amount {
+  return {
+    record, eventId: event.id, rule: ruleOf(record, event.id, mapping), account: String(event.data['account']), timeMs: record.timeMs, tellable,
+    ...(record.is === 'meter' ? { customer: unmapped ? null : record.customer, code: record.code, units: unitsOf(record.value) }
       : { customer: event.subject, code: eventCode, units: unitsOf('1') }),
-  }))
+  }
 }

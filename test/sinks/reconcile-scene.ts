@@ -1,12 +1,15 @@
+import { PassThrough } from 'node:stream'
 import type { Test } from 'tap'
 import { systemClock, withTime } from '../../src/clock.ts'
-import type { SinkConfig, SinkMapping } from '../../src/config/config.ts'
+import type { Config, SinkConfig, SinkMapping } from '../../src/config/config.ts'
+import { Deliveries } from '../../src/deliveries.ts'
 import { EventHistory } from '../../src/archive/history.ts'
 import { toUsageEvent } from '../../src/metering/event.ts'
 import { exchangeId } from '../../src/metering/id.ts'
 import type { Quantities } from '../../src/metering/meter.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { reconcile, reconcileAndApply, type Difference, type Reconciliation } from '../../src/reconciliation/reconcile.ts'
+import { noteTelling } from '../../src/reconciliation/telling.ts'
 import { recordsOf } from '../../src/sinks/mapping.ts'
 import { Delivery } from '../../src/sinks/deliver.ts'
 import { kindOf, openSink } from '../../src/sinks/index.ts'
@@ -42,6 +45,12 @@ export interface Scene {
   settle(options?: SettleOptions): Promise<readonly SinkRecord[]>
   /** Everything that waits. */
   deliver(): Promise<void>
+  /** From now on the sink is configured in another way. */
+  tellOtherwise(mapping: Partial<SinkMapping>, settings?: object): void
+  /** As a gateway does something with its sinks. */
+  withDeliveries<T>(task: (deliveries: Deliveries, config: Config) => Promise<T>): Promise<T>
+  /** Takes the first event back. */
+  credit(): Promise<unknown>
   compare(more?: { readonly each?: boolean; readonly account?: string; readonly period?: readonly [fromMs: number, untilMs: number] }): Promise<Reconciliation>
   /** Also gives what was written down before it was sent. */
   apply(): Promise<Reconciliation & { readonly noted: readonly Difference[] }>
@@ -65,7 +74,7 @@ export async function sceneOf(t: Test, dialect: Dialect, more: { readonly settin
   })
   const { kind } = dialect
   const customers = { acme: 'cus_acme', globex: 'cus_globex' }
-  const config: SinkConfig = {
+  const config: { -readonly [Name in keyof SinkConfig]: SinkConfig[Name] } = {
     name: sceneName, type: kind.type, settings: { ...fake.settings(), ...more.settings },
     mapping: kind.takes === 'events' ? null : mappingOf(kind.meters ?? [], { customers, ...more.mapping }),
   }
@@ -79,6 +88,14 @@ export async function sceneOf(t: Test, dialect: Dialect, more: { readonly settin
       return await task(sink)
     } finally {
       await sink.close()
+    }
+  }
+  const withDeliveries = async <T>(task: (deliveries: Deliveries, config: Config) => Promise<T>): Promise<T> => {
+    const deliveries = new Deliveries({ outbox: store.outbox, records: store.records, clock, random, log, metrics, stdout: new PassThrough() })
+    try {
+      return await task(deliveries, { sinks: [config] as readonly SinkConfig[], instance: 'scene' } as Config)
+    } finally {
+      await deliveries.stop()
     }
   }
   await store.outbox.setConsumers([sceneName])
@@ -101,12 +118,23 @@ export async function sceneOf(t: Test, dialect: Dialect, more: { readonly settin
       return recordsOf(event, kindOf(config), config.mapping).records
     },
     async deliver() {
+      await noteTelling(store.records, config, nowMs)
       const sink = await openSink(config, around)
       const delivery = new Delivery({ name: sceneName, kind: kindOf(config), mapping: config.mapping, sink, outbox: store.outbox, records: store.records, clock, random, log, metrics, holder: 'scene' })
       delivery.start()
       while ((await store.outbox.lag(sceneName)).count > 0) await systemClock.sleep(5)
       await delivery.stop()
     },
+    tellOtherwise(mapping, settings = {}) {
+      config.settings = { ...config.settings, ...settings }
+      if (config.mapping !== null) config.mapping = { ...config.mapping, ...mapping }
+    },
+    async credit() {
+      const [entry] = await store.outbox.scan(null, 1)
+      if (entry === undefined) throw new Error('no event')
+      return await withDeliveries((deliveries, whole) => deliveries.credit(whole, sceneName, toUsageEvent(entry.record)))
+    },
+    withDeliveries,
     compare: ({ each = false, account, period } = {}) => withSink((sink) => reconcile(config, sink, { ...spanOf(period), account: account ?? null, each }, parts)),
     async apply() {
       const noted: Difference[] = []

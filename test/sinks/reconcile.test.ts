@@ -27,6 +27,9 @@ const first = (records: readonly SinkRecord[]): MeterRecord => {
   return record
 }
 
+/** Of a code that is nobody else's, and with nothing that is copied: a sum of it can be made again. */
+const oneMeter = rulesOf([{ code: 'token-billing-tokens', quantity: 'total_tokens', fixed: { region: 'eu' } }])
+
 /** Rows say what the books say, and their parts add up. */
 function adds(t: Test, scene: Scene, result: Reconciliation): void {
   for (const { code, customer, ours, theirs, difference, late, refused, quarantined, missing, doubled, unexplained } of result.rows) {
@@ -300,23 +303,65 @@ t.test('of many records only those are looked up that can be meant', async (t) =
 })
 
 t.test('sums of an hour: which hour of whom has too much or too little', async (t) => {
-  const scene = await sceneOf(t, stripeV1, { mapping: { rollup: 'hour' } })
+  const scene = await sceneOf(t, stripeV1, { mapping: { rollup: 'hour', meters: oneMeter } })
   for (let n = 0; n < 20; n++) await scene.settle({ agoMs: 6 * hourMs - n * 600_000, account: n % 2 === 0 ? 'acme' : 'globex' })
   await scene.deliver()
   t.match(await scene.compare(), { asked: 'totals', differences: [], unexplained: 0 })
   const bookings = scene.fake.books.bookings({ customer: 'cus_acme' })
-  const [sum] = bookings
+  // The first event of it was admitted within the hour.
+  const sum = bookings.find(({ received }) => received.timeMs % hourMs !== 0)
   const value = sum?.received.value ?? ''
   scene.fake.books.plantLoss(sum?.received.id ?? '')
   const found = await scene.compare()
   t.match(found, { differences: [{ why: 'missing', amount: `-${value}`, account: 'acme', record: null }], unexplained: 1 })
   adds(t, scene, found)
   const applied = await scene.apply()
-  t.match(applied.differences, [{ outcome: 'sent', proposal: { record: { value } } }])
+  t.match(applied.differences, [{ outcome: 'sent', proposal: { record: { value, timeMs: sum?.received.timeMs, properties: { region: 'eu' } } } }], 'at its own time, as a sum is sent')
   t.match(await scene.apply(), { differences: [], noted: [] })
   // Not over yet: its events are in the outbox.
   await scene.settle({ agoMs: 5_000 })
   t.match(await scene.compare(), { differences: [{ why: 'late' }], unexplained: 0 })
+})
+
+t.test('a sum that is sent again has its value where the meter reads it', async (t) => {
+  const scene = await sceneOf(t, openmeterV1, { mapping: { rollup: 'hour', meters: rulesOf([{ code: 'prompt', quantity: 'total_tokens', valueProperty: 'tokens' }]) } })
+  for (let n = 0; n < 6; n++) await scene.settle({ agoMs: 8 * hourMs - n * 600_000 })
+  await scene.deliver()
+  const whole = scene.fake.books.total()
+  const [sum] = scene.fake.books.bookings()
+  scene.fake.books.plantLoss(sum?.received.id ?? '')
+  t.match(await scene.apply(), { differences: [{ why: 'missing', outcome: 'sent', fromMs: Date.parse('2026-11-22T02:00Z'), untilMs: Date.parse('2026-11-22T03:00Z') }], unexplained: 0 })
+  const [again] = scene.fake.books.bookings().filter(({ received }) => received.id.includes('reconciled'))
+  t.same([again?.received.timeMs, again?.received.value], [sum?.received.timeMs, sum?.received.value])
+  t.equal(scene.fake.books.total(), whole)
+  t.match(await scene.apply(), { differences: [], noted: [] })
+})
+
+t.test('sums whose properties nobody knows any more, or that are of nobody\'s hour, are not made up', async (t) => {
+  const several = await sceneOf(t, stripeV1, { mapping: { rollup: 'hour' } })
+  const copied = await sceneOf(t, stripeV1, { mapping: { rollup: 'hour', meters: oneMeter.map((rule) => ({ ...rule, copied: { model: 'model' } })) } })
+  for (const [scene, because] of [[several, /several meters have this code/], [copied, /copied from events/]] as const) {
+    for (let n = 0; n < 6; n++) await scene.settle({ agoMs: 8 * hourMs - n * 600_000 })
+    await scene.deliver()
+    scene.fake.books.plantLoss(scene.fake.books.bookings({})[0]?.received.id ?? '')
+    t.match(await scene.apply(), { differences: [{ why: 'missing', proposal: { is: 'none', because }, outcome: null }], noted: [], unexplained: 1 })
+  }
+  const scene = await sceneOf(t, stripeV1, { mapping: { rollup: 'hour', meters: oneMeter } })
+  await scene.settle({ agoMs: 8 * hourMs })
+  await scene.deliver()
+  const timeMs = scene.nowMs - 5 * dayMs
+  scene.fake.books.book({ key: 'theirs', id: 'theirs', code: 'token-billing-tokens', customer: 'cus_acme', timeMs, value: '777', bad: null }, 'forever', scene.nowMs)
+  t.match(await scene.apply(), { differences: [{ why: 'unexplained', amount: '777', proposal: { is: 'none' } }], noted: [] }, 'of an hour that has none')
+})
+
+t.test('what is dead and was booked all the same is no difference', async (t) => {
+  const scene = await sceneOf(t, orbDialect)
+  const one = first(await scene.settle({ usage: { requests: 1, input_tokens: 50 } }))
+  scene.fake.judge = () => 'validation_failed'
+  await scene.deliver()
+  t.match(await scene.compare(), { rows: [{ refused: '-50' }], differences: [{ why: 'refused', amount: '-50' }] })
+  scene.fake.books.book({ key: one.id, id: one.id, code: one.code, customer: one.customer, timeMs: one.timeMs, value: one.value, bad: null }, 'forever', scene.nowMs)
+  t.match(await scene.compare(), { rows: [{ refused: '0', difference: '0' }], differences: [{ why: 'refused', record: one.id, amount: '0', reason: /^booked all the same: / }], unexplained: 0 })
 })
 
 t.test('a total of binary fractions is read however small it is', async (t) => {
