@@ -1,6 +1,7 @@
 // What `GET /api/v1/usage` takes from the roll-ups is what it would count itself.
 
 import t from 'tap'
+import type { Test } from 'tap'
 import { rolledUsage } from '../../src/admin/rolled-usage.ts'
 import { reportUsage } from '../../src/admin/usage-report.ts'
 import type { UsageQuestion } from '../../src/admin/usage-report.ts'
@@ -8,7 +9,7 @@ import { Analytics } from '../../src/analytics/analytics.ts'
 import { openLocalRollups } from '../../src/analytics/local-rollups.ts'
 import { incrementOf } from '../../src/analytics/projection.ts'
 import { bucketOf } from '../../src/analytics/rollups.ts'
-import { EventHistory } from '../../src/archive/history.ts'
+import type { EventHistory } from '../../src/archive/history.ts'
 import { systemClock, withTime } from '../../src/clock.ts'
 import type { Config } from '../../src/config/config.ts'
 import { silentLog } from '../../src/log.ts'
@@ -28,7 +29,7 @@ function reader(events: readonly UsageEvent[]): EventHistory {
   return { async *read() { yield* events } } as unknown as EventHistory
 }
 
-async function rolled(t: Tap, events: readonly UsageEvent[], nowMs: number) {
+async function rolled(t: Test, events: readonly UsageEvent[], nowMs: number) {
   const clock = withTime(systemClock, () => nowMs)
   const rollups = await openLocalRollups(':memory:')
   await rollups.complete()
@@ -39,7 +40,6 @@ async function rolled(t: Tap, events: readonly UsageEvent[], nowMs: number) {
   t.teardown(() => analytics.stop())
   return { analytics, rollups, clock }
 }
-type Tap = typeof t
 
 /** Neither the order of rows nor that of fields and currencies says anything. */
 const inText = (rows: readonly object[]): string[] => rows.map((row) => JSON.stringify(inOrder(row))).sort()
@@ -49,7 +49,7 @@ function inOrder(value: unknown): unknown {
 }
 
 /** Told by the roll-ups, as a recount has it; or told by nobody. */
-async function same(t: Tap, parts: Awaited<ReturnType<typeof rolled>>, events: readonly UsageEvent[], question: UsageQuestion): Promise<boolean> {
+async function same(t: Test, parts: Awaited<ReturnType<typeof rolled>>, events: readonly UsageEvent[], question: UsageQuestion): Promise<boolean> {
   const answer = await rolledUsage(parts, question)
   if (answer === null) return false
   const counted = await reportUsage(reader(events), question)
