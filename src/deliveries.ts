@@ -18,7 +18,7 @@ import { creditOf, recordsOf, ruleOf } from './sinks/mapping.ts'
 import { quarantine, quarantined, quarantineKind, type Quarantined } from './sinks/quarantine.ts'
 import { pause, Sender } from './sinks/sender.ts'
 import type { Sink, SinkRecord, SinkSurroundings } from './sinks/sink.ts'
-import { StoreUnavailable, type DeadEntry, type Fence, type Outbox, type Records } from './stores/store.ts'
+import { everyDead, StoreUnavailable, type DeadEntry, type Fence, type Outbox, type Records } from './stores/store.ts'
 
 export interface DeliveriesParts {
   readonly outbox: Outbox
@@ -426,27 +426,41 @@ export class Deliveries {
 
   async #retry(config: SinkConfig): Promise<{ delivered: number; failed: number }> {
     const { outbox, log } = this.#parts
-    const dead = await outbox.dead(config.name)
+    const dead = await outbox.deadCount(config.name)
     let delivered = 0
-    if (dead.length === 0) return { delivered: 0, failed: 0 }
+    if (dead === 0) return { delivered: 0, failed: 0 }
     try {
       await this.#withSink(config, this.#config?.instance ?? config.name, async (sink) => {
         const attempts = this.#attempts(config, sink, `${config.name} dead`)
         await attempts.load()
-        const all = dead.map((entry) => ({ entry, ...this.#itemsOfDead(config, attempts, entry) }))
-        const others = all.flatMap(({ items }) => items)
-        for (let at = 0; at < all.length; at += retryBatch) {
-          const batch = all.slice(at, at + retryBatch)
-          const failure = await attempts.send(batch.flatMap(({ items }) => items), noEnd, others)
-          delivered += await this.#raise(config, batch)
-          if (failure !== null) throw failure
+        // Sent without an answer, by record: on whatever page they are, they must stay marked.
+        const unanswered = new Map<string, Item>()
+        const keep = (items: readonly Item[]): void => {
+          for (const item of items) if (item.state === 'waiting' && item.sinceMs !== null) unanswered.set(item.record.id, item)
+        }
+        if (kindOf(config).contract.dedupWindowMs !== 'forever') {
+          for await (const page of everyDead(outbox, config.name)) for (const entry of page) keep(this.#itemsOfDead(config, attempts, entry).items)
+        }
+        for await (const page of everyDead(outbox, config.name)) {
+          const all = page.map((entry) => {
+            const { items, tellable } = this.#itemsOfDead(config, attempts, entry)
+            return { entry, items: items.map((item) => unanswered.get(item.record.id) ?? item), tellable }
+          })
+          const items = all.flatMap((one) => one.items)
+          for (let at = 0; at < all.length; at += retryBatch) {
+            const batch = all.slice(at, at + retryBatch)
+            const failure = await attempts.send(batch.flatMap((one) => one.items), noEnd, [...unanswered.values(), ...items])
+            delivered += await this.#raise(config, batch)
+            if (failure !== null) throw failure
+          }
+          keep(items)
         }
       })
     } catch (error) {
       // The rest stays among the dead and can be tried again.
       log.warn({ sink: config.name, error: error instanceof Error ? error.message : 'unknown' }, 'dead events could not be delivered')
     }
-    return { delivered, failed: dead.length - delivered }
+    return { delivered, failed: Math.max(0, dead - delivered) }
   }
 
   /** Those that were delivered are dead no longer; those that may have been, and are too old to be sent again, wait for an operator. */

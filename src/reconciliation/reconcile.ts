@@ -8,7 +8,7 @@ import { rulesIn } from '../sinks/deliver.ts'
 import { kindOf } from '../sinks/index.ts'
 import { quarantined, type Quarantined } from '../sinks/quarantine.ts'
 import { DeliveryFailed, type ReadBack, type Sink, type SinkKind } from '../sinks/sink.ts'
-import type { Outbox, Position, Records } from '../stores/store.ts'
+import { everyDead, type Outbox, type Position, type Records } from '../stores/store.ts'
 import { slackOf, textOf, unitsOf } from './amount.ts'
 import { applyRemedies, compensations, proposalOf, sumRecord, type Compensation, type Outcome, type Proposal, type Remedy } from './compensation.ts'
 import { credits, type Credit } from './credits.ts'
@@ -295,7 +295,9 @@ class Comparison {
     const { count, oldestMs } = await outbox.lag(name)
     if (oldestMs !== null && (outbox.waiting === undefined || count > WAITING_MAX)) this.#openSinceMs = Math.min(this.#openSinceMs, oldestMs)
     else if (oldestMs !== null) await this.#learnWaiting()
-    for (const { record, reason } of await outbox.dead(name)) this.#dead.set(toUsageEvent(record).id, { rules: rulesIn(reason), reason: reason.replace(/^of \[.*?\]: /, '') })
+    for await (const page of everyDead(outbox, name)) {
+      for (const { record, reason } of page) this.#dead.set(toUsageEvent(record).id, { rules: rulesIn(reason), reason: reason.replace(/^of \[.*?\]: /, '') })
+    }
     for (const held of await quarantined(records, name)) for (const record of held.records) this.#held.set(record.id, held)
     for (const amend of await compensations(records, name)) if (amend.of !== amend.record.id) this.#amends.set(amend.of, [...this.#amends.get(amend.of) ?? [], amend])
     const gap = Number((await records.get(gapKind, name))?.['events'] ?? 0)

@@ -77,13 +77,17 @@ export interface Outbox {
    * Idempotent; refused with StaleFence when another holds the lease.
    */
   advance(fence: Fence, done: readonly Pick<OutboxEntry, 'position'>[]): Promise<void>
-  /** Keeps the record with its reason in the list of the dead; the cursor is moved by `advance`. */
+  /** Keeps the record with its reason in the list of the dead; the cursor is moved by `advance`. Those that are asked for at once travel together. */
   bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void>
-  dead(consumer?: string): Promise<readonly DeadEntry[]>
-  /** How many of the consumer's are dead: asked all the time, where the list is for people. */
+  /**
+   * The dead behind `after` (null: from the first one on), by consumer and position: at most `count`, maybe fewer than there are; none only at the end. All of
+   * them, page by page: `everyDead`.
+   */
+  dead(consumer?: string, after?: DeadPlace | null, count?: number): Promise<readonly DeadEntry[]>
+  /** How many of the consumer's are dead: asked all the time, so it is quick however many there are. */
   deadCount(consumer: string): Promise<number>
   /** Forgets dead records, once delivered again. */
-  exhume(ids: readonly { readonly consumer: string; readonly position: Position }[]): Promise<void>
+  exhume(ids: readonly DeadPlace[]): Promise<void>
   /** Any records after `from` (null: the oldest kept), for tail, replay, reports. Needs no lease. */
   scan(from: Position | null, count: number): Promise<readonly OutboxEntry[]>
   /** The position just before the first record written at or after `atMs`. */
@@ -122,10 +126,26 @@ export interface OutboxEntry {
   readonly record: OutboxRecord
 }
 
-export interface DeadEntry extends OutboxEntry {
+/** Which one of the dead. */
+export interface DeadPlace {
   readonly consumer: string
+  readonly position: Position
+}
+
+export interface DeadEntry extends OutboxEntry, DeadPlace {
   readonly reason: string
   readonly buriedMs: number
+}
+
+/** Pages of the dead, one after another, so that they are never all in memory. What is buried or exhumed meanwhile may be in them or not; all else is, once. */
+export async function* everyDead(outbox: Pick<Outbox, 'dead'>, consumer?: string): AsyncGenerator<readonly DeadEntry[]> {
+  for (let after: DeadPlace | null = null; ;) {
+    const page: readonly DeadEntry[] = await outbox.dead(consumer, after)
+    const last = page.at(-1)
+    if (last === undefined) return
+    yield page
+    after = last
+  }
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 import type { Balance, Check } from '../../src/metering/check.ts'
 import type { Draw } from '../../src/metering/moves.ts'
-import { StaleFence, type OutboxEntry, type Position, type Store } from '../../src/stores/store.ts'
+import { everyDead, StaleFence, type OutboxEntry, type Position, type Store } from '../../src/stores/store.ts'
 import { check, extendOf, FORGET_AFTER_MS, LEASE_MS, newId, reserveOf, settleOf, slidingCheck } from './sample-moves.ts'
 
 export interface StoreSuiteOptions {
@@ -343,6 +343,103 @@ export function storeSuite(t: Test, options: StoreSuiteOptions): void {
     c.t.same([await outbox.deadCount('sink'), await outbox.deadCount('other')], [1, 0])
     await outbox.exhume([{ consumer: 'sink', position: entry!.position }])
     c.t.same(await outbox.dead(), [])
+  })
+
+  law('the dead are counted as they are buried and exhumed, each consumer\'s own, however often either is repeated', async (c) => {
+    const tokens = check(c.counter('tokens'), null, 1)
+    for (let i = 0; i < 5; i++) await c.store.settle(settleOf(newId(c.now), c.now + i, c.home, [tokens], [i]))
+    const { outbox } = c.store
+    const counts = async (): Promise<readonly number[]> => Promise.all(['one', 'one more', 'nobody'].map((consumer) => outbox.deadCount(consumer)))
+    c.t.same(await counts(), [0, 0, 0])
+    const one = (await outbox.lease('one', 'me', c.now, c.now + 60_000))!
+    const more = (await outbox.lease('one more', 'me', c.now, c.now + 60_000))!
+    const all = await outbox.read(one, 10)
+    await Promise.all(all.map((entry) => outbox.bury(one, entry, 'refused', c.now)))
+    await outbox.bury(more, all[2]!, 'refused too', c.now)
+    c.t.same(await counts(), [5, 1, 0])
+    await Promise.all([...all, ...all].map((entry) => outbox.bury(one, entry, 'refused again', c.now + 1)))
+    c.t.same(await counts(), [5, 1, 0], 'buried once more')
+    c.t.match(await outbox.dead('one'), all.map(({ position }) => ({ position, reason: 'refused again' })))
+    const places = all.slice(0, 2).map(({ position }) => ({ consumer: 'one', position }))
+    await outbox.exhume([...places, ...places, { consumer: 'nobody', position: all[0]!.position }])
+    c.t.same(await counts(), [3, 1, 0])
+    await outbox.exhume(places)
+    c.t.same(await counts(), [3, 1, 0], 'exhumed once more')
+    await Promise.all([outbox.bury(one, all[0]!, 'refused', c.now), outbox.exhume([{ consumer: 'one more', position: all[2]!.position }])])
+    c.t.same(await counts(), [4, 0, 0], 'and after all of it')
+    const stale = await outbox.lease('one', 'me', c.now, c.now + 60_000)
+    await outbox.release(stale!)
+    await c.t.rejects(outbox.bury(one, all[1]!, 'too late', c.now), StaleFence)
+    c.t.same(await counts(), [4, 0, 0], 'a stale fence counts nothing')
+  })
+
+  law('the dead are listed page by page, by consumer and position, none left out and none twice', async (c) => {
+    const tokens = check(c.counter('tokens'), null, 1)
+    await Promise.all(Array.from({ length: 1_100 }, (_, i) => c.store.settle(settleOf(newId(c.now), c.now + i, c.home, [tokens], [i]))))
+    const { outbox } = c.store
+    const consumers = ['b', 'a b', 'a']
+    let buried: readonly OutboxEntry[] = []
+    for (const consumer of consumers) {
+      const fence = (await outbox.lease(consumer, 'me', c.now, c.now + 60_000))!
+      buried = []
+      for (;;) {
+        const entries = await outbox.read(fence, 1_000)
+        if (entries.length === 0) break
+        // In whatever order.
+        await Promise.all(entries.toReversed().map((entry) => outbox.bury(fence, entry, `refused by ${consumer}`, c.now)))
+        await outbox.advance(fence, entries)
+        buried = [...buried, ...entries]
+      }
+    }
+    const positions = buried.map(({ position }) => position).sort()
+    c.t.equal(positions.length, 1_100)
+    const read = async (consumer?: string): Promise<readonly string[]> => {
+      const found: string[] = []
+      for await (const page of everyDead(outbox, consumer)) found.push(...page.map((one) => `${one.consumer} ${one.position} ${one.reason}`))
+      return found
+    }
+    const expected = (consumer: string): readonly string[] => positions.map((position) => `${consumer} ${position} refused by ${consumer}`)
+    for (const consumer of consumers) c.t.same(await read(consumer), expected(consumer))
+    c.t.same(await read(), ['a', 'a b', 'b'].flatMap(expected))
+    c.t.same(await read('nobody'), [])
+    c.t.ok((await outbox.dead()).length <= 1_000, 'a page is bounded')
+    c.t.ok((await outbox.dead('a', null, 1_000_000)).length <= 1_000, 'whatever is asked for')
+    c.t.same(await outbox.dead('a', null, 0), [])
+    const place = (consumer: string, at: number) => ({ consumer, position: positions[at]! })
+    c.t.match(await outbox.dead('a', place('a', 9), 2), [place('a', 10), place('a', 11)])
+    c.t.match(await outbox.dead(undefined, place('a', 1_098), 2), [place('a', 1_099)])
+    c.t.match(await outbox.dead(undefined, place('a', 1_099), 2), [place('a b', 0), place('a b', 1)])
+    c.t.match(await outbox.dead('b', place('a', 9), 1), [place('b', 0)], 'behind another consumer\'s')
+    c.t.same(await outbox.dead('a', place('b', 9), 1), [])
+    await c.t.rejects(outbox.dead('a', { consumer: 'a', position: 'none' }), RangeError)
+    // What is exhumed on the way disturbs nothing.
+    const seen: Position[] = []
+    for await (const page of everyDead(outbox, 'a')) {
+      seen.push(...page.map(({ position }) => position))
+      await outbox.exhume(page)
+    }
+    c.t.same(seen, positions)
+    c.t.same([await outbox.deadCount('a'), await outbox.deadCount('a b'), await read('a')], [0, 1_100, []])
+  })
+
+  law('an event that was buried before the cursor moved over it is dead once, also when it comes again after a restart', async (c) => {
+    const tokens = check(c.counter('tokens'), null, 1)
+    for (let i = 0; i < 3; i++) await c.store.settle(settleOf(newId(c.now), c.now + i, c.home, [tokens], [i]))
+    const fence = (await c.store.outbox.lease('sink', 'me', c.now, c.now + 1))!
+    await Promise.all((await c.store.outbox.read(fence, 2)).map((entry) => c.store.outbox.bury(fence, entry, 'refused', c.now)))
+    c.store = await options.reopen(c.store)
+    const { outbox } = c.store
+    c.t.equal(await outbox.deadCount('sink'), 2)
+    const again = (await outbox.lease('sink', 'me again', c.now + 2, c.now + 60_000))!
+    const entries = await outbox.read(again, 10)
+    c.t.equal(entries.length, 3, 'the cursor did not move')
+    await Promise.all(entries.map((entry) => outbox.bury(again, entry, 'refused', c.now + 2)))
+    await outbox.advance(again, entries)
+    c.t.equal(await outbox.deadCount('sink'), 3)
+    await outbox.exhume([{ consumer: 'sink', position: entries[1]!.position }])
+    c.store = await options.reopen(c.store)
+    c.t.equal(await c.store.outbox.deadCount('sink'), 2)
+    c.t.same((await c.store.outbox.dead('sink')).map(({ position }) => position), [entries[0]!.position, entries[2]!.position])
   })
 
   law('any event can be found again by position and by time, and delivered again', async (c) => {

@@ -4,13 +4,13 @@ import { silentLog, type Log } from '../../src/log.ts'
 import type { OutboxRecord } from '../../src/metering/event.ts'
 import { systemRandom } from '../../src/random.ts'
 import { openLink } from '../../src/stores/redis/connection.ts'
-import { eventIdText, toPlace } from '../../src/stores/redis/event-position.ts'
+import { eventIdText, toPlace, toPosition } from '../../src/stores/redis/event-position.ts'
 import { EventUnreadable, fromUsageText, toFields, toRecord, toUsageText } from '../../src/stores/redis/event-record.ts'
 import { Housekeeping } from '../../src/stores/redis/housekeeping.ts'
 import { KeyNames } from '../../src/stores/redis/keys.ts'
 import type { LinkCommand, RedisLink } from '../../src/stores/redis/link.ts'
 import { HOLDS_MS, RedisOutbox } from '../../src/stores/redis/outbox.ts'
-import { StaleFence, StoreUnavailable, type Fence, type OutboxEntry } from '../../src/stores/store.ts'
+import { everyDead, StaleFence, StoreUnavailable, type Fence, type OutboxEntry } from '../../src/stores/store.ts'
 import { startRedis, startRedisCluster } from '../fixtures/redis.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
 import { eventBody, skeleton } from './sample-moves.ts'
@@ -332,6 +332,55 @@ function suite(t: Test, link: RedisLink): void {
     t.same((await outbox.dead('b c')).map(numberOf), [1, 2])
     await outbox.exhume((await outbox.dead('b c')).map(({ position }) => ({ consumer: 'b c', position })))
     t.same([(await outbox.dead('b c')).length, (await outbox.dead('a')).length], [0, 2])
+  })
+
+  test('dead events of a release that kept no order are counted and listed all the same, also while it is still at work', async (t, space) => {
+    let skippedMs = 0
+    const clock: Clock = { ...methods(systemClock), monotonicMs: () => systemClock.monotonicMs() + skippedMs }
+    const outbox = space.outbox({ clock })
+    const position = (n: number): string => toPosition({ ms: 1_000 + n, partition: 1, ordinal: n })
+    const before = async (consumer: string, n: number): Promise<void> => {
+      const value = { v: 1, consumer, position: position(n), reason: 'refused', buried: 5, record: record(n, 1_000 + n) }
+      await space.run('HSET', space.keys.dead(), `${position(n)} ${consumer}`, JSON.stringify(value))
+    }
+    const numbers = async (consumer?: string): Promise<readonly string[]> => {
+      const found: string[] = []
+      for await (const page of everyDead(outbox, consumer)) found.push(...page.map((one) => `${one.consumer} ${numberOf(one)}`))
+      return found
+    }
+    for (let n = 1_200; n > 0; n--) await before(n % 3 === 0 ? 'b c' : 'a', n)
+    t.same(await Promise.all([outbox.deadCount('a'), outbox.deadCount('b c'), outbox.deadCount('b'), outbox.deadCount('a')]), [800, 400, 0, 800], 'at the first look, whoever asks')
+    const expected = Array.from({ length: 1_200 }, (_, i) => i + 1)
+    t.same(await numbers(), [...expected.filter((n) => n % 3 !== 0).map((n) => `a ${n}`), ...expected.filter((n) => n % 3 === 0).map((n) => `b c ${n}`)])
+    await outbox.exhume(expected.slice(6).map((n) => ({ consumer: n % 3 === 0 ? 'b c' : 'a', position: position(n) })))
+    t.same(await numbers(), ['a 1', 'a 2', 'a 4', 'a 5', 'b c 3', 'b c 6'])
+    t.equal(await space.run('HLEN', space.keys.dead()), 6)
+
+    // It buries one and exhumes two, which nobody notes.
+    await before('a', 7)
+    await space.run('HDEL', space.keys.dead(), `${position(1)} a`, `${position(6)} b c`)
+    t.same(await numbers('b c'), ['b c 3'], 'nothing is listed that is not there')
+    skippedMs += 61_000
+    t.same([await outbox.deadCount('a'), await outbox.deadCount('b c')], [4, 1])
+    t.same(await numbers(), ['a 2', 'a 4', 'a 5', 'a 7', 'b c 3'])
+
+    const fence = await lease(outbox, 'a')
+    await outbox.bury(fence, { position: position(8), record: record(8, 1_008) }, 'refused', 5)
+    t.equal(await outbox.deadCount('a'), 5)
+    await space.run('HSET', space.keys.dead(), `${position(9)} a`, '{', 'no field of ours', '{')
+    skippedMs += 61_000
+    t.same([await outbox.deadCount('a'), await numbers('a')], [6, ['a 2', 'a 4', 'a 5', 'a 7', 'a 8']], 'one that cannot be read is counted, not listed')
+  })
+
+  test('a page of the dead is bounded in bytes too', async (t, space) => {
+    const outbox = space.outbox()
+    const fence = await lease(outbox)
+    const labels = { team: 'x'.repeat(100_000) }
+    await Promise.all(Array.from({ length: 40 }, (_, i) => outbox.bury(fence, { position: toPosition({ ms: 1_000, partition: 1, ordinal: i + 1 }), record: record(i, 1_000, { body: { ...eventBody, labels } }) }, 'refused', 5)))
+    const pages: number[] = []
+    for await (const page of everyDead(outbox, 'sink')) pages.push(page.length)
+    t.equal(pages.reduce((sum, count) => sum + count, 0), 40)
+    t.ok(pages.every((count) => count < 15))
   })
 
   test('a partition that is damaged stops alone', async (t, space) => {

@@ -6,7 +6,7 @@ import { periodAt } from '../../metering/calendar.ts'
 import { toUsageEvent } from '../../metering/event.ts'
 import type { UsageEvent } from '../../metering/event.ts'
 import { sinkKind, whyNoReplay } from '../../sinks/index.ts'
-import type { Outbox } from '../../stores/store.ts'
+import type { DeadEntry, DeadPlace, Outbox } from '../../stores/store.ts'
 import * as answers from '../answers.ts'
 import { Problem } from '../problem.ts'
 import type { AdminParts, Asked, Route } from '../route.ts'
@@ -18,6 +18,8 @@ import { isAgo, toPastMs } from '../when.ts'
 const waitMaxS = 30
 const focusRowsMax = 100_000
 const hourMs = 3_600_000
+const deadRows = 1_000
+const deadRowsMax = 10_000
 
 export const eventRoutes: readonly Route[] = [
   {
@@ -102,9 +104,13 @@ export const eventRoutes: readonly Route[] = [
   },
   {
     method: 'GET', path: '/api/v1/events/dead', shape: answers.deadEvents, role: 'viewer', summary: 'Events that a sink refused for good', answer: 'dead: sink, position, reason, buried_at, event',
-    query: { sink: { type: 'string', about: 'of this sink only' } },
+    query: {
+      sink: { type: 'string', about: 'of this sink only' },
+      limit: { type: 'integer', about: `how many at most; ${deadRows} unless given. An answer that has fewer is the last`, minimum: 1, maximum: deadRowsMax },
+      after: { type: 'string', about: 'those behind this one: the sink of the last one of an earlier answer, a space, and its position' },
+    },
     async handle({ query }, { outbox }) {
-      const dead = await outbox.dead(textOf(query, 'sink') ?? undefined)
+      const dead = await deadAfter(outbox, textOf(query, 'sink'), textOf(query, 'after'), numberOf(query, 'limit') ?? deadRows)
       return {
         dead: dead.map((entry) => ({
           sink: entry.consumer, position: entry.position, reason: entry.reason, buried_at: new Date(entry.buriedMs).toISOString(), event: toUsageEvent(entry.record),
@@ -238,6 +244,24 @@ export const eventRoutes: readonly Route[] = [
     },
   },
 ]
+
+async function deadAfter(outbox: Outbox, sink: string | null, after: string | null, count: number): Promise<readonly DeadEntry[]> {
+  const found: DeadEntry[] = []
+  const space = after?.lastIndexOf(' ') ?? 0
+  let place: DeadPlace | null = after === null ? null : { consumer: after.slice(0, space), position: after.slice(space + 1) }
+  try {
+    while (found.length < count) {
+      const page = await outbox.dead(sink ?? undefined, place, count - found.length)
+      found.push(...page)
+      place = page.at(-1) ?? null
+      if (place === null) break
+    }
+  } catch (error) {
+    if (after === null || !(error instanceof RangeError)) throw error
+    throw new Problem(400, `"${after}" is no place among dead events: after is the sink and the position of one of them, with a space between`)
+  }
+  return found
+}
 
 function instantOrNull(ms: number | null): string | null {
   return ms === null ? null : new Date(ms).toISOString()

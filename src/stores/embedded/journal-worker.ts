@@ -55,7 +55,8 @@ function answerTo(name: AskName, ask: unknown): Asks[AskName]['answer'] {
     case 'look': writer.look(); return writer.state
     case 'read': { const { after, count } = ask as Asks['read']['ask']; return writer.read(after, count) }
     case 'ordinalBefore': return writer.ordinalBefore((ask as Asks['ordinalBefore']['ask']).atMs)
-    case 'dead': return writer.dead((ask as Asks['dead']['ask']).consumer)
+    case 'dead': { const { consumer, after, count } = ask as Asks['dead']['ask']; return writer.dead(consumer, after, count) }
+    case 'deadCount': return writer.deadCount((ask as Asks['deadCount']['ask']).consumer)
     case 'document': { const { kind, id } = ask as Asks['document']['ask']; return writer.document(kind, id) }
     case 'documents': {
       const { kind, after } = ask as Asks['documents']['ask']

@@ -1,8 +1,6 @@
 import { statSync } from 'node:fs'
 import type { DatabaseSync, StatementSync } from 'node:sqlite'
 import { unreachable } from '../../assert.ts'
-import type { Change } from '../local/journal.ts'
-import { LISTED_MAX } from '../local/journal.ts'
 import { fillBallast, releaseBallast } from './ballast.ts'
 import { layoutOf, type Layout } from './directory.ts'
 import {
@@ -11,13 +9,14 @@ import {
 } from './journal-file.ts'
 import { SQLITE_FULL, sqliteCode } from './sqlite-error.ts'
 import { WatermarkFile } from './watermark.ts'
-import type { DocumentsPage, OpenAsk, OutboxRow, Trimmed, WriterState } from './worker-protocol.ts'
+import type { DocumentsPage, OpenAsk, OutboxRow, Trimmed, WriterState, WrittenChange } from './worker-protocol.ts'
 
 /** The one who writes the journal; it lives in a worker thread, so that waiting for the disk stalls nobody. */
 const TRIMMED_AT_ONCE = 256
 /** A page: a commit waits no longer than for one of them. */
 const DOCUMENTS_AT_ONCE = 10_000
 const READ_BYTES_MAX = 4 * 1024 * 1024
+const DEAD_BYTES_MAX = 1024 * 1024
 /** In pages: with little room left, the log is folded into the journal early, so that it does not grow. */
 const CHECKPOINT_PAGES_FULL = 64
 
@@ -31,6 +30,8 @@ export class JournalWriter {
   #first: number
   #last: number
   #full: boolean
+  /** How many of each consumer are dead, as they are committed: counting them on disk takes half a second for a hundred thousand. Null: not counted. */
+  #deadCounts: Map<string, number> | null = null
 
   constructor(options: OpenAsk) {
     this.#options = options
@@ -44,6 +45,12 @@ export class JournalWriter {
     this.#watermark = new WatermarkFile(this.#layout.watermark, readMeta(this.#db, this.#layout.journal).epoch)
     this.#full = !fillBallast(this.#layout.ballast, options.ballastBytes)
     if (options.verified) this.#watermark.write(this.#last)
+    try {
+      this.#countDead()
+    } catch (error) {
+      // Damage among the dead stops nothing else: who asks for them meets it.
+      if (!(error instanceof JournalDamaged)) throw error
+    }
   }
 
   get state(): WriterState {
@@ -55,7 +62,7 @@ export class JournalWriter {
   }
 
   /** All of it or nothing. A throw means: unknown, and this connection is not to be used again. */
-  commit(rows: readonly Row[], changes: readonly Change[]): void {
+  commit(rows: readonly Row[], changes: readonly WrittenChange[]): void {
     this.#withBallast(() => {
       if (rows.length > 0 && this.#last === rows.at(-1)!.seq) return
       this.#transaction(rows, changes)
@@ -125,9 +132,29 @@ export class JournalWriter {
     return ordinal
   }
 
-  dead(consumer: string | null): DeadRow[] {
-    const found = naming(this.#layout.journal, () => (consumer === null ? this.#statements.dead.all() : this.#statements.deadOf.all(consumer)))
-    return found.map((row) => checkedDead(row, this.#layout.journal))
+  dead(consumer: string | null, after: { readonly consumer: string; readonly ordinal: number } | null, count: number): DeadRow[] {
+    const path = this.#layout.journal
+    const { dead, deadOf } = this.#statements
+    const rows: DeadRow[] = []
+    let bytes = 0
+    naming(path, () => {
+      let found: ReturnType<typeof dead.iterate>
+      if (consumer === null) found = dead.iterate(after?.consumer ?? '', after?.ordinal ?? -1, count)
+      // Of another consumer's place only the name counts.
+      else if (after !== null && after.consumer > consumer) return
+      else found = deadOf.iterate(consumer, after?.consumer === consumer ? after.ordinal : -1, count)
+      for (const raw of found) {
+        const row = checkedDead(raw, path)
+        rows.push(row)
+        bytes += row.record.length
+        if (bytes >= DEAD_BYTES_MAX) break
+      }
+    })
+    return rows
+  }
+
+  deadCount(consumer: string): number {
+    return (this.#deadCounts ?? this.#countDead()).get(consumer) ?? 0
   }
 
   document(kind: string, id: string): string | null {
@@ -177,13 +204,15 @@ export class JournalWriter {
     }
   }
 
-  #transaction(rows: readonly Row[], changes: readonly Change[]): void {
+  #transaction(rows: readonly Row[], changes: readonly WrittenChange[]): void {
     const run = this.#statements
+    const buried = new Map<string, number>()
     this.#db.exec('BEGIN IMMEDIATE')
     try {
       for (const row of rows) runInsert(run.insert, row)
-      for (const change of changes) this.#change(change)
+      for (const change of changes) this.#change(change, buried)
       this.#db.exec('COMMIT')
+      for (const [consumer, more] of buried) this.#deadCounts?.set(consumer, (this.#deadCounts.get(consumer) ?? 0) + more)
     } catch (error) {
       // SQLite has rolled back by itself after most failures.
       if (this.#db.isTransaction) this.#db.exec('ROLLBACK')
@@ -191,21 +220,28 @@ export class JournalWriter {
     }
   }
 
-  #change(change: Change): void {
+  /** `buried`: how many more of each consumer are dead. */
+  #change(change: WrittenChange, buried: Map<string, number>): void {
     const run = this.#statements
     switch (change.kind) {
       case 'cursor': run.cursor.run(change.consumer, change.ordinal, partsCrc(change.consumer, change.ordinal)); return
       case 'bury': {
-        const { consumer, ordinal, reason, buriedMs } = change
-        const record = JSON.stringify(change.record)
+        const { consumer, ordinal, reason, buriedMs, record } = change
+        if (run.isDead.get(consumer, ordinal) === undefined) buried.set(consumer, (buried.get(consumer) ?? 0) + 1)
         run.bury.run(consumer, ordinal, reason, buriedMs, record, partsCrc(consumer, ordinal, reason, buriedMs, record))
         return
       }
-      case 'exhume': run.exhume.run(change.consumer, change.ordinal); return
+      case 'exhume': buried.set(change.consumer, (buried.get(change.consumer) ?? 0) - Number(run.exhume.run(change.consumer, change.ordinal).changes)); return
       case 'put': run.put.run(change.of, change.id, change.value, partsCrc(change.of, change.id, change.value)); return
       case 'delete': run.delete.run(change.of, change.id); return
       default: unreachable(change)
     }
+  }
+
+  #countDead(): Map<string, number> {
+    const rows = naming(this.#layout.journal, () => this.#db.prepare('SELECT consumer, count(*) AS count FROM dead GROUP BY consumer').all())
+    this.#deadCounts = new Map(rows.map((row) => [String(row['consumer']), Number(row['count'])]))
+    return this.#deadCounts
   }
 
   #reopen(): void {
@@ -213,6 +249,8 @@ export class JournalWriter {
     this.#db = openForWriting(this.#layout.journal, this.#options.synchronous)
     this.#db.exec(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES_FULL}`)
     this.#statements = prepareAll(this.#db)
+    // The commit that failed may be there.
+    this.#deadCounts = null
     this.#last = readBounds(this.#db, this.#layout.journal).last
     this.#inode = this.#inodeOnDisk()
   }
@@ -247,8 +285,9 @@ function prepareAll(db: DatabaseSync) {
     delete: prepare('DELETE FROM documents WHERE kind = ? AND id = ?'),
     outboxFrom: prepare('SELECT seq, at_ms, events, last_event, outbox, outbox_crc FROM journal WHERE seq >= ? AND events > 0 ORDER BY seq'),
     numbers: prepare('SELECT at_ms, events, last_event FROM journal WHERE seq = ?'),
-    dead: prepare(`SELECT * FROM dead ORDER BY ordinal LIMIT ${LISTED_MAX}`),
-    deadOf: prepare(`SELECT * FROM dead WHERE consumer = ? ORDER BY ordinal LIMIT ${LISTED_MAX}`),
+    isDead: prepare('SELECT 1 FROM dead WHERE consumer = ? AND ordinal = ?'),
+    dead: prepare('SELECT * FROM dead WHERE (consumer, ordinal) > (?, ?) ORDER BY consumer, ordinal LIMIT ?'),
+    deadOf: prepare('SELECT * FROM dead WHERE consumer = ? AND ordinal > ? ORDER BY ordinal LIMIT ?'),
     document: prepare('SELECT id, value, crc FROM documents WHERE kind = ? AND id = ?'),
     documents: prepare(`SELECT id, value, crc FROM documents WHERE kind = ? ORDER BY id LIMIT ${DOCUMENTS_AT_ONCE}`),
     documentsAfter: prepare(`SELECT id, value, crc FROM documents WHERE kind = ? AND id > ? ORDER BY id LIMIT ${DOCUMENTS_AT_ONCE}`),

@@ -5,7 +5,7 @@ import type { Change, DeadEvent, Journal, StoredEvent } from '../local/journal.t
 import { StoreUnavailable, type StoreStatus } from '../store.ts'
 import type { Bounds, Row } from './journal-file.ts'
 import type { JournalLink } from './journal-link.ts'
-import type { WriterState } from './worker-protocol.ts'
+import type { WriterState, WrittenChange } from './worker-protocol.ts'
 
 /** What a group may hold; the next move begins another. */
 const GROUP_MOVES = 512
@@ -24,7 +24,7 @@ class Group {
   readonly effects: string[] = []
   readonly outbox: string[] = []
   readonly records: OutboxRecord[] = []
-  readonly changes: Change[] = []
+  readonly changes: WrittenChange[] = []
   readonly resolves: (() => void)[] = []
   readonly rejects: ((error: Error) => void)[] = []
   bytes = 0
@@ -114,8 +114,10 @@ export class SqliteJournal implements Journal {
     if (this.#failed !== null) return Promise.reject(new StoreUnavailable(this.#failed))
     const group = this.#group()
     for (const change of changes) {
-      group.changes.push(change)
-      if (change.kind === 'put') group.bytes += change.value.length
+      const written = change.kind === 'bury' ? { ...change, record: JSON.stringify(change.record) } : change
+      group.changes.push(written)
+      if (written.kind === 'put') group.bytes += written.value.length
+      else if (written.kind === 'bury') group.bytes += written.record.length
     }
     return this.#wait(group, undefined)
   }
@@ -139,9 +141,13 @@ export class SqliteJournal implements Journal {
     return this.#link.ask('ordinalBefore', { atMs })
   }
 
-  async dead(consumer: string | undefined): Promise<readonly DeadEvent[]> {
-    const rows = await this.#link.ask('dead', { consumer: consumer ?? null })
+  async dead(consumer: string | undefined, after: { readonly consumer: string; readonly ordinal: number } | null, count: number): Promise<readonly DeadEvent[]> {
+    const rows = await this.#link.ask('dead', { consumer: consumer ?? null, after, count })
     return rows.map((row) => ({ ...row, record: JSON.parse(row.record) as OutboxRecord }))
+  }
+
+  deadCount(consumer: string): Promise<number> {
+    return this.#link.ask('deadCount', { consumer })
   }
 
   async document(kind: string, id: string): Promise<string | undefined> {

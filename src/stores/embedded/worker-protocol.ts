@@ -16,14 +16,16 @@ export interface OpenAsk {
 export interface Asks {
   open: { ask: OpenAsk; answer: WriterState }
   /** One transaction: rows and changes, in order. */
-  commit: { ask: { readonly rows: readonly Row[]; readonly changes: readonly Change[] }; answer: WriterState }
+  commit: { ask: { readonly rows: readonly Row[]; readonly changes: readonly WrittenChange[] }; answer: WriterState }
   /** Proves that the disk takes writes again; folds the log into the journal. */
   probe: { ask: null; answer: WriterState }
   /** Is the journal still the file that was opened? Is there room again for the ballast? */
   look: { ask: null; answer: WriterState }
   read: { ask: { readonly after: number; readonly count: number }; answer: readonly OutboxRow[] }
   ordinalBefore: { ask: { readonly atMs: number }; answer: number }
-  dead: { ask: { readonly consumer: string | null }; answer: readonly DeadRow[] }
+  /** Those behind `after` (null: from the first), by consumer and ordinal, a page of them. */
+  dead: { ask: { readonly consumer: string | null; readonly after: { readonly consumer: string; readonly ordinal: number } | null; readonly count: number }; answer: readonly DeadRow[] }
+  deadCount: { ask: { readonly consumer: string }; answer: number }
   document: { ask: { readonly kind: string; readonly id: string }; answer: string | null }
   /** Those whose id comes after `after` (null: from the first), by id, a page of them. */
   documents: { ask: { readonly kind: string; readonly after: string | null }; answer: DocumentsPage }
@@ -32,6 +34,9 @@ export interface Asks {
 }
 
 export type AskName = keyof Asks
+
+/** Records are text already. */
+export type WrittenChange = Exclude<Change, { readonly kind: 'bury' }> | Omit<Extract<Change, { readonly kind: 'bury' }>, 'record'> & { readonly record: string }
 
 export interface WriterState {
   /** The ballast has been let go: admit nothing more. */

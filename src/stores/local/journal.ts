@@ -24,7 +24,10 @@ export interface Journal {
   readonly lastOrdinal: number
   /** Events up to this one have been trimmed. */
   readonly trimmedThrough: number
-  dead(consumer: string | undefined): Promise<readonly DeadEvent[]>
+  /** The dead behind a place (null: from the first one on), by consumer and ordinal; at most `count`, maybe fewer, none only at the end. */
+  dead(consumer: string | undefined, after: { readonly consumer: string; readonly ordinal: number } | null, count: number): Promise<readonly DeadEvent[]>
+  /** Absent: they are few, and are counted one by one. */
+  deadCount?(consumer: string): Promise<number>
   document(kind: string, id: string): Promise<string | undefined>
   /** All of them, by id. */
   documents(kind: string): Promise<readonly { readonly id: string; readonly value: string }[]>
@@ -50,6 +53,3 @@ export type Change =
   | { readonly kind: 'exhume'; readonly consumer: string; readonly ordinal: number }
   | { readonly kind: 'put'; readonly of: string; readonly id: string; readonly value: string }
   | { readonly kind: 'delete'; readonly of: string; readonly id: string }
-
-/** Dead events handed out at once, at most: their list is for people, and what is delivered again makes room for the next. */
-export const LISTED_MAX = 100_000

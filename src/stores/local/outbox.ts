@@ -1,4 +1,4 @@
-import { StaleFence, type DeadEntry, type Fence, type Outbox, type OutboxEntry, type Position } from '../store.ts'
+import { StaleFence, type DeadEntry, type DeadPlace, type Fence, type Outbox, type OutboxEntry, type Position } from '../store.ts'
 import type { Journal, StoredEvent } from './journal.ts'
 
 const POSITION_DIGITS = 15
@@ -68,16 +68,18 @@ export class LocalOutbox implements Outbox {
     await this.#journal.change([{ kind: 'bury', consumer: fence.consumer, ordinal, reason, buriedMs: nowMs, record: entry.record }])
   }
 
-  async dead(consumer?: string): Promise<readonly DeadEntry[]> {
-    const dead = await this.#journal.dead(consumer)
+  async dead(consumer?: string, after: DeadPlace | null = null, count = READ_MAX): Promise<readonly DeadEntry[]> {
+    const wanted = Math.min(count, READ_MAX)
+    if (wanted <= 0) return []
+    const dead = await this.#journal.dead(consumer, after === null ? null : { consumer: after.consumer, ordinal: ordinalOf(after.position) }, wanted)
     return dead.map((one) => ({ ...entryOf(one), consumer: one.consumer, reason: one.reason, buriedMs: one.buriedMs }))
   }
 
   async deadCount(consumer: string): Promise<number> {
-    return (await this.#journal.dead(consumer)).length
+    return await this.#journal.deadCount?.(consumer) ?? (await this.#journal.dead(consumer, null, Infinity)).length
   }
 
-  async exhume(ids: readonly { readonly consumer: string; readonly position: Position }[]): Promise<void> {
+  async exhume(ids: readonly DeadPlace[]): Promise<void> {
     await this.#journal.change(ids.map(({ consumer, position }) => ({ kind: 'exhume', consumer, ordinal: ordinalOf(position) })))
   }
 

@@ -56,7 +56,8 @@ class MemoryJournal implements Journal {
   lastOrdinal = 0
   trimmedThrough = 0
   #records: OutboxRecord[] = []
-  readonly #dead = new Map<string, DeadEvent>()
+  /** By consumer and ordinal. */
+  readonly #dead = new Map<string, Map<number, DeadEvent>>()
   readonly #documents = new Map<string, Map<string, string>>()
   #closed = false
 
@@ -80,8 +81,13 @@ class MemoryJournal implements Journal {
     for (const change of changes) {
       switch (change.kind) {
         case 'cursor': break
-        case 'bury': this.#dead.set(deadKey(change.consumer, change.ordinal), change); break
-        case 'exhume': this.#dead.delete(deadKey(change.consumer, change.ordinal)); break
+        case 'bury': {
+          let dead = this.#dead.get(change.consumer)
+          if (dead === undefined) this.#dead.set(change.consumer, dead = new Map())
+          dead.set(change.ordinal, change)
+          break
+        }
+        case 'exhume': this.#dead.get(change.consumer)?.delete(change.ordinal); break
         case 'put': {
           let documents = this.#documents.get(change.of)
           if (documents === undefined) this.#documents.set(change.of, documents = new Map())
@@ -104,9 +110,20 @@ class MemoryJournal implements Journal {
     return index === -1 ? this.lastOrdinal : this.trimmedThrough + index
   }
 
-  async dead(consumer: string | undefined): Promise<readonly DeadEvent[]> {
-    const dead = [...this.#dead.values()].sort((a, b) => a.ordinal - b.ordinal)
-    return consumer === undefined ? dead : dead.filter((one) => one.consumer === consumer)
+  async dead(consumer: string | undefined, after: { readonly consumer: string; readonly ordinal: number } | null, count: number): Promise<readonly DeadEvent[]> {
+    const page: DeadEvent[] = []
+    for (const name of consumer === undefined ? [...this.#dead.keys()].sort() : [consumer]) {
+      if (after !== null && name < after.consumer) continue
+      const dead = this.#dead.get(name) ?? new Map<number, DeadEvent>()
+      const ordinals = [...dead.keys()].filter((ordinal) => after === null || name > after.consumer || ordinal > after.ordinal).sort((a, b) => a - b)
+      for (const ordinal of ordinals.slice(0, count - page.length)) page.push(dead.get(ordinal)!)
+      if (page.length >= count) break
+    }
+    return page
+  }
+
+  async deadCount(consumer: string): Promise<number> {
+    return this.#dead.get(consumer)?.size ?? 0
   }
 
   async document(kind: string, id: string): Promise<string | undefined> {
@@ -133,8 +150,4 @@ class MemoryJournal implements Journal {
   close(): void {
     this.#closed = true
   }
-}
-
-function deadKey(consumer: string, ordinal: number): string {
-  return `${ordinal} ${consumer}`
 }

@@ -8,6 +8,7 @@ import { toFields } from './event-record.ts'
 import { KeyNames } from './keys.ts'
 import type { LinkCommand, RedisLink } from './link.ts'
 import { MARGIN_MS } from './moves.ts'
+import { deadField, deadMember } from './outbox.ts'
 import { scanKeys } from './scan-keys.ts'
 
 export interface FillParts {
@@ -107,7 +108,8 @@ class Filling {
     this.#tally.add(row)
     const { consumer, reason, buriedMs, record } = row
     const position = toPosition({ ms: Math.max(0, Math.floor(record.atMs)), partition: this.#partitionOf(record), ordinal: DEAD_ORDINAL + ++this.#dead })
-    this.#add(this.#keys.dead(), 'HSET', [`${position} ${consumer}`, JSON.stringify({ v: 1, consumer, position, reason, buried: buriedMs, record })])
+    this.#add(this.#keys.dead(), 'HSET', [deadField(consumer, position), JSON.stringify({ v: 1, consumer, position, reason, buried: buriedMs, record })])
+    this.#add(this.#keys.deadOrder(), 'ZADD', [0, deadMember(consumer, position)])
   }
 
   #count(row: CounterRow): void {

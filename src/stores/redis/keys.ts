@@ -11,6 +11,7 @@ import { crc32 } from 'node:zlib'
  * | `P:{books}:lease:NAME` | hash | holder, token, until: who does a thing that only one may do: `consumer:SINK`, `housekeeping` (which adds `undelivered`, events that wait) | never |
  * | `P:{books}:consumers` | hash | consumer → when a replica last had it configured, JSON | never |
  * | `P:{books}:dead` | hash | consumer and position → a record that was refused for good, with the reason | once delivered |
+ * | `P:{books}:dead-order` | sorted set | consumer and position of each of them, in order: what they are counted and listed by | likewise |
  * | `P:{pN}:epoch` | string | the epoch in which this partition was made: absent or another, its counts are lost | never |
  * | `P:{pN}:s:COUNTER` | string | settled, an integer | window's end + forget_after + margin |
  * | `P:{pN}:h:COUNTER` | string | pending (held), an integer; absent: 0 | likewise |
@@ -49,6 +50,7 @@ export class KeyNames {
   lease(name: string): string { return `${this.prefix}:{books}:lease:${name}` }
   consumers(): string { return `${this.prefix}:{books}:consumers` }
   dead(): string { return `${this.prefix}:{books}:dead` }
+  deadOrder(): string { return `${this.prefix}:{books}:dead-order` }
 
   rollups(): string { return `${this.prefix}:{books}:rollups` }
 

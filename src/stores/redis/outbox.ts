@@ -2,7 +2,7 @@ import type { Clock } from '../../clock.ts'
 import type { Log } from '../../log.ts'
 import type { OutboxRecord } from '../../metering/event.ts'
 import type { Random } from '../../random.ts'
-import { StaleFence, StoreUnavailable, type DeadEntry, type Fence, type Outbox, type OutboxEntry, type Position } from '../store.ts'
+import { StaleFence, StoreUnavailable, type DeadEntry, type DeadPlace, type Fence, type Outbox, type OutboxEntry, type Position } from '../store.ts'
 import {
   comparePlaces, eventIdText, placeBefore, rangeEnd, toEntry, toEventId, toPlace, toPosition, type EventId, type StreamEntry,
 } from './event-position.ts'
@@ -29,15 +29,22 @@ const advanceScript = loadScript('outbox-advance', ['outbox.lua', 'outbox-advanc
 const rewindScript = loadScript('outbox-rewind', ['outbox.lua', 'outbox-rewind.lua'], always)
 const followScript = loadScript('outbox-follow', ['outbox.lua', 'outbox-follow.lua'], always)
 const buryScript = loadScript('outbox-bury', ['outbox-bury.lua'], always)
+const exhumeScript = loadScript('outbox-exhume', ['outbox-exhume.lua'], always)
+const deadCountScript = loadScript('outbox-dead-count', ['outbox-dead-count.lua'], always)
+const deadScript = loadScript('outbox-dead', ['outbox-dead-names.lua', 'outbox-dead.lua'], always)
+const deadOrderScript = loadScript('outbox-dead-order', ['outbox-dead-names.lua', 'outbox-dead-order.lua'], always)
 
 const READ_MAX = 1_000
 /** Asked of a partition at least, if it has that many: every partition of a batch costs a command and a script. */
 const SHARE_LEAST = 8
 /** How often other replicas' events are looked for. */
 const POLL_MS = 1_000
-/** Dead events handed out at once, at most: their list is for people. */
-const DEAD_MAX = 100_000
+/** Dead events of one step, and their bytes: everything else on the server waits for it. */
 const DEAD_PAGE = 500
+const DEAD_BYTES_MAX = 1024 * 1024
+const ORDER_PAGE = 200
+/** The order of the dead is made good this often at most: while a release that knows none is at work beside this one, it is never right for long. */
+const ORDER_MS = 60_000
 /** A damaged event is told again this often, until somebody removes it. */
 const TELL_DAMAGE_MS = 60_000
 /** A consumer that no replica has had configured for this long holds back trimming no more. Longer than a rollout's replicas take to replace each other. */
@@ -69,6 +76,9 @@ export class RedisOutbox implements Outbox {
   readonly #toldDamage = new Map<number, number>()
   readonly #stopListening: () => void
   #configured: readonly string[] | null = null
+  /** Making good the order of the dead, while it lasts, and when it was made last, by the monotonic clock. */
+  #ordering: Promise<void> | null = null
+  #orderedMs = -Infinity
   #stopPolling: (() => void) | null = null
   #polling = false
   /** Ids of the last events as the last poll saw them. */
@@ -152,41 +162,47 @@ export class RedisOutbox implements Outbox {
   async bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void> {
     this.#placeOf(entry.position)
     const value: StoredDead = { v: 1, consumer: fence.consumer, position: entry.position, reason, buried: nowMs, record: entry.record }
-    const kept = await this.#link.script(buryScript, [this.#lease(fence.consumer), this.#keys.dead()], [
-      fence.token, deadField(fence.consumer, entry.position), JSON.stringify(value),
+    const kept = await this.#link.script(buryScript, [this.#lease(fence.consumer), this.#keys.dead(), this.#keys.deadOrder()], [
+      fence.token, deadField(fence.consumer, entry.position), JSON.stringify(value), deadMember(fence.consumer, entry.position),
     ])
     if (kept !== 1) throw this.#stale(fence)
   }
 
-  async dead(consumer?: string): Promise<readonly DeadEntry[]> {
-    const key = this.#keys.dead()
-    // By field, because a scan may show one twice.
-    const found = new Map<string, DeadEntry>()
-    let cursor = '0'
-    do {
-      const [next, pairs] = await this.#link.command(key, 'HSCAN', [key, cursor, 'COUNT', DEAD_PAGE]) as readonly [string, readonly string[]]
+  async dead(consumer?: string, after: DeadPlace | null = null, count = DEAD_PAGE): Promise<readonly DeadEntry[]> {
+    const wanted = Math.min(count, DEAD_PAGE)
+    if (wanted <= 0) return []
+    if (after !== null) toPlace(after.position)
+    const last = consumer === undefined ? '+' : `(${consumer}\x01`
+    const first = consumer === undefined ? '-' : `[${consumer}\0`
+    const behind = after === null || (consumer !== undefined && after.consumer < consumer) ? first : `(${deadMember(after.consumer, after.position)}`
+    for (let from = behind; ;) {
+      const [whole, ...pairs] = await this.#link.script(deadScript, this.#deadKeys(), [from, last, wanted, DEAD_BYTES_MAX]) as readonly [number, ...string[]]
+      if (whole === 0 && await this.#order()) continue
+      const page: DeadEntry[] = []
       for (let i = 0; i + 1 < pairs.length; i += 2) {
+        // Exhumed by a release that knows no order.
+        if (pairs[i + 1] === '') continue
         const one = parsed<StoredDead>(pairs[i + 1]!)
-        if (one === undefined) this.#log.error({ event: pairs[i]! }, 'a dead event cannot be read')
-        else if (consumer === undefined || one.consumer === consumer) {
-          found.set(pairs[i]!, { consumer: one.consumer, position: one.position, reason: one.reason, buriedMs: one.buried, record: one.record })
-        }
+        if (one === undefined) this.#log.error({ event: pairs[i]!.replace('\0', ' ') }, 'a dead event cannot be read')
+        else page.push({ consumer: one.consumer, position: one.position, reason: one.reason, buriedMs: one.buried, record: one.record })
       }
-      cursor = next
-    } while (cursor !== '0' && found.size < DEAD_MAX)
-    return [...found.values()].sort((a, b) => (a.position < b.position ? -1 : a.position > b.position ? 1 : 0))
+      if (page.length > 0 || pairs.length === 0) return page
+      // None of these could be read: that is not the end.
+      from = `(${pairs.at(-2)!}`
+    }
   }
 
   async deadCount(consumer: string): Promise<number> {
-    const key = this.#keys.dead()
-    const fields = await this.#link.command(key, 'HKEYS', [key]) as readonly string[]
-    return fields.filter((field) => field.slice(field.indexOf(' ') + 1) === consumer).length
+    for (;;) {
+      const [count, whole] = await this.#link.script(deadCountScript, this.#deadKeys(), [`[${consumer}\0`, `(${consumer}\x01`]) as readonly [number, number]
+      if (whole === 1 || !await this.#order()) return count
+    }
   }
 
-  async exhume(ids: readonly { readonly consumer: string; readonly position: Position }[]): Promise<void> {
-    const key = this.#keys.dead()
+  async exhume(ids: readonly DeadPlace[]): Promise<void> {
     for (let at = 0; at < ids.length; at += DEAD_PAGE) {
-      await this.#link.command(key, 'HDEL', [key, ...ids.slice(at, at + DEAD_PAGE).map(({ consumer, position }) => deadField(consumer, position))])
+      const names = ids.slice(at, at + DEAD_PAGE).flatMap(({ consumer, position }) => [deadField(consumer, position), deadMember(consumer, position)])
+      await this.#link.script(exhumeScript, this.#deadKeys(), names)
     }
   }
 
@@ -525,6 +541,31 @@ export class RedisOutbox implements Outbox {
 
   // === Small things ===
 
+  /** Makes good the order of the dead, which releases before it did not keep. False: that was tried just now. */
+  async #order(): Promise<boolean> {
+    if (this.#ordering === null) {
+      if (this.#clock.monotonicMs() - this.#orderedMs < ORDER_MS) return false
+      this.#ordering = this.#makeOrder().finally(() => { this.#ordering = null })
+    }
+    await this.#ordering
+    return true
+  }
+
+  async #makeOrder(): Promise<void> {
+    for (const how of ['add', 'drop']) {
+      let cursor = '0'
+      do cursor = String(await this.#link.script(deadOrderScript, this.#deadKeys(), [how, cursor, ORDER_PAGE]))
+      while (cursor !== '0')
+      const [, whole] = await this.#link.script(deadCountScript, this.#deadKeys(), ['-', '+']) as readonly [number, number]
+      if (whole === 1) break
+    }
+    this.#orderedMs = this.#clock.monotonicMs()
+  }
+
+  #deadKeys(): string[] {
+    return [this.#keys.dead(), this.#keys.deadOrder()]
+  }
+
   #obey(fence: Fence, token: unknown): void {
     if (token instanceof Error) throw token
     if (Number(token) !== fence.token) throw this.#stale(fence)
@@ -584,8 +625,13 @@ interface StoredConsumer {
   readonly configured: number
 }
 
-function deadField(consumer: string, position: Position): string {
+export function deadField(consumer: string, position: Position): string {
   return `${position} ${consumer}`
+}
+
+/** Ordered by consumer, then by position: no name has a zero in it. */
+export function deadMember(consumer: string, position: Position): string {
+  return `${consumer}\0${position}`
 }
 
 function parsed<T>(text: string): T | undefined {
