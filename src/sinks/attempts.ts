@@ -26,6 +26,8 @@ export interface Item {
   /** `held`: it is too late to send it again, and nobody knows whether it was booked. */
   state: 'waiting' | 'accepted' | 'refused' | 'held'
   reason: string | null
+  /** It alone came to nothing while others were accepted: how often, and when it is tried again. */
+  alone?: { readonly times: number; readonly nextMs: number }
 }
 
 export interface AttemptsParts {
@@ -44,6 +46,13 @@ export interface AttemptsParts {
 
 /** The longest that a receiver's memory of ids is trusted less than it is said to last. */
 const MARGIN_MAX_MS = 3_600_000
+
+/** A record that alone comes to nothing rests between its attempts. */
+const REST_FIRST_MS = 1_000
+const REST_MAX_MS = 600_000
+/** And this long; where too much is done behind it, it holds everything else up, and has less. */
+const PATIENCE_MS = 86_400_000
+const PATIENCE_LEAST_MS = 600_000
 
 /** How long after a first attempt a record may be sent again without knowing what became of it, ms. */
 export function safeMs({ dedupWindowMs }: SinkContract): number {
@@ -128,12 +137,12 @@ export class Attempts {
 
   /**
    * Sends those of `items` that wait and may be sent, and notes on each what became of it. `besides`: marked before, and not to be forgotten.
-   * Why something is left to be sent; null: nothing is. Rejects with StaleFence when another has taken over.
+   * `crowded`: whoever rests holds everything else up. Why something is left to be sent; null: nothing is, or only what rests. Rejects with StaleFence when another has taken over.
    */
-  async send(items: readonly Item[], options: SendOptions, besides: Iterable<Item> = []): Promise<Error | null> {
+  async send(items: readonly Item[], options: SendOptions, besides: Iterable<Item> = [], crowded = false): Promise<Error | null> {
     const nowMs = this.#parts.clock.nowMs()
     const all = new Set([...items, ...besides])
-    const sendable = items.filter((item) => item.state === 'waiting' && this.#mayBeSent(item, nowMs))
+    const sendable = items.filter((item) => item.state === 'waiting' && nowMs >= (item.alone?.nextMs ?? 0) && this.#mayBeSent(item, nowMs))
     if (sendable.length === 0) return null
     if (this.#forgets) await this.#mark(sendable, all, nowMs)
     const { verdicts, failure } = await this.#sender.send(sendable.map(({ record }) => record), options)
@@ -146,6 +155,7 @@ export class Attempts {
       } else if (verdict?.is === 'refused') this.#refuse(item, verdict.reason)
       else if (verdict?.is === 'unknown') item.sinceMs ??= nowMs
       else if (item.sinceMs === null) known += 1
+      if (verdict?.is === 'unknown' || verdict?.is === 'later') this.#rest(item, verdict.is, verdict.aloneSinceMs, crowded)
     }
     // What is known not to have been booked is not to be taken for anything else after a crash.
     if (this.#forgets && known > 0) await this.#write(this.#marksOf([], all, nowMs), this.#toldOf(all))
@@ -162,6 +172,20 @@ export class Attempts {
     // Marks of what is done are gone with the next ones that are made.
     if (isDeepStrictEqual(told, this.#told) && (remembers || isDeepStrictEqual(marks, this.#marks))) return
     await this.#write(marks, told)
+  }
+
+  /** One that comes to nothing while others are accepted keeps nobody waiting, and not for ever. */
+  #rest(item: Item, is: 'unknown' | 'later', firstMs: number | undefined, crowded: boolean): void {
+    if (firstMs === undefined) return
+    const nowMs = this.#parts.clock.nowMs()
+    const sinceMs = is === 'unknown' ? Math.min(item.sinceMs ?? firstMs, firstMs) : firstMs
+    const times = item.alone?.times ?? 0
+    // Only where others were accepted after it had come to nothing: an outage is no fault of a record.
+    if (nowMs - sinceMs >= (crowded ? PATIENCE_LEAST_MS : PATIENCE_MS) && this.#sender.lastAcceptedMs >= firstMs) {
+      if (is === 'later') this.#refuse(item, 'the receiver puts it off and takes others')
+      else hold(item, 'it alone is never answered; others are accepted')
+    }
+    item.alone = { times: times + 1, nextMs: nowMs + Math.min(REST_MAX_MS, REST_FIRST_MS * 2 ** Math.min(times, 20)) }
   }
 
   #mayBeSent(item: Item, nowMs: number): boolean {

@@ -103,6 +103,10 @@ interface Sealed {
 interface Step {
   /** Events that are off the outbox. */
   readonly done: number
+  /** Until the first of those that rest is tried again. */
+  readonly restsMs?: number
+  /** Something was done behind one that is not. */
+  readonly moved?: boolean
   /** There is more, as far as it looks. */
   readonly full: boolean
   readonly failure: Error | null
@@ -261,17 +265,18 @@ export class Delivery {
         if (error instanceof StaleFence) this.#forget()
       }
       if (this.#stop.signal.aborted) break
-      if (step !== null && step.done > 0) failures = 0
+      if (step !== null && (step.done > 0 || step.moved === true)) failures = 0
       if (failure === null) {
         failures = 0
         pauses = 0
         this.#resumed(step === null)
         this.#gathering = step?.gathersMs !== undefined
         // What is appended concerns whoever delivers; asking again at every event would only load the store.
-        wakes = step !== null && step.done === 0 && !this.#gathering
+        wakes = step !== null && step.done === 0 && step.moved !== true && !this.#gathering
         if (step === null) pauseMs = ELSEWHERE_MS
         else if (step.gathersMs !== undefined) pauseMs = step.gathersMs
-        else pauseMs = step.done === 0 ? LEASE_MS / 3 : step.full ? 0 : GATHER_MS
+        else if (step.moved === true) pauseMs = GATHER_MS * (1 + this.#told.size / READ_MAX)
+        else pauseMs = step.done === 0 ? Math.min(LEASE_MS / 3, Math.max(GATHER_MS, step.restsMs ?? Infinity)) : step.full ? 0 : GATHER_MS
       } else {
         failures += 1
         this.#parts.metrics.deliveryRetries.inc({ sink: this.#parts.name })
@@ -360,14 +365,21 @@ export class Delivery {
   async #deliver(fence: Fence): Promise<Step> {
     const { kind, outbox, metrics, name } = this.#parts
     const { batchMax, inFlightMax = 4 } = kind.contract
-    const count = this.#told.size > KEPT_MAX ? READ_LEAST : Math.min(READ_MAX, Math.max(READ_LEAST, batchMax * inFlightMax * ROUNDS))
-    const entries = await outbox.read(fence, count)
+    // What is done, or rests, behind one that is not leaves room for others.
+    let ahead = 0
+    for (const { items } of this.#told.values()) if (items.every(({ state, alone }) => state !== 'waiting' || alone !== undefined)) ahead += 1
+    const count = Math.min(KEPT_MAX, ahead + Math.min(READ_MAX, Math.max(READ_LEAST, batchMax * inFlightMax * ROUNDS)))
+    const entries = await this.#read(fence, count, ahead)
     if (entries.length === 0) {
       this.#attempts.forget()
       return { done: 0, full: false, failure: null }
     }
     const told = entries.map((entry) => this.#toldOf(entry))
-    const failure = await this.#attempts.send(told.flatMap(({ items }) => items), this.#options, this.#others())
+    const items = told.flatMap((one) => one.items)
+    const waited = items.filter(({ state }) => state === 'waiting').length
+    const failure = await this.#attempts.send(items, this.#options, this.#others(), ahead >= KEPT_MAX)
+    const waiting = items.filter(({ state }) => state === 'waiting')
+    const restsMs = waiting.reduce((least, { alone }) => Math.min(least, alone?.nextMs ?? Infinity), Infinity) - this.#parts.clock.nowMs()
     // In order, up to the first that is not done: that one is tried again, and what is done behind it is remembered.
     let done = 0
     while (done < told.length && told[done]!.items.every(({ state }) => state !== 'waiting')) done += 1
@@ -376,13 +388,28 @@ export class Delivery {
       await this.#putAway(fence, one)
       if (one.items.some(({ state }) => state === 'accepted')) delivered += 1
     }
-    if (done > 0) await outbox.advance(fence, entries.slice(0, done))
+    for (let at = 0; at < done; at += READ_MAX) await outbox.advance(fence, entries.slice(at, Math.min(done, at + READ_MAX)))
     for (const { position } of entries.slice(0, done)) this.#told.delete(position)
     await this.#attempts.keep(this.#others())
     this.#noteDelivered(delivered)
     metrics.delivered.inc({ sink: name }, delivered)
     if (this.#stop.signal.aborted) return { done, full: false, failure: null }
-    return { done, full: entries.length >= Math.min(count, batchMax), failure }
+    return { done, restsMs, moved: done === 0 && waiting.length < waited, full: entries.length >= Math.min(count, batchMax), failure }
+  }
+
+  /** The next ones; where some are done ahead of the cursor, those behind them too, of which the store gives a thousand at a time. */
+  async #read(fence: Fence, count: number, ahead: number): Promise<readonly OutboxEntry[]> {
+    const { outbox, name } = this.#parts
+    const first = await outbox.read(fence, count)
+    if (ahead === 0 || first.length === 0 || outbox.waiting === undefined) return first
+    const entries = new Map(first.map((entry) => [entry.position, entry]))
+    for (let after: Position | null = null; entries.size < count;) {
+      const page: readonly OutboxEntry[] = await outbox.waiting(name, after, Math.min(READ_MAX, count))
+      for (const entry of page) if (entries.size < count && !entries.has(entry.position)) entries.set(entry.position, entry)
+      after = page.at(-1)?.position ?? null
+      if (after === null) break
+    }
+    return [...entries.values()]
   }
 
   #noteDelivered(count: number): void {

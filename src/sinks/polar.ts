@@ -5,6 +5,8 @@ import { fieldOf, jsonOf, SinkHttp, type HttpAnswer } from './http.ts'
 import { DeliveryFailed, type DeliveryReport, type MeterRecord, type ReadBack, type Sink, type SinkContract, type SinkKind, type SinkSurroundings } from './sink.ts'
 import { tokenMeters } from './token-meters.ts'
 
+const NEWEST_MS = 3_600_000
+
 const contract: SinkContract = {
   verified: true, readsBack: true,
   // Not stated by Polar; an older page of its documentation has 100.
@@ -16,8 +18,8 @@ const contract: SinkContract = {
   duplicateSignal: 'silent',
   failureUnit: 'batch',
   oldestMs: null,
-  // It takes nothing of its future, which is waited for here.
-  newestMs: null,
+  // It takes nothing of its future. A little of that is waited for here; what is further ahead is of a clock that was wrong.
+  newestMs: NEWEST_MS,
   timePrecision: 'millisecond',
   values: 'number',
   acknowledges: 'durable',
@@ -67,18 +69,22 @@ export const polar: SinkKind = {
       async deliver(batch, signal) {
         const nowMs = around.clock.nowMs()
         const records = batch.filter((record) => record.is === 'meter')
-        const later = records.filter(({ timeMs }) => timeMs > nowMs).map(({ id }) => id)
+        const refused = records.filter(({ timeMs }) => timeMs - nowMs > NEWEST_MS).map(({ id }) => ({ id, reason: 'its time is further ahead than is waited for' }))
+        const later = records.filter(({ timeMs }) => timeMs > nowMs && timeMs - nowMs <= NEWEST_MS).map(({ id }) => id)
         const sent = records.filter(({ timeMs }) => timeMs <= nowMs)
-        if (sent.length === 0) return { accepted: [], refused: [], later }
+        if (sent.length === 0) return { accepted: [], refused, later }
         const body = JSON.stringify({ events: sent.map((record) => toPolar(record, id_prefix)) })
         const answer = await http.send({ url: `${url}/v1/events/ingest`, headers, body }, signal)
-        if (answer.status === 422) return refusalOf(answer, sent, around.clock) ?? raise(http.failureOf(answer))
+        if (answer.status === 422) {
+          const said = refusalOf(answer, sent, around.clock) ?? raise(http.failureOf(answer))
+          return { ...said, refused: [...refused, ...said.refused], later: [...later, ...said.later ?? []] }
+        }
         if (answer.status < 200 || answer.status > 299) throw http.failureOf(answer)
         const counts = jsonOf(answer)
         const inserted = fieldOf(counts, 'inserted')
         const duplicates = fieldOf(counts, 'duplicates') ?? 0
         if (typeof inserted !== 'number' || typeof duplicates !== 'number' || inserted + duplicates !== sent.length) throw new DeliveryFailed('unknown', 'it did not count all of them')
-        return { accepted: sent.map(({ id }) => id), refused: [], later, duplicates }
+        return { accepted: sent.map(({ id }) => id), refused, later, duplicates }
       },
       readBack: readBackOf(http, url, headers, id_prefix),
       close: () => http.close(),

@@ -11,9 +11,10 @@ export interface SenderParts {
 }
 
 /**
- * `accepted` now or before; `refused` for good; `later`: known not to have been booked; `unknown`: it may have been. What is in no list has not been sent.
+ * `accepted` now or before; `refused` for good; `later`: known not to have been booked; `unknown`: it may have been. `aloneSinceMs`: when it
+ * first came to nothing, where that is no fault of the receiver, which accepts others. What is in no list has not been sent.
  */
-export type Verdict = { readonly is: 'accepted' } | { readonly is: 'refused'; readonly reason: string } | { readonly is: 'later' } | { readonly is: 'unknown' }
+export type Verdict = { readonly is: 'accepted' } | { readonly is: 'refused'; readonly reason: string } | { readonly is: 'later' | 'unknown'; readonly aloneSinceMs?: number }
 
 export interface Sent {
   /** By the record's id. */
@@ -38,12 +39,31 @@ const IN_FLIGHT = 4
 const ENVELOPE_BYTES = 64
 /** After so many batches that were taken, larger ones are tried again. */
 const GROW_AFTER = 100
+/** What has come to nothing so often is parted, and is no reason any more to send nothing else. */
+const SUSPECT_AFTER = 3
+/** So many requests that come to nothing, one after the other, although others were accepted: it is the receiver, and it is left alone for a while. */
+const MISSES_IN_A_ROW = 3
 /** So many refused one by one, with nothing taken in between: it is not they that are wrong. */
 const REFUSED_IN_A_ROW = 100
 
 const accepted: Verdict = { is: 'accepted' }
 const later: Verdict = { is: 'later' }
 const unknown: Verdict = { is: 'unknown' }
+
+/** One look at what waits. */
+interface Round {
+  /** The receiver has taken something: it is not down. */
+  accepted: boolean
+  /** What came to nothing by itself, not as part of a request. */
+  readonly single: Set<SinkRecord>
+}
+
+interface Misses {
+  times: number
+  readonly firstMs: number
+  /** Others were accepted meanwhile. */
+  alone: boolean
+}
 
 /** Records → requests that the receiver can take, several on the way at a time, each record with a verdict: bisected where one is bad, halved where it is too much. */
 export class Sender {
@@ -52,19 +72,36 @@ export class Sender {
   #batchMax: number
   #taken = 0
   #refusedInARow = 0
+  /** How often a record has come to nothing. */
+  readonly #misses = new WeakMap<SinkRecord, Misses>()
+  /** Of suspects at once, as long as nothing is accepted: halved each time, so that a receiver that is down has a few requests at a time all the same. */
+  #suspectsMax: number
+  #missesInARow = 0
+  #lastAcceptedMs = -Infinity
   readonly #pace: Pace
 
   constructor(parts: SenderParts) {
     this.#parts = parts
     this.#batchMax = parts.contract.batchMax
+    this.#suspectsMax = parts.contract.batchMax
     this.#pace = new Pace(parts.contract.ratePerSecond, parts.clock)
+  }
+
+  /** When the receiver last accepted anything, ms. */
+  get lastAcceptedMs(): number {
+    return this.#lastAcceptedMs
   }
 
   /** Ids are different among `records`. Never rejects. */
   async send(records: readonly SinkRecord[], options: SendOptions): Promise<Sent> {
     const { contract } = this.#parts
     const verdicts = new Map<string, Verdict>()
-    const waiting = this.#batches(records)
+    const round: Round = { accepted: false, single: new Set() }
+    this.#missesInARow = 0
+    const suspects = records.filter((record) => this.#isSuspect(record))
+    // One after the other means in order, also when it goes wrong.
+    if (contract.inFlightMax !== 1) suspects.sort((a, b) => this.#missesOf(a) - this.#missesOf(b))
+    const waiting = suspects.length === 0 || contract.inFlightMax === 1 ? this.#batches(records) : [...this.#batches(records.filter((record) => !this.#isSuspect(record))), ...this.#batches(suspects)]
     const busy = new Set<string>()
     const under: Promise<void>[] = []
     let failure: Error | null = null
@@ -73,7 +110,7 @@ export class Sender {
     let inFlight = 0
     for (;;) {
       if (options.stop.aborted) break
-      const batch = inFlight < inFlightMax && failure === null ? this.#next(waiting, busy) : undefined
+      const batch = inFlight < inFlightMax && failure === null ? this.#next(waiting, busy, round) : undefined
       if (batch === undefined) {
         if (inFlight === 0) break
         await new Promise<void>((resolve) => { wake = resolve })
@@ -92,7 +129,7 @@ export class Sender {
       const keys = this.#keysOf(batch)
       for (const key of keys) busy.add(key)
       inFlight += 1
-      under.push(this.#attempt(batch, verdicts, waiting, options.abort).then((failed) => {
+      under.push(this.#attempt(batch, verdicts, waiting, options.abort, round).then((failed) => {
         failure ??= failed
         inFlight -= 1
         for (const key of keys) busy.delete(key)
@@ -100,12 +137,21 @@ export class Sender {
       }))
     }
     await Promise.all(under)
-    if (failure === null && verdicts.size < records.length && !options.stop.aborted) failure = new DeliveryFailed('unknown', 'a part of the batch is unanswered')
+    for (const record of round.single) {
+      const verdict = verdicts.get(record.id)
+      const misses = this.#misses.get(record)
+      if (misses === undefined || (verdict?.is !== 'later' && verdict?.is !== 'unknown')) continue
+      misses.alone ||= round.accepted && this.#isSuspect(record)
+      if (misses.alone) verdicts.set(record.id, { is: verdict.is, aloneSinceMs: misses.firstMs })
+    }
+    // What was put off by itself was no reason to stop, but it is one to say so.
+    if (failure === null && !options.stop.aborted) failure = this.#remainder(records, verdicts)
+    if (!round.accepted && failure !== null && records.some((record) => this.#isSuspect(record))) this.#suspectsMax = Math.max(1, Math.floor(this.#suspectsMax / 2))
     return { verdicts, failure }
   }
 
   /** Why nothing more is to be sent for now; null: go on. */
-  async #attempt(batch: readonly SinkRecord[], verdicts: Map<string, Verdict>, waiting: (readonly SinkRecord[])[], abort: AbortSignal): Promise<Error | null> {
+  async #attempt(batch: readonly SinkRecord[], verdicts: Map<string, Verdict>, waiting: (readonly SinkRecord[])[], abort: AbortSignal, round: Round): Promise<Error | null> {
     const { name, sink, clock, metrics } = this.#parts
     const attempt = new AbortController()
     const cancel = clock.after(ATTEMPT_MS, () => attempt.abort(new Error('the receiver took too long')), { unref: true })
@@ -115,6 +161,7 @@ export class Sender {
       if (report.duplicates !== undefined) metrics.duplicates.inc({ sink: name }, report.duplicates)
       for (const id of report.accepted) verdicts.set(id, accepted)
       for (const { id, reason } of report.refused) verdicts.set(id, { is: 'refused', reason })
+      if (report.accepted.length > 0) this.#noteAccepted(round)
       for (const id of report.later ?? []) verdicts.set(id, later)
       let left = 0
       for (const { id } of batch) {
@@ -125,8 +172,11 @@ export class Sender {
       metrics.ambiguous.inc({ sink: name }, left)
       if (report.accepted.length > 0) this.#refusedInARow = 0
       this.#grow()
-      if (left > 0) return new DeliveryFailed('unknown', 'a part of the batch is unanswered')
-      return (report.later?.length ?? 0) > 0 ? new DeliveryFailed('busy', 'a part of the batch is to come later') : this.#countRefused(report.refused.length)
+      if (left > 0 || (report.later?.length ?? 0) > 0) {
+        const failed = left > 0 ? new DeliveryFailed('unknown', 'a part of the batch is unanswered') : new DeliveryFailed('busy', 'a part of the batch is to come later')
+        return this.#missed(batch.filter(({ id }) => verdicts.get(id)?.is === 'unknown' || verdicts.get(id)?.is === 'later'), failed, verdicts, waiting, round, batch.length)
+      }
+      return this.#countRefused(report.refused.length)
     } catch (error) {
       const failed = error instanceof Error ? error : new Error('unknown')
       const kind = failed instanceof DeliveryFailed ? failed.kind : 'unknown'
@@ -142,10 +192,67 @@ export class Sender {
       }
       for (const { id } of batch) verdicts.set(id, kind === 'unknown' ? unknown : later)
       if (kind === 'unknown') metrics.ambiguous.inc({ sink: name }, batch.length)
-      return failed
+      return kind === 'unauthorized' || abort.aborted ? failed : this.#missed(batch, failed, verdicts, waiting, round, batch.length)
     } finally {
       cancel()
     }
+  }
+
+  #missesOf(record: SinkRecord): number {
+    return this.#misses.get(record)?.times ?? 0
+  }
+
+  #isSuspect(record: SinkRecord): boolean {
+    return this.#missesOf(record) >= SUSPECT_AFTER
+  }
+
+  #noteAccepted(round: Round): void {
+    round.accepted = true
+    this.#missesInARow = 0
+    this.#suspectsMax = this.#parts.contract.batchMax
+    this.#lastAcceptedMs = this.#parts.clock.nowMs()
+  }
+
+  /**
+   * These came to nothing, of a request with `of` records. Whether it is the receiver or one of them shows by what becomes of others: those that have come to
+   * nothing several times are parted while the receiver surely knows their ids, and others go on, until too many came to nothing in a row. Why to stop; null: go on.
+   */
+  #missed(records: readonly SinkRecord[], failed: Error, verdicts: Map<string, Verdict>, waiting: (readonly SinkRecord[])[], round: Round, of: number): Error | null {
+    const { dedupWindowMs, inFlightMax } = this.#parts.contract
+    const busy = failed instanceof DeliveryFailed && failed.kind === 'busy'
+    const spoken = records.length < of
+    const single = of === 1 || spoken
+    const known = single && records.every((record) => this.#misses.get(record)?.alone === true)
+    for (const record of records) {
+      const misses = this.#misses.get(record) ?? { times: 0, firstMs: this.#parts.clock.nowMs(), alone: false }
+      misses.times += 1
+      this.#misses.set(record, misses)
+      if (single) round.single.add(record)
+    }
+    // Of the receiver that says nothing.
+    if (known) return null
+    this.#missesInARow += 1
+    // A receiver that asks for a time means everybody, unless it takes others.
+    const all = !round.accepted && failed instanceof DeliveryFailed && failed.retryAfterMs !== null
+    // One that is down is asked once. Where the order is kept, the next one shows whether it is the first.
+    const enough = round.accepted ? MISSES_IN_A_ROW : inFlightMax === 1 && this.#suspectsMax === 1 ? 2 : 1
+    if (this.#missesInARow >= enough || all) return failed
+    if (!records.every((record) => this.#isSuspect(record))) return single && round.accepted ? null : failed
+    if (of > 1 && !spoken && !busy && dedupWindowMs !== 0) {
+      const half = Math.ceil(records.length / 2)
+      waiting[inFlightMax === 1 ? 'unshift' : 'push'](records.slice(0, half), records.slice(half))
+    }
+    return null
+  }
+
+  /** Why some are left; null: none are, or only such as keep nobody else waiting. */
+  #remainder(records: readonly SinkRecord[], verdicts: ReadonlyMap<string, Verdict>): Error | null {
+    for (const { id } of records) {
+      const verdict = verdicts.get(id)
+      if (verdict === undefined) return new DeliveryFailed('unknown', 'a part of the batch is unanswered')
+      if ((verdict.is === 'later' || verdict.is === 'unknown') && verdict.aloneSinceMs === undefined) return new DeliveryFailed(verdict.is === 'later' ? 'busy' : 'unknown', 'a part of the batch came to nothing')
+    }
+    return null
   }
 
   #countRefused(count: number): Error | null {
@@ -169,9 +276,13 @@ export class Sender {
     const batches: (readonly SinkRecord[])[] = []
     let batch: SinkRecord[] = []
     let bytes = 0
+    let suspect = false
     for (const record of records) {
       const size = bytesMax === null ? 0 : Buffer.byteLength(JSON.stringify(record.is === 'event' ? record.event : record)) + ENVELOPE_BYTES
-      if (batch.length >= this.#batchMax || (batch.length > 0 && bytesMax !== null && bytes + size > bytesMax)) {
+      const isSuspect = this.#isSuspect(record)
+      const parted = batch.length > 0 && isSuspect !== suspect
+      suspect = isSuspect
+      if (parted || batch.length >= this.#batchMax || (batch.length > 0 && bytesMax !== null && bytes + size > bytesMax)) {
         batches.push(batch)
         batch = []
         bytes = 0
@@ -184,24 +295,30 @@ export class Sender {
   }
 
   /** The first that has nothing in common with what is on the way, nor with one that waits before it. */
-  #next(waiting: (readonly SinkRecord[])[], busy: ReadonlySet<string>): readonly SinkRecord[] | undefined {
+  #next(waiting: (readonly SinkRecord[])[], busy: ReadonlySet<string>, round: Round): readonly SinkRecord[] | undefined {
     if (this.#parts.contract.serialBy === 'none') {
       const batch = waiting.shift()
-      // It was made before it was known that so many are too many.
-      if (batch === undefined || batch.length <= this.#batchMax) return batch
-      waiting.unshift(batch.slice(this.#batchMax))
-      return batch.slice(0, this.#batchMax)
+      return batch === undefined ? undefined : this.#cut(batch, waiting, 0, round)
     }
     const before = new Set(busy)
     for (const [index, batch] of waiting.entries()) {
       const keys = this.#keysOf(batch)
       if (keys.every((key) => !before.has(key))) {
         waiting.splice(index, 1)
-        return batch
+        return this.#cut(batch, waiting, index, round)
       }
       for (const key of keys) before.add(key)
     }
     return undefined
+  }
+
+  /** It was made before it was known that so many are too many. */
+  #cut(batch: readonly SinkRecord[], waiting: (readonly SinkRecord[])[], index: number, round: Round): readonly SinkRecord[] {
+    const [first] = batch
+    const most = !round.accepted && first !== undefined && this.#isSuspect(first) ? Math.min(this.#suspectsMax, this.#batchMax) : this.#batchMax
+    if (batch.length <= most) return batch
+    waiting.splice(index, 0, batch.slice(most))
+    return batch.slice(0, most)
   }
 
   #keysOf(batch: readonly SinkRecord[]): readonly string[] {

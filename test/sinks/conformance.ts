@@ -1,7 +1,7 @@
 // What every sink owes its receiver and the books, whatever the receiver's words: the same suite runs over every kind.
 
 import type { Test } from 'tap'
-import { systemClock } from '../../src/clock.ts'
+import { systemClock, withTime } from '../../src/clock.ts'
 import { systemRandom } from '../../src/random.ts'
 import { DeliveryFailed, type DeliveryReport, type Sink, type SinkRecord } from '../../src/sinks/sink.ts'
 import { canary } from './kit/dialect.ts'
@@ -23,11 +23,11 @@ const stormSingles = 100
 async function pair(t: Test, subject: Subject, options: FakeOptions & { readonly right?: boolean } = {}): Promise<{ fake: Fake; sink: Sink }> {
   const fake = await subject.start(options)
   t.teardown(() => fake.stop())
-  return { fake, sink: await opened(t, subject, fake, options.right ?? true) }
+  return { fake, sink: await opened(t, subject, fake, options.right ?? true, options.nowMs) }
 }
 
-export async function opened(t: Test, subject: Subject, fake: Fake, right = true): Promise<Sink> {
-  const sink = await subject.kind.open(subject.kind.type, fake.settings(right), { clock: systemClock, random: systemRandom, stdout: process.stdout, instance: 'gw-1' })
+export async function opened(t: Test, subject: Subject, fake: Fake, right = true, nowMs?: () => number): Promise<Sink> {
+  const sink = await subject.kind.open(subject.kind.type, fake.settings(right), { clock: nowMs === undefined ? systemClock : withTime(systemClock, nowMs), random: systemRandom, stdout: process.stdout, instance: 'gw-1' })
   t.teardown(() => sink.close())
   return sink
 }

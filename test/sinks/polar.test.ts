@@ -49,3 +49,9 @@ t.test('a count that is not ours leaves the outcome open', async (t) => {
   const { sink } = await onTheWire(t, { ...polarDialect, answer: () => ({ status: 200, body: '{"inserted":1,"duplicates":0}' }) })
   t.equal((await failureOf(sink.deliver([meterRecord(), meterRecord({ id: 'two' })], attempt()))).kind, 'unknown')
 })
+
+t.test('what is more than an hour ahead is of a clock that was wrong: refused, and nothing waits with it', async (t) => {
+  const { sink } = await onTheWire(t, polarDialect)
+  const far = meterRecord({ id: 'far', timeMs: Date.now() + 3_700_000 })
+  t.match(await sink.deliver([far, meterRecord({ id: 'past' })], attempt()), { accepted: ['past'], refused: [{ id: 'far', reason: /further ahead/ }], later: [] })
+})
