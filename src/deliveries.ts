@@ -12,7 +12,7 @@ import type { Random } from './random.ts'
 import { creditKind } from './reconciliation/credits.ts'
 import { noteTelling } from './reconciliation/telling.ts'
 import { Attempts, markReplay, type Item } from './sinks/attempts.ts'
-import { Backlog, beginSinkSeries, Delivery, reasonOf, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
+import { Backlog, beginSinkSeries, Delivery, reasonFor, reasonOf, reasonOnly, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
 import { kindOf, openSink } from './sinks/index.ts'
 import { creditOf, recordsOf, ruleOf } from './sinks/mapping.ts'
 import { quarantine, quarantined, quarantineKind, type Quarantined } from './sinks/quarantine.ts'
@@ -44,6 +44,15 @@ interface Running {
 interface Idle {
   readonly config: SinkConfig
   readonly backlog: Backlog
+}
+
+/** A dead event that is sent again. */
+interface Raised {
+  readonly entry: DeadEntry
+  readonly items: readonly Item[]
+  readonly tellable: boolean
+  /** What of it still cannot be told. */
+  readonly untold: readonly { readonly rule: string; readonly reason: string }[]
 }
 
 interface Replay {
@@ -443,14 +452,16 @@ export class Deliveries {
         }
         for await (const page of everyDead(outbox, config.name)) {
           const all = page.map((entry) => {
-            const { items, tellable } = this.#itemsOfDead(config, attempts, entry)
-            return { entry, items: items.map((item) => unanswered.get(item.record.id) ?? item), tellable }
+            const one = this.#itemsOfDead(config, attempts, entry)
+            return { ...one, items: one.items.map((item) => unanswered.get(item.record.id) ?? item) }
           })
           const items = all.flatMap((one) => one.items)
           for (let at = 0; at < all.length; at += retryBatch) {
             const batch = all.slice(at, at + retryBatch)
             const failure = await attempts.send(batch.flatMap((one) => one.items), noEnd, [...unanswered.values(), ...items])
             delivered += await this.#raise(config, batch)
+            // What was refused is known not to have been booked.
+            await attempts.keep([...unanswered.values(), ...items])
             if (failure !== null) throw failure
           }
           keep(items)
@@ -464,27 +475,50 @@ export class Deliveries {
   }
 
   /** Those that were delivered are dead no longer; those that may have been, and are too old to be sent again, wait for an operator. */
-  async #raise(config: SinkConfig, batch: readonly { readonly entry: DeadEntry; readonly items: readonly Item[]; readonly tellable: boolean }[]): Promise<number> {
+  async #raise(config: SinkConfig, batch: readonly Raised[]): Promise<number> {
     const { outbox, records, clock } = this.#parts
     const alive: DeadEntry[] = []
     const held: DeadEntry[] = []
-    for (const { entry, items, tellable } of batch) {
-      if (!tellable || items.some(({ state }) => state === 'waiting' || state === 'refused')) continue
+    const inPart: Raised[] = []
+    for (const one of batch) {
+      const { entry, items, tellable } = one
       const kept = items.filter(({ state }) => state === 'held')
       if (kept.length > 0) await quarantine(records, config.name, toUsageEvent(entry.record).id, kept, clock.nowMs())
-      ;(kept.length > 0 ? held : alive).push(entry)
+      if (tellable && items.every(({ state }) => state === 'accepted' || state === 'held')) (kept.length > 0 ? held : alive).push(entry)
+      else if (items.some(({ state }) => state === 'accepted' || state === 'held')) inPart.push(one)
     }
+    await this.#narrow(config, inPart)
     await outbox.exhume([...alive, ...held].map(({ position }) => ({ consumer: config.name, position })))
+    for (const { entry, items } of batch) if (alive.includes(entry) || held.includes(entry)) for (const item of items) item.sinceMs = null
     return alive.length
   }
 
+  /** Of what was taken in part only the rest is dead. While another gateway delivers, marks alone remember it. */
+  async #narrow(config: SinkConfig, inPart: readonly Raised[]): Promise<void> {
+    if (inPart.length === 0) return
+    const { outbox, clock } = this.#parts
+    const nowMs = clock.nowMs()
+    const fence = await outbox.lease(config.name, `${this.#config?.instance ?? config.name} dead`, nowMs, nowMs + replayLeaseMs)
+    if (fence === undefined) return
+    try {
+      for (const { entry, items, untold } of inPart) {
+        const before = reasonOnly(entry.reason)
+        const left = items.flatMap(({ state, rule, reason }) => (state === 'waiting' || state === 'refused' ? [{ rule, reason: reason ?? before }] : []))
+        await outbox.bury(fence, entry, reasonFor([...untold, ...left], Infinity), nowMs)
+        for (const item of items) if (item.state === 'accepted' || item.state === 'held') item.sinceMs = null
+      }
+    } finally {
+      await outbox.release(fence).catch(() => undefined)
+    }
+  }
+
   /** Only what was refused of it comes again. */
-  #itemsOfDead(config: SinkConfig, attempts: Attempts, entry: DeadEntry): { readonly items: readonly Item[]; readonly tellable: boolean } {
+  #itemsOfDead(config: SinkConfig, attempts: Attempts, entry: DeadEntry): Raised {
     const event = toUsageEvent(entry.record)
     const rules = rulesIn(entry.reason)
     const { records, refused } = recordsOf(event, kindOf(config), config.mapping)
     const items = records.map((record) => attempts.item(record, ruleOf(record, event.id, config.mapping), event.id, Infinity)).filter(({ rule }) => rules === null || rules.includes(rule))
-    return { items, tellable: refused.length === 0 }
+    return { entry, items, tellable: refused.length === 0, untold: refused.filter(({ rule }) => rules === null || rules.includes(rule)) }
   }
 
   #attempts(config: SinkConfig, sink: Sink, markedAs: string): Attempts {

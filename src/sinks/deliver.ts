@@ -561,6 +561,11 @@ export function reasonFor(refused: readonly { readonly rule: string; readonly re
   return refused.length === total ? reasons : `of ${JSON.stringify(refused.map(({ rule }) => rule))}: ${reasons}`
 }
 
+/** Without the rules. */
+export function reasonOnly(reason: string): string {
+  return rulesIn(reason) === null ? reason : reason.replace(/^of \[".*?"\]: /, '')
+}
+
 /** Of which rules an event is dead; null: of all. */
 export function rulesIn(reason: string): readonly string[] | null {
   const list = /^of (\[".*?"\]): /.exec(reason)?.[1]

@@ -20,14 +20,24 @@ export interface Quarantined {
   readonly records: readonly SinkRecord[]
 }
 
-/** Keeps what has become of these items of one event or sum; the same again changes nothing but the instant. */
+/** Keeps what has become of these items of one event or sum, beside what is kept of it already; the same again changes nothing but the instant. */
 export async function quarantine(records: Records, sink: string, of: string, items: readonly Item[], nowMs: number): Promise<void> {
   const [first] = items
   if (first === undefined) return
-  const document: Omit<Quarantined, 'id'> = {
-    sink, of, why: first.state === 'refused' ? 'refused' : 'ambiguous', reason: first.reason ?? '', sinceMs: first.sinceMs, atMs: nowMs, records: items.map(({ record }) => record),
+  const id = `${sink} ${of}`
+  for (;;) {
+    const stored = await records.get(quarantineKind, id)
+    const before = stored as unknown as Omit<Quarantined, 'id'> | undefined
+    const kept = new Map([...before?.records ?? [], ...items.map(({ record }) => record)].map((record) => [record.id, record]))
+    const ambiguous = before?.why === 'ambiguous' || first.state !== 'refused'
+    const since = [before?.sinceMs ?? null, first.sinceMs].filter((ms) => ms !== null)
+    const document: Omit<Quarantined, 'id'> = {
+      sink, of, why: ambiguous ? 'ambiguous' : 'refused', reason: before === undefined || before.reason.includes(first.reason ?? '') ? before?.reason ?? first.reason ?? '' : `${before.reason}; ${first.reason ?? ''}`,
+      sinceMs: since.length === 0 ? null : Math.min(...since), atMs: nowMs, records: [...kept.values()],
+    }
+    // An operator may be at it, here or at another gateway.
+    if (await records.swap(quarantineKind, id, stored, { ...document })) return
   }
-  await records.put(quarantineKind, `${sink} ${of}`, { ...document })
 }
 
 /** By sink, in the order of their ids. */

@@ -12,6 +12,7 @@ import { toUsageEvent } from '../../src/metering/event.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { systemRandom } from '../../src/random.ts'
 import { whyNoReplay } from '../../src/sinks/index.ts'
+import { quarantine, quarantined } from '../../src/sinks/quarantine.ts'
 import { openMemory } from '../../src/stores/memory/memory.ts'
 import type { Teardown } from '../fixtures/tmp-dir.ts'
 import { waitFor } from '../fixtures/wait-for.ts'
@@ -216,4 +217,33 @@ t.test('what each sink is doing can be asked', async (t) => {
   await deliveries.use(config)
   await waitFor('the delivery', () => booked.size === 2)
   await waitFor('the news', () => (deliveries.status().get('om') as { state?: string } | undefined)?.state === 'running')
+})
+
+t.test('of a dead event that is taken in part, only the rest stays dead, and is no less sure for it', async (t) => {
+  const { deliveries, config, settle, idle, store, booked, requests, answerWith, skip } = await rig(t)
+  answerWith(() => 400)
+  const id = await settle()
+  await deliveries.use(config)
+  await idle()
+  t.match(await store.outbox.dead('om'), [{ reason: 'status 400' }])
+  answerWith((batch) => (batch.some(({ type }) => type === 'out') ? 400 : 204))
+  t.strictSame(await deliveries.retryDead('om', config), { delivered: 0, failed: 1 })
+  t.match(await store.outbox.dead('om'), [{ reason: 'of ["out"]: status 400' }])
+  skip(25 * hourMs)
+  answerWith(() => 204)
+  requests.length = 0
+  t.strictSame(await deliveries.retryDead('om', config), { delivered: 1, failed: 0 })
+  t.strictSame(requests.map((batch) => batch.map(({ id: told }) => told)), [[`${id}:out`]])
+  t.strictSame([...booked], [[`${id}:in`, 3], [`${id}:out`, 5]])
+  t.strictSame(await deliveries.quarantined('om'), [])
+})
+
+t.test('records of one event that come into quarantine one after the other are all kept', async (t) => {
+  const { store, clock } = await rig(t)
+  const item = (id: string, state: 'held' | 'refused') => ({ record: { is: 'event', id, timeMs: 0, event: {} as never }, rule: id, mark: 'e', sinceMs: state === 'held' ? 5 : null, state, reason: `${id} is ${state}` }) as const
+  await quarantine(store.records, 'om', 'e', [item('a', 'refused')], clock.nowMs())
+  await quarantine(store.records, 'om', 'e', [item('b', 'held')], clock.nowMs())
+  await quarantine(store.records, 'om', 'e', [item('b', 'held')], clock.nowMs())
+  t.match(await quarantined(store.records, 'om'), [{ of: 'e', why: 'ambiguous', sinceMs: 5, reason: 'a is refused; b is held', records: [{ id: 'a' }, { id: 'b' }] }])
+  t.equal((await quarantined(store.records, 'om'))[0]?.records.length, 2)
 })
