@@ -1,5 +1,6 @@
 import t from 'tap'
 import { wordsOf } from '../../src/config/account-terms.ts'
+import { detailWords } from '../../src/dashboard/browser/change-details.ts'
 import { costColumns, currenciesOf } from '../../src/dashboard/browser/costs.ts'
 import { toCsv } from '../../src/dashboard/browser/csv.ts'
 import { amountWords, brief, exact, fromNow, length, money, plainName, reasonWords, windowWords } from '../../src/dashboard/browser/format.ts'
@@ -99,8 +100,17 @@ t.test('a chart of costs is one of one currency', async (t) => {
 
 t.test('W1: a name turns no text around and hides nothing', async (t) => {
   t.equal(plainName('gpj.\u202etxt.exe'), 'gpj.\\u202etxt.exe')
+  t.equal(plainName('a\u2028b\u2029c\u061c'), 'a\\u2028b\\u2029c\\u061c')
   t.equal(plainName('a\u200bb\u0000c\ufeff'), 'a\\u200bb\\u0000c\\ufeff')
   t.equal(plainName('<img src=x onerror=alert(1)> 漢字 🙂'), '<img src=x onerror=alert(1)> 漢字 🙂')
+})
+
+t.test('what was changed is told in words', async (t) => {
+  t.equal(detailWords({ reason: 'unpaid' }), 'reason: unpaid')
+  t.match(detailWords({ account: 'acme', plan: null, expires_ms: Date.UTC(2027, 0, 10, 12), grace_ms: 90_000, labels: {}, add_ons: [] }), /^account: acme; expires: 10 Jan 2027, \d\d:00:00; grace: 1 min 30 s$/)
+  t.match(detailWords({ term_length: 'month', plans: [{ plan: 'free', from_ms: null, until_ms: Date.UTC(2027, 0, 10, 12) }], revision: 3 }), /^term length: month; plans: \[\{ plan: free, until: "10 Jan 2027, \d\d:00:00" \}\]; revision: 3$/)
+  t.equal(detailWords({ reason: 'a\u202eb\u2028' }), 'reason: a\\u202eb\\u2028')
+  t.same([{}, { reason: null }, undefined].map(detailWords), ['', '', ''])
 })
 
 t.test('terms are written as in the configuration, and mean the same when they are read again', async (t) => {

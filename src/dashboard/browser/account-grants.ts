@@ -14,7 +14,11 @@ import type { VNode } from './view.ts'
 
 const tones: Readonly<Record<string, Tone>> = { active: 'good', pending: 'warn', revoked: 'bad', expired: 'plain', spent: 'plain', unused: 'warn', hidden: 'plain' }
 
-export function AccountGrants({ account, limits, changes, changed }: { readonly account: string; readonly limits: readonly LimitStanding[]; readonly changes: boolean; changed(): void }): VNode {
+/** The gateway refuses grants beyond others: they go beyond an amount for a period, not a rate. */
+const extended: readonly (string | null)[] = ['day', 'week', 'month', 'billing_period', 'term', 'lifetime']
+
+/** `limits` null: they are not known now. */
+export function AccountGrants({ account, limits, changes, changed }: { readonly account: string; readonly limits: readonly LimitStanding[] | null; readonly changes: boolean; changed(): void }): VNode {
   const [giving, setGiving] = useState(false)
   const [revoking, setRevoking] = useState<GrantRow | null>(null)
   const loaded = useLoaded(account, (signal) => get<{ grants: readonly GrantRow[] }>('/api/v1/grants', { account }, signal), 10_000)
@@ -36,10 +40,11 @@ export function AccountGrants({ account, limits, changes, changed }: { readonly 
     { name: 'state', title: 'State', value: (row) => row.state, show: (row) => html`<${Badge} tone=${tones[row.state] ?? 'plain'}>${row.state === 'revoked' ? 'taken back' : row.state}</${Badge}>` },
     ...(changes ? [{ name: 'do', title: 'Change', sorts: false, value: () => null, show: (row: GrantRow) => (row.state === 'active' || row.state === 'pending' ? html`<button type="button" class="small" aria-label=${`Take back ${row.id}`} onClick=${() => setRevoking(row)}>Take back …</button>` : null) }] : []),
   ]
-  const extendable = limits.filter(({ name, limit, meter }) => limit !== null && !name.includes('/') && meter !== 'concurrency' && meter !== 'seats')
+  const extendable = (limits ?? []).filter(({ name, limit, window, per }) => limit !== null && !name.includes('/') && per === 'account' && extended.includes(window))
   return html`<${Section} title="Grants" tools=${changes && extendable.length > 0 ? html`<button type="button" onClick=${() => setGiving(true)}>Give a grant …</button>` : undefined}>
     <${Waiting} of=${loaded}>${({ grants }: { grants: readonly GrantRow[] }) => html`<${Table} name="grants" caption="Grants" quiet rows=${grants} key_=${(row: GrantRow) => row.id} columns=${columns}
       empty=${html`<${Empty} title="No grants.">A grant is an amount beyond a limit: credit that was bought, or help in a bad week.</${Empty}>`} />`}</${Waiting}>
+    ${changes && limits !== null && extendable.length === 0 ? html`<p class="muted">No grant can be given: none of its limits counts a day, week, month, billing period, term or lifetime.</p>` : null}
     ${giving ? html`<${GiveGrant} account=${account} limits=${extendable} close=${() => setGiving(false)} done=${done} />` : null}
     ${revoking === null ? null : html`<${TakeBack} grant=${revoking} close=${() => setRevoking(null)} done=${done} />`}
   </${Section}>`

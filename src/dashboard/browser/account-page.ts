@@ -6,7 +6,7 @@ import { AccountUsage } from './account-usage.ts'
 import { AccountTerms } from './account-terms.ts'
 import { stateBadge } from './accounts-page.ts'
 import { accountPath } from './address.ts'
-import { get, post } from './api.ts'
+import { get, post, queryText } from './api.ts'
 import { LimitBar } from './bar.ts'
 import { Dialog, Field, FormEnd } from './dialog.ts'
 import { day } from './format.ts'
@@ -15,11 +15,11 @@ import type { Loaded } from './loading.ts'
 import { say } from './notify.ts'
 import { Facts, Name, PageHead, Section, When } from './pieces.ts'
 import { RefusalTable } from './refusal-table.ts'
-import type { AccountDetail, LimitStanding, Refusal } from './shapes.ts'
+import type { AccountPage as AccountRows, AccountDetail, LimitStanding, Refusal } from './shapes.ts'
 import { Empty, Failed, Skeleton, Waiting } from './states.ts'
 import { Table } from './table.ts'
 import { html, useState } from './view.ts'
-import type { VNode } from './view.ts'
+import type { Children, VNode } from './view.ts'
 
 /** One account: what it used, what it has left, and everything that can be done for it. */
 export function AccountPage({ id, changes }: { readonly id: string; readonly changes: boolean }): VNode {
@@ -32,11 +32,11 @@ export function AccountPage({ id, changes }: { readonly id: string; readonly cha
     <${PageHead} title=${html`<${Name} of=${id} /> ${stateBadge(data)}`} tools=${changes ? html`<${Change} account=${data} done=${reload} /><${Suspension} account=${data} done=${reload} />` : undefined}
       about=${html`Plan <${Name} of=${data.plan} />${data.parent === null ? null : html`, under <a href=${accountPath(data.parent)}><${Name} of=${data.parent} /></a>`}`} />
     <${Standing} account=${data} />
-    <${Limits} of=${loaded} />
+    <${Limits} of=${loaded} below=${html`<${AccountsUnder} parent=${id} />`} />
     <${AccountUsage} account=${id} />
     <${AccountRefusals} account=${id} />
     <${AccountKeys} account=${id} keys=${data.keys} changes=${changes} changed=${reload} />
-    <${AccountGrants} account=${id} limits=${data.standing?.limits ?? []} changes=${changes} changed=${reload} />
+    <${AccountGrants} account=${id} limits=${data.standing?.limits ?? null} changes=${changes} changed=${reload} />
     <div class="columns"><${AccountSubscription} account=${id} has=${data.subscription !== null} /><${About} account=${data} /></div>
     <${AccountInvoice} account=${id} />`
 }
@@ -49,7 +49,7 @@ function Standing({ account }: { readonly account: AccountDetail }): VNode | nul
   return html`<p class="notice bad">Suspended: every call is refused. ${by}${account.suspended_at === null ? '' : html`, <${When} at=${account.suspended_at} />`}${account.suspended_reason === null ? '.' : html`: <bdi>${account.suspended_reason}</bdi>`}</p>`
 }
 
-function Limits({ of: { data, problem } }: { readonly of: Loaded<AccountDetail> }): VNode {
+function Limits({ of: { data, problem }, below }: { readonly of: Loaded<AccountDetail>; readonly below: Children }): VNode {
   const limits = data?.standing?.limits ?? []
   return html`<${Section} title="Limits">
     ${problem === undefined ? null : html`<p class="stale" role="status">Not up to date: ${problem.message}</p>`}
@@ -60,7 +60,20 @@ function Limits({ of: { data, problem } }: { readonly of: Loaded<AccountDetail> 
       { name: 'reserved', title: 'Held', numeric: true, value: (row: LimitStanding) => row.reserved }, { name: 'remaining', title: 'Left', numeric: true, value: (row: LimitStanding) => row.remaining },
       { name: 'resets', title: 'Begins anew', value: (row: LimitStanding) => row.resets_at }, { name: 'forecast', title: 'Runs out', value: (row: LimitStanding) => row.forecast_at },
     ]} /></details>`}
+    ${below}
   </${Section}>`
+}
+
+/** So many that are named like it are looked through for those that are under it: each costs the gateway a look at its limits. */
+const LOOKED_THROUGH = 50
+
+/** Whose use its bars have in them, and its figures of usage have not. */
+function AccountsUnder({ parent }: { readonly parent: string }): VNode | null {
+  const { data } = useLoaded(parent, (signal) => get<AccountRows>('/api/v1/accounts', { search: parent, limit: LOOKED_THROUGH }, signal), 60_000)
+  const under = (data?.accounts ?? []).filter((each) => each.parent === parent)
+  const others = data !== undefined && data.total > LOOKED_THROUGH ? html`<a href=${`/accounts${queryText({ search: parent })}`}>all that match "${parent}"</a>` : null
+  if (under.length === 0 && others === null) return null
+  return html`<p class="muted">What accounts under it use counts here too, and not in its usage below: ${under.map(({ id }, index) => html`${index === 0 ? '' : ', '}<a key=${id} href=${accountPath(id)}><${Name} of=${id} /></a>`)}${under.length > 0 && others !== null ? '; ' : ''}${others}</p>`
 }
 
 function AccountRefusals({ account }: { readonly account: string }): VNode {

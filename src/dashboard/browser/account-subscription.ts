@@ -15,7 +15,7 @@ function Details({ account }: { readonly account: string }): VNode {
   const loaded = useLoaded(account, (signal) => get<SubscriptionShape>(`/api/v1/subscriptions/${encodeURIComponent(account)}`, {}, signal), 30_000)
   return html`<${Waiting} of=${loaded}>${(of: SubscriptionShape) => html`<${Facts} of=${[
     ['State', html`<${Badge} tone=${of.state === 'active' || of.state === 'trial' ? 'good' : 'warn'}>${of.state.replaceAll('_', ' ')}</${Badge}>`],
-    ['Kind', of.kind], ['Until', of.until === null ? null : html`<${When} at=${of.until} exact />`],
+    ['Kind', of.kind], [of.state === 'pending' ? 'Begins' : 'Until', of.until === null ? null : html`<${When} at=${of.until} exact />`],
     ['Term', of.term === null ? null : of.term.end === null ? `from ${day(of.term.start)}` : `${day(of.term.start)} to ${day(of.term.end)}`], ['Renews', of.renewal === 'auto' ? `by itself${of.term_length === null ? '' : `, for ${of.term_length}`}` : 'not by itself'],
     ['Ends', of.end === null ? null : instant(of.end)], ['Grace', of.grace_ms === 0 ? null : length(of.grace_ms)], ['Trial ends', of.trial_end === null ? null : instant(of.trial_end)], ['Seats', of.seats], ['Add-ons', of.add_ons.join(', ')],
     ['Suspended', of.suspended === null ? null : `from ${instant(of.suspended.from)}${of.suspended.until === null ? '' : ` until ${instant(of.suspended.until)}`}`],

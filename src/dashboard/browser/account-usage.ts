@@ -4,7 +4,7 @@ import { Chart } from './chart.ts'
 import { nowMs } from './clock.ts'
 import { costColumns, currenciesOf } from './costs.ts'
 import { brief, exact, instant, sum } from './format.ts'
-import { latency } from './live-page.ts'
+import { latency, upstreamTimes } from './live-page.ts'
 import { useLoaded } from './loading.ts'
 import { Choice, Name, Section } from './pieces.ts'
 import { RollupsState } from './rollups-state.ts'
@@ -66,9 +66,8 @@ function Sums({ rows, by }: { readonly rows: readonly UsageRow[]; readonly by: '
     { name: 'input', title: 'Input tokens', numeric: true, value: (row: UsageRow) => row.input_tokens, show: (row: UsageRow) => brief(row.input_tokens) },
     { name: 'output', title: 'Output tokens', numeric: true, value: (row: UsageRow) => row.output_tokens, show: (row: UsageRow) => brief(row.output_tokens) },
     ...costColumns(rows, (row) => row.cost),
-    { name: 'p50', title: 'Median', numeric: true, value: (row: UsageRow) => row.p50_ms, show: (row: UsageRow) => latency(row.p50_ms) },
-    { name: 'p95', title: '95 %', numeric: true, value: (row: UsageRow) => row.p95_ms, show: (row: UsageRow) => latency(row.p95_ms) },
-    { name: 'ttft', title: 'First token', numeric: true, value: (row: UsageRow) => row.ttft_p50_ms, show: (row: UsageRow) => latency(row.ttft_p50_ms) },
+    ...upstreamTimes,
+    { name: 'ttft', title: 'First token', about: 'Half of the calls had begun to be answered so long after they came in, or sooner', numeric: true, value: (row: UsageRow) => row.ttft_p50_ms, show: (row: UsageRow) => latency(row.ttft_p50_ms) },
     { name: 'speed', title: 'Tokens / s', numeric: true, value: (row: UsageRow) => row.tokens_per_second, show: (row: UsageRow) => (row.tokens_per_second === null ? '–' : brief(Math.round(row.tokens_per_second))) },
   ]} />`
 }

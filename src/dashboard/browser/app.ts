@@ -3,6 +3,7 @@ import { AccountsPage } from './accounts-page.ts'
 import { useAddress } from './address.ts'
 import { ApiProblem, whenStranger } from './api.ts'
 import { CallPage } from './call-page.ts'
+import { ConfigState } from './config-state.ts'
 import { EventsPage } from './events-page.ts'
 import { useFeed } from './live-feed.ts'
 import { LivePage } from './live-page.ts'
@@ -73,7 +74,7 @@ function Frame({ session, leave }: { readonly session: Session; leave(): void })
         ${session.by === 'session' ? html`<button type="button" class="quiet" onClick=${out}>Log out</button>` : null}
       </div>
     </header>
-    <main id="main" tabindex="-1"><${Guarded} key=${`${page}/${id ?? ''}`} page=${page} id=${id} session=${session} /></main>`
+    <main id="main" tabindex="-1"><${ConfigState} /><${Guarded} key=${`${page}/${id ?? ''}`} page=${page} id=${id} session=${session} /></main>`
 }
 
 interface PageProps {

@@ -1,16 +1,14 @@
 import { accountPath } from './address.ts'
 import { ApiProblem, get } from './api.ts'
-import { exact, meterWords, reasonWords, windowWords } from './format.ts'
+import { exact, failedUpstream, meterWords, reasonWords, windowWords } from './format.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Facts, Name, PageHead, Section, When } from './pieces.ts'
 import { explained } from './refusal-table.ts'
-import type { CallPrice, Explanation, PricePart, Refusal, UsageEvent } from './shapes.ts'
+import type { CallPrice, Explanation, PricePart, Refusal, RefusalExplanation, UsageEvent } from './shapes.ts'
 import { Empty, Failed, Skeleton } from './states.ts'
 import { Table } from './table.ts'
 import { html } from './view.ts'
 import type { VNode } from './view.ts'
-
-const SAMPLES = 1_000
 
 type Found = { readonly call: Explanation; readonly events: readonly UsageEvent[] } | { readonly refusal: Refusal } | { readonly nothing: string }
 type LimitRow = Explanation['limits'][number]
@@ -27,24 +25,28 @@ export function CallPage({ id }: { readonly id: string }): VNode {
 async function find(id: string, signal: AbortSignal): Promise<Found> {
   const path = encodeURIComponent(id)
   try {
-    const call = await get<Explanation>(`/api/v1/explain/${path}`, {}, signal)
+    const call = await get<Explanation | RefusalExplanation>(`/api/v1/explain/${path}`, {}, signal)
+    if (call.state === 'refused') return { refusal: { ...call, at: call.refused_at, request_id: call.id } }
     const { events } = call.state === 'in_flight' ? { events: [] } : await get<{ events: readonly UsageEvent[] }>(`/api/v1/events/${path}`, {}, signal)
     return { call, events }
   } catch (error) {
     if (!(error instanceof ApiProblem) || (error.status !== 404 && error.status !== 422)) throw error
-    const { refusals } = await get<{ refusals: readonly Refusal[] }>('/api/v1/refusals', { count: SAMPLES }, signal)
-    const refusal = refusals.find((each) => each.request_id === id)
-    return refusal === undefined ? { nothing: error.message } : { refusal }
+    return { nothing: error.message }
   }
 }
 
 function Refused({ of }: { readonly of: Refusal }): VNode {
-  return html`<${Section} title="Refused"><p class="notice bad"><strong>${reasonWords(of.reason)}.</strong> ${explained(of)}</p>
+  return html`<${Section} title=${failedUpstream(of.reason) ? 'Failed upstream' : 'Refused'}><p class="notice bad"><strong>${reasonWords(of.reason)}.</strong> ${explained(of)}</p>
     <${Facts} of=${[
       ['When', html`<${When} at=${of.at} exact />`], ['Account', html`<a href=${accountPath(of.account)}><${Name} of=${of.account} /></a>`], ['Key', html`<${Name} of=${of.key} />`], ['Model', html`<${Name} of=${of.model} />`],
       ['Reason', html`<code>${of.reason}</code>`], ['Limit', of.limit], ['At most', of.ceiling === null ? null : exact(of.ceiling)], ['Used', of.used === null ? null : exact(of.used)], ['Left', of.remaining === null ? null : exact(of.remaining)],
       ['Begins anew', of.resets_at === null ? null : html`<${When} at=${of.resets_at} exact />`],
-    ]} /><p class="muted">A refused call changed no counter, cost nothing and never reached an upstream.</p></${Section}>`
+    ]} /><p class="muted">${consequence(of)}</p></${Section}>`
+}
+
+function consequence({ reason }: Refusal): string {
+  if (failedUpstream(reason)) return 'It failed at the upstream, not here: it changed no counter, and nothing was billed.'
+  return reason === 'internal' ? 'It changed no counter, and nothing was billed.' : 'A refused call changed no counter, cost nothing and never reached an upstream.'
 }
 
 function Settled({ call, events }: { readonly call: Explanation; readonly events: readonly UsageEvent[] }): VNode {

@@ -36,7 +36,7 @@ export function EventsPage(): VNode {
   const { query } = useAddress()
   const since = SINCE.find(({ value }) => value === query.get('since'))?.value ?? '1h'
   const loaded = useLoaded(since, (signal) => tail(since, signal), 5_000)
-  return html`<${PageHead} title="Events" about="One for each call, when it is settled. Refused calls leave none." />
+  return html`<${PageHead} title="Events" about="One for each call, when it is settled. Refused calls leave none, nor do those that failed upstream, unless their plan counts them." />
     <${Explain} />
     <${Section} title="Latest events" tools=${html`<${Choice} label="How far back" options=${SINCE} value=${since} choose=${(value: string) => setQuery({ since: value === '1h' ? '' : value })} />`}>
       <${Waiting} of=${loaded} lines=${8}>${({ events, cut }: Tail) => html`
@@ -78,7 +78,7 @@ const columns = (rows: readonly UsageEvent[]): readonly Column<UsageEvent>[] => 
   { name: 'end', title: 'End', value: (row) => text(row, 'end'), show: (row) => html`<${Badge} tone=${text(row, 'end') === 'complete' ? 'good' : 'warn'}>${(text(row, 'end') ?? '').replaceAll('_', ' ')}</${Badge}>` },
   { name: 'tokens', title: 'Tokens', numeric: true, value: (row) => number(row, 'total_tokens'), show: (row) => exact(number(row, 'total_tokens')) },
   ...costColumns(rows, costsOf),
-  { name: 'took', title: 'Took', numeric: true, value: (row) => number(row, 'compute_ms'), show: (row) => latency(number(row, 'compute_ms')) },
+  { name: 'upstream', title: 'Upstream', about: 'How long the upstream took: from when the call was passed on to the end of its answer', numeric: true, value: (row) => number(row, 'compute_ms'), show: (row) => latency(number(row, 'compute_ms')) },
   { name: 'id', title: 'Call', value: (row) => row.id, show: (row) => html`<${CallLink} id=${row.id} />` },
 ]
 

@@ -113,7 +113,12 @@ export function reasonWords(reason: string): string {
   return reasons[reason] ?? reason.replaceAll('_', ' ')
 }
 
-/** A name of others, in which nothing can turn the direction of the text around it or hide in it. */
+/** Calls with these reasons failed behind the gateway; nobody refused them. */
+export function failedUpstream(reason: string): boolean {
+  return reason.startsWith('upstream_')
+}
+
+/** A name of others, in which nothing can turn the direction of the text around it, end its line or hide in it. */
 export function plainName(name: string): string {
-  return name.replace(/[\p{Cc}\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return name.replace(/[\p{Cc}\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }

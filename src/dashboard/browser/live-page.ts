@@ -13,6 +13,7 @@ import type { Live, Refusal, UsageAnswer, UsageRow } from './shapes.ts'
 import { Sparkline } from './sparkline.ts'
 import { Empty, Skeleton, Waiting } from './states.ts'
 import { Table } from './table.ts'
+import type { Column } from './table.ts'
 import { seriesOf } from './usage.ts'
 import { html, useMemo } from './view.ts'
 import type { VNode } from './view.ts'
@@ -87,10 +88,15 @@ function Busiest(): VNode {
       { name: 'tokens', title: 'Tokens', numeric: true, value: (row: UsageRow) => row.total_tokens, show: (row: UsageRow) => brief(row.total_tokens) },
       ...costColumns(rows, (row) => row.cost),
       { name: 'refused', title: 'Refused', numeric: true, value: (row: UsageRow) => row.refused, show: (row: UsageRow) => exact(row.refused) },
-      { name: 'p50', title: 'Median', numeric: true, value: (row: UsageRow) => row.p50_ms, show: (row: UsageRow) => latency(row.p50_ms) },
-      { name: 'p95', title: '95 %', numeric: true, value: (row: UsageRow) => row.p95_ms, show: (row: UsageRow) => latency(row.p95_ms) },
+      ...upstreamTimes,
     ]} />`}</${Waiting}></${Section}>`
 }
+
+/** Not the whole time of calls: what was spent on admitting and reading them is beside it. */
+export const upstreamTimes: readonly Column<UsageRow>[] = [
+  { name: 'p50', title: 'Upstream median', about: 'The upstream took so long for half of the calls, or less: from when each was passed on to the end of its answer', numeric: true, value: (row) => row.p50_ms, show: (row) => latency(row.p50_ms) },
+  { name: 'p95', title: 'Upstream 95 %', about: 'The upstream took so long for 95 of 100 calls, or less', numeric: true, value: (row) => row.p95_ms, show: (row) => latency(row.p95_ms) },
+]
 
 export function latency(ms: number | null | undefined): string {
   if (ms === null || ms === undefined) return '–'

@@ -1,5 +1,6 @@
 import { accountPath, setQuery, useAddress } from './address.ts'
 import { get } from './api.ts'
+import { detailWords } from './change-details.ts'
 import { useLoaded } from './loading.ts'
 import { Badge, Choice, Name, PageHead, Section, When } from './pieces.ts'
 import type { Tone } from './pieces.ts'
@@ -41,4 +42,13 @@ const changeColumns: readonly Column<Change>[] = [
   { name: 'who', title: 'Who', value: (row) => row.who, show: (row) => html`<${Name} of=${row.who} />` },
   { name: 'action', title: 'Did', value: (row) => row.action, show: (row) => html`<code>${row.action}</code>` },
   { name: 'target', title: 'To', value: (row) => row.target, show: (row) => html`<${Name} of=${row.target} />` },
+  { name: 'details', title: 'Details', value: (row) => detailWords(row.details), show: (row) => html`<${Details} of=${detailWords(row.details)} />` },
 ]
+
+const DETAILS_MAX = 120
+
+/** All terms of an account are long: they fold. */
+function Details({ of: words }: { readonly of: string }): VNode {
+  if (words.length <= DETAILS_MAX) return html`<bdi>${words === '' ? '–' : words}</bdi>`
+  return html`<details><summary><bdi>${words.slice(0, DETAILS_MAX)}…</bdi></summary><bdi>${words}</bdi></details>`
+}

@@ -11,7 +11,7 @@ import type { VNode } from './view.ts'
 
 export function PlansPage(): VNode {
   const loaded = useLoaded('plans', (signal) => get<{ plans: readonly Plan[] }>('/api/v1/plans', {}, signal), 30_000)
-  return html`<${PageHead} title="Plans" about="As the configuration has them now. A change of it acts at once, and resets nobody's usage." />
+  return html`<${PageHead} title="Plans" about="As the configuration that is in use has them. A change of it acts at once, and resets nobody's usage." />
     <${Waiting} of=${loaded} lines=${8}>${({ plans }: { plans: readonly Plan[] }) => (plans.length === 0 ? html`<${Empty} title="There are no plans." />` : plans.map((plan) => html`<${PlanPanel} key=${plan.name} plan=${plan} />`))}</${Waiting}>`
 }
 

@@ -35,6 +35,9 @@ export function explained({ reason, limit, ceiling, used, remaining, resets_at: 
     case 'feature_unavailable': return `The plan does not have what was asked for${model === null ? '' : `, such as the model "${model.slice(0, 80)}"`}.`
     case 'subscription_inactive': return 'The account is suspended, has not begun, or is past its end.'
     case 'no_credit_available': return `${numbers} Only a new grant helps.`.trim()
+    case 'upstream_unavailable': return 'The upstream could not be reached, answered with an error of its own, or broke off.'
+    case 'upstream_busy': return 'The upstream said that it has too much to do.'
+    case 'upstream_timeout': return 'The upstream took too long to answer.'
     case 'bad_request': return 'The gateway could not make sense of the request.'
     default: return numbers === '' ? `Refused at ${at.slice(11, 19)} UTC.` : `${numbers}${next}`
   }

@@ -17,7 +17,7 @@ export function RollupsState(): VNode | null {
 
 function wordsOf({ state, behind, rebuild, missed, failure }: RollupsAnswer): string | null {
   switch (state) {
-    case 'rebuilding': return `Usage is being added up again from the events (begun ${fromNow(rebuild?.started_at, nowMs())}; ${exact(rebuild?.archived ?? 0)} of the archive are in so far). Until that is done, figures of usage are too small. Limits and bills have their own books.`
+    case 'rebuilding': return `Usage is being added up again from the events (${rebuild === null ? 'by another gateway' : `begun ${fromNow(rebuild.started_at, nowMs())}; ${exact(rebuild.archived)} of the archive are in so far`}). Until that is done, figures of usage are too small. Limits and bills have their own books.`
     case 'behind': return `${brief(behind)} events are still to be added up. Until then, figures of usage are too small.`
     case 'failing': return `Usage is not added up just now, and it is tried again every few seconds: ${failure ?? 'unknown'}. Limits and bills have their own books.`
     case 'current': return missed === 0 ? null : `${exact(missed)} events are in no figure of usage: the store had to remove them before they were added up. "tallygate analytics rebuild" puts in those that an archive has.`

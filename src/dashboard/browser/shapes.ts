@@ -196,6 +196,7 @@ export interface UsageAnswer {
 export interface RollupsAnswer {
   readonly state: 'current' | 'behind' | 'rebuilding' | 'failing' | 'off'
   readonly behind: number | null
+  /** null: there is none, or another gateway makes it. */
   readonly rebuild: { readonly started_at: string; readonly archived: number } | null
   readonly missed: number
   readonly failure?: string | null
@@ -363,12 +364,19 @@ export interface Change {
   readonly who: string
   readonly action: string
   readonly target: string
-  readonly details?: unknown
+  readonly details?: Words
 }
+
+export interface ConfigInUse {
+  /** null: no gateway runs here. */
+  readonly last_reload: { readonly ok: boolean; readonly at: string; readonly problems: readonly string[] } | null
+}
+
+export type RefusalExplanation = Omit<Refusal, 'at' | 'request_id'> & { readonly id: string; readonly state: 'refused'; readonly refused_at: string }
 
 export interface Explanation {
   readonly id: string
-  readonly state: string
+  readonly state: 'in_flight' | 'settled' | 'expired'
   readonly admitted_at: string
   readonly settled_at: string | null
   readonly account: string

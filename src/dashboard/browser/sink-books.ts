@@ -18,7 +18,7 @@ const DAY_MS = 86_400_000
 export function SinkBooks({ of: { name: sink, type, reads_back: asks } }: { readonly of: Sink }): VNode {
   const { query } = useAddress()
   const period = query.get('period') ?? ''
-  const each = query.get('each') === 'true'
+  const each = asks && query.get('each') === 'true'
   const [typed, setTyped] = useState(period)
   useEffect(() => setTyped(period), [period])
   const submit = (event: Event): void => {
@@ -30,7 +30,7 @@ export function SinkBooks({ of: { name: sink, type, reads_back: asks } }: { read
     <form class="period" onSubmit=${submit}>
       <${Choice} label="Period" options=${periods()} value=${period} choose=${(value: string) => setQuery({ period: value })} />
       <label class="sorted">Period (UTC) <input value=${typed} onInput=${(event: Event) => setTyped((event.currentTarget as HTMLInputElement).value)} placeholder="2026-11-22" aria-label="Period (UTC): a month, a day, or FROM/UNTIL" spellcheck=${false} autocomplete="off" required /></label>
-      <label class="sorted"><input type="checkbox" checked=${each} onChange=${(event: Event) => setQuery({ each: (event.currentTarget as HTMLInputElement).checked ? 'true' : '' })} /> look every record up</label>
+      ${asks ? html`<label class="sorted"><input type="checkbox" checked=${each} onChange=${(event: Event) => setQuery({ each: (event.currentTarget as HTMLInputElement).checked ? 'true' : '' })} /> look every record up</label>` : null}
       <button type="submit" class=${asks ? 'primary' : undefined}>${asks ? 'Compare books' : 'Look at what is known here'}</button>
     </form>
     ${period === '' ? null : html`<${Comparison} key=${`${period} ${each}`} sink=${sink} period=${period} each=${each} />`}

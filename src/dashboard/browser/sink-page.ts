@@ -12,6 +12,9 @@ import type { Column } from './table.ts'
 import { html } from './view.ts'
 import type { VNode } from './view.ts'
 
+/** It does not deliver, and tries again by itself. */
+const tried: readonly Sink['state'][] = ['waiting', 'paused', 'not open']
+
 /** One sink: how it does, whether its receiver's books are ours, and what it has not taken. */
 export function SinkPage({ name, changes }: { readonly name: string; readonly changes: boolean }): VNode {
   const { data, problem, reload } = useLoaded('sinks', (signal) => get<{ sinks: readonly Sink[] }>('/api/v1/sinks', {}, signal), 2_000)
@@ -20,8 +23,8 @@ export function SinkPage({ name, changes }: { readonly name: string; readonly ch
   if (sink === undefined) return html`${trail}<${PageHead} title=${html`<${Name} of=${name} />`} />
     ${data !== undefined ? html`<${Empty} title="There is no such sink."><a href="/sinks">All sinks</a></${Empty}>` : problem === undefined ? html`<${Skeleton} lines=${6} />` : html`<${Failed} words=${problem.message} retry=${reload} />`}`
   return html`${trail}
-    <${PageHead} title=${html`<${Name} of=${name} />`} about=${`${kindWords(sink)}. ${contractWords(sink)}`} />
-    <${Section} title="Delivery" tools=${changes && (sink.state === 'waiting' || sink.state === 'paused') ? html`<${TryNow} sink=${name} done=${reload} />` : undefined}>${problem === undefined ? null : html`<p class="stale" role="status">Not up to date: ${problem.message}</p>`}<${Facts} of=${[
+    <${PageHead} title=${html`<${Name} of=${name} />`} about=${`${kindWords(sink)}. ${contractWords(sink)}`.trim()} />
+    <${Section} title="Delivery" tools=${changes && tried.includes(sink.state) ? html`<${TryNow} sink=${name} done=${reload} />` : undefined}>${problem === undefined ? null : html`<p class="stale" role="status">Not up to date: ${problem.message}</p>`}<${Facts} of=${[
       ['State', html`<${SinkState} of=${sink} />`], ['Waiting', `${exact(sink.waiting)} events`], ['Oldest', sink.oldest_at === null ? null : html`<${When} at=${sink.oldest_at} />`],
       ['Last delivery', html`<${When} at=${sink.last_delivery_at} />`], ['Refused', count(sink.dead)], ['Quarantined', count(sink.quarantined)],
     ]} /></${Section}>

@@ -25,7 +25,7 @@ export function SinksPage({ changes }: { readonly changes: boolean }): VNode {
 }
 
 const tones: Readonly<Record<Sink['state'], Tone>> = { starting: 'plain', running: 'good', waiting: 'warn', paused: 'bad', elsewhere: 'plain', replaying: 'warn', 'not open': 'bad', stopped: 'bad' }
-const meanings: Readonly<Partial<Record<Sink['state'], string>>> = { elsewhere: 'another gateway delivers', replaying: 'events are delivered again', 'not open': 'it could not be opened; the log says why' }
+const meanings: Readonly<Partial<Record<Sink['state'], string>>> = { elsewhere: 'another gateway delivers', replaying: 'events are delivered again', 'not open': 'it could not be opened' }
 
 /** What it is doing; of one that does not deliver, why, and when it is tried again. */
 export function SinkState({ of: { state, reason, next_try_at: nextTry } }: { readonly of: Sink }): VNode {
@@ -39,7 +39,7 @@ function Bad({ count }: { readonly count: number }): VNode {
 }
 
 const columns: readonly Column<Sink>[] = [
-  { name: 'name', title: 'Sink', value: (row) => row.name, show: (row) => html`<a href=${sinkPath(row.name)}><${Name} of=${row.name} /></a><br /><small class="muted" title=${contractWords(row)}>${kindWords(row)}</small>` },
+  { name: 'name', title: 'Sink', value: (row) => row.name, show: (row) => html`<a href=${sinkPath(row.name)}><${Name} of=${row.name} /></a><br /><small class="muted" title=${contractWords(row) || undefined}>${kindWords(row)}</small>` },
   { name: 'state', title: 'State', value: (row) => [row.state, row.reason].filter((part) => part !== null).join(': '), show: (row) => html`<${SinkState} of=${row} />` },
   { name: 'waiting', title: 'Waiting', numeric: true, value: (row) => row.waiting, show: (row) => exact(row.waiting) },
   { name: 'oldest', title: 'Oldest', value: (row) => row.oldest_at, show: (row) => html`<${When} at=${row.oldest_at} />` },
@@ -53,8 +53,12 @@ export function kindWords({ type, contract }: Sink): string {
   return `${type}, ${contract}`
 }
 
-/** What the word behind the kind means. */
-export function contractWords({ contract }: Sink): string {
+/** Whoever receives from these is the operator's own: nothing is known of it from anywhere. */
+const unknown: readonly string[] = ['file', 'stdout', 'webhook']
+
+/** What the word behind the kind means; '' where it says nothing. */
+export function contractWords({ type, contract, reads_back: asks }: Sink): string {
+  if (!asks && unknown.includes(type)) return ''
   return contract === 'verified' ? 'What its receiver does is known from its documentation or its source.' : 'What its receiver does could not be confirmed from its documentation or its source: compare its totals with yours.'
 }
 

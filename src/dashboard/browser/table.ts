@@ -10,6 +10,8 @@ import type { Children, VNode } from './view.ts'
 export interface Column<R> {
   readonly name: string
   readonly title: string
+  /** What the title means, on asking. */
+  readonly about?: string
   /** What is sorted by and exported. */
   value(row: R): Cell
   /** What is shown, where that is not the value. */
@@ -69,7 +71,7 @@ export function Table<R>({ name, caption, columns: given, rows, empty, key_, all
 
 function Head<R>({ column, order, sort }: { readonly column: Column<R>; readonly order: string; readonly sort: (() => void) | undefined }): VNode {
   const direction = order === column.name ? 'ascending' : order === `-${column.name}` ? 'descending' : undefined
-  return html`<th role="columnheader" scope="col" class=${column.numeric === true ? 'number' : undefined} aria-sort=${direction}>
+  return html`<th role="columnheader" scope="col" title=${column.about} class=${column.numeric === true ? 'number' : undefined} aria-sort=${direction}>
     ${sort === undefined ? column.title : html`<button type="button" class="sort" onClick=${sort}>${column.title}<span aria-hidden="true">${direction === 'ascending' ? ' ↑' : direction === 'descending' ? ' ↓' : ''}</span></button>`}
   </th>`
 }

@@ -6,7 +6,8 @@ export function yamlText(value: readonly Words[] | { readonly [name: string]: Wo
   return isList(value) ? value.map((item) => `- ${flow(item)}`).join('\n') : Object.entries(value).map(([name, item]) => `${scalar(name)}: ${flow(item)}`).join('\n')
 }
 
-function flow(value: Words): string {
+/** In one line. */
+export function flow(value: Words): string {
   if (typeof value === 'string') return scalar(value)
   if (value === null || typeof value !== 'object') return String(value)
   if (isList(value)) return `[${value.map(flow).join(', ')}]`
