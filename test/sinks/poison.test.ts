@@ -82,5 +82,6 @@ t.test('what is in doubt at a receiver that knows no id again is not parted', as
   delivery.start()
   t.ok(await lab.drained('s'))
   t.equal((await quarantined(lab.store.records, 's')).length, 100)
-  t.strictSame([...new Set(receiver.batches.flatMap((batch) => batch.ids))].length, receiver.batches.flatMap((batch) => batch.ids).length, 'each is sent once')
+  const sent = receiver.batches.flatMap((batch) => batch.ids)
+  t.equal(new Set(sent).size, sent.length, 'each is sent once')
 })
