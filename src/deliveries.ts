@@ -12,12 +12,13 @@ import type { Random } from './random.ts'
 import { creditKind } from './reconciliation/credits.ts'
 import { noteTelling } from './reconciliation/telling.ts'
 import { Attempts, markReplay, type Item } from './sinks/attempts.ts'
-import { Backlog, beginSinkSeries, Delivery, reasonFor, reasonOf, reasonOnly, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
+import { Backlog, beginSinkSeries, Delivery, LAST_ANSWERS_MS, reasonFor, reasonOf, reasonOnly, rulesIn, type DeliveryStatus } from './sinks/deliver.ts'
 import { kindOf, openSink } from './sinks/index.ts'
 import { creditOf, recordsOf, ruleOf } from './sinks/mapping.ts'
 import { quarantine, quarantined, quarantineKind, type Quarantined } from './sinks/quarantine.ts'
-import { pause, Sender } from './sinks/sender.ts'
+import { pause, Sender, type SendOptions } from './sinks/sender.ts'
 import type { Sink, SinkRecord, SinkSurroundings } from './sinks/sink.ts'
+import { formerName } from './sinks/target.ts'
 import { everyDead, StoreUnavailable, type DeadEntry, type Fence, type Outbox, type Records } from './stores/store.ts'
 
 export interface DeliveriesParts {
@@ -46,6 +47,19 @@ interface Idle {
   readonly backlog: Backlog
 }
 
+/** What an operator has asked for has its own time, until this gateway stops or its configuration changes. */
+class Asked {
+  readonly #stop = new AbortController()
+  readonly #abort = new AbortController()
+  readonly signals: SendOptions = { stop: this.#stop.signal, abort: this.#abort.signal }
+
+  /** Ends after the requests under way, if they are answered soon. */
+  end(clock: Clock): void {
+    this.#stop.abort(new Error('it was interrupted; ask for it again'))
+    clock.after(LAST_ANSWERS_MS, () => this.#abort.abort(new Error('it was interrupted; ask for it again')), { unref: true })
+  }
+}
+
 /** A dead event that is sent again. */
 interface Raised {
   readonly entry: DeadEntry
@@ -69,9 +83,6 @@ export interface Replayed {
   /** Resolves when the archive's have been delivered, or this process stops. */
   readonly done: Promise<void>
 }
-
-/** Asked for by an operator: each request has its own time. */
-const noEnd = { stop: new AbortController().signal, abort: new AbortController().signal }
 
 /** Documents: what a sink has missed, by its name. */
 export const gapKind = 'gap'
@@ -99,6 +110,7 @@ export class Deliveries {
   /** When what does not run is started again; null: nothing waits for that. */
   #again: { readonly atMs: number; readonly cancel: () => void } | null = null
   readonly #missed = new Map<string, number>()
+  #asked = new Asked()
   /** Readers of our own that were measured. */
   #readers: readonly string[] = []
   #stopLooking: (() => void) | null = null
@@ -109,6 +121,7 @@ export class Deliveries {
 
   /** Runs exactly the sinks of `config`. A sink that cannot be opened is logged and tried again every few seconds. */
   use(config: Config): Promise<void> {
+    this.#interrupt()
     return this.#inTurn(async () => {
       this.#config = config
       this.#stopLooking ??= this.#parts.clock.every(lookEveryMs, () => {
@@ -166,6 +179,7 @@ export class Deliveries {
   }
 
   stop(): Promise<void> {
+    this.#interrupt()
     return this.#inTurn(async () => {
       this.#config = null
       this.#stopLooking?.()
@@ -180,14 +194,21 @@ export class Deliveries {
     })
   }
 
+  /** Nobody waits behind a long list that is sent again. */
+  #interrupt(): void {
+    this.#asked.end(this.#parts.clock)
+    this.#asked = new Asked()
+  }
+
   /** Delivers dead events again: of one consumer, or of all sinks of `config`. Its loop pauses meanwhile, because a sink has one writer. */
   retryDead(consumer: string | null, config: Config): Promise<{ delivered: number; failed: number }> {
+    const { signals } = this.#asked
     return this.#inTurn(async () => {
       let delivered = 0
       let failed = 0
       for (const sink of config.sinks.filter(({ name }) => consumer === null || name === consumer)) {
         // A sink has one writer: what is dead stays so until the replay is over.
-        const counts = this.#replays.has(sink.name) ? { delivered: 0, failed: await this.#parts.outbox.deadCount(sink.name) } : await this.#aside(sink, config.instance, () => this.#retry(sink))
+        const counts = this.#replays.has(sink.name) ? { delivered: 0, failed: await this.#parts.outbox.deadCount(sink.name) } : await this.#aside(sink, config.instance, () => this.#retry(sink, signals))
         delivered += counts.delivered
         failed += counts.failed
       }
@@ -206,6 +227,7 @@ export class Deliveries {
    */
   release(config: Config, name: string, ids: readonly string[] | null, how: 'send' | 'drop'): Promise<{ released: number; failed: number }> {
     const { records } = this.#parts
+    const { signals } = this.#asked
     return this.#inTurn(async () => {
       const sink = config.sinks.find((each) => each.name === name)
       const chosen = (await quarantined(records, name)).filter(({ id, of }) => ids === null || ids.includes(of) || ids.includes(id))
@@ -219,7 +241,7 @@ export class Deliveries {
         let released = 0
         await this.#withSink(sink, config.instance, async (open) => {
           const sender = new Sender({ ...this.#parts, name, contract: kindOf(sink).contract, sink: open })
-          const { verdicts } = await sender.send(chosen.flatMap((one) => one.records), noEnd)
+          const { verdicts } = await sender.send(chosen.flatMap((one) => one.records), signals)
           for (const one of chosen) {
             const left = one.records.filter(({ id }) => verdicts.get(id)?.is !== 'accepted')
             if (left.length === 0) {
@@ -239,6 +261,7 @@ export class Deliveries {
    */
   credit(config: Config, name: string, event: UsageEvent): Promise<'sent' | 'credited' | 'nothing' | { readonly failed: string }> {
     const { records, clock } = this.#parts
+    const { signals } = this.#asked
     return this.#inTurn(async () => {
       const sink = config.sinks.find((each) => each.name === name)
       if (sink === undefined) return { failed: 'there is no such sink' }
@@ -259,7 +282,7 @@ export class Deliveries {
         const attempts = this.#attempts(sink, open, `${name} credit ${event.id}`)
         await attempts.load()
         const items = told.map((record) => attempts.item(record, ruleOf(record, note.id, sink.mapping), record.id, Infinity))
-        const failure = await attempts.send(items, noEnd)
+        const failure = await attempts.send(items, signals)
         const left = items.find(({ state }) => state !== 'accepted')
         if (left !== undefined) return { failed: left.reason ?? failure?.message ?? 'it is unknown whether it was booked; ask again' }
         await records.put(creditKind, id, { at_ms: nowMs, done: true, records: told })
@@ -433,7 +456,7 @@ export class Deliveries {
     }
   }
 
-  async #retry(config: SinkConfig): Promise<{ delivered: number; failed: number }> {
+  async #retry(config: SinkConfig, signals: SendOptions): Promise<{ delivered: number; failed: number }> {
     const { outbox, log } = this.#parts
     const dead = await outbox.deadCount(config.name)
     let delivered = 0
@@ -458,10 +481,11 @@ export class Deliveries {
           const items = all.flatMap((one) => one.items)
           for (let at = 0; at < all.length; at += retryBatch) {
             const batch = all.slice(at, at + retryBatch)
-            const failure = await attempts.send(batch.flatMap((one) => one.items), noEnd, [...unanswered.values(), ...items])
+            const failure = await attempts.send(batch.flatMap((one) => one.items), signals, [...unanswered.values(), ...items])
             delivered += await this.#raise(config, batch)
             // What was refused is known not to have been booked.
             await attempts.keep([...unanswered.values(), ...items])
+            signals.stop.throwIfAborted()
             if (failure !== null) throw failure
           }
           keep(items)
@@ -549,6 +573,7 @@ export class Deliveries {
   async #start(config: SinkConfig, holder: string): Promise<void> {
     const { outbox, records, clock, random, log, metrics } = this.#parts
     try {
+      await this.#lookForFormerName(config)
       await noteTelling(records, config, clock.nowMs())
       const sink = await openSink(config, this.#surroundings(holder))
       const delivery = new Delivery({
@@ -564,6 +589,17 @@ export class Deliveries {
       metrics.sinkPaused.set({ sink: config.name }, 1)
       this.#unopened.set(config.name, { state: 'not open', reason: error instanceof Error ? reasonOf(error) : 'unknown', nextTryMs: this.#useAgainSoon(), lastDeliveryMs: null })
     }
+  }
+
+  /** A renamed sink begins with the oldest event that there is: what its receiver may have forgotten is not sent again blindly. */
+  async #lookForFormerName(config: SinkConfig): Promise<void> {
+    const { records, clock, log } = this.#parts
+    const { former, noted } = await formerName(records, config, new Set(this.#config?.sinks.map(({ name }) => name)))
+    if (former !== null) {
+      if (kindOf(config).contract.dedupWindowMs !== 'forever') await markReplay(records, config.name, clock.nowMs())
+      log.warn({ sink: config.name, former }, 'this sink delivers where another one did, and begins anew: events come again under their ids; those that the receiver may have forgotten wait in quarantine')
+    }
+    await noted()
   }
 
   #noLongerUnopened(name: string): void {

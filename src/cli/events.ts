@@ -107,6 +107,8 @@ export const eventCommands: readonly Command[] = [
           { title: 'EVENT', cell: (row) => cell((row['event'] ?? {}) as Answer, 'id') },
           { title: 'REASON', cell: (row) => cell(row, 'reason') },
         ], 'no dead events'))
+        const more = Number(answer['total']) - rowsOf(answer, 'dead').length
+        if (more > 0) print(around, `and ${more.toLocaleString('en-US')} more`)
       }
       return 0
     }),

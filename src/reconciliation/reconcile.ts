@@ -585,7 +585,7 @@ class Comparison {
     const counted = new Set(summed)
     const cases = new Map<Span, Case[]>()
     const left = new Map<Span, bigint | null>()
-    /** Not known by their ids. */
+    /** Not known by their ids, which may have been others. */
     const lost = new Map<Span, { units: bigint; count: number }>()
     /** Looked up and found to be right, of spans that have a total and few records. */
     const right = new Map<Span, Case[]>()
@@ -601,7 +601,8 @@ class Comparison {
       for (const one of page) {
         const { missing } = group
         const booked = this.#judge(group, one, found, span.difference !== null)
-        if (group.missing !== missing) {
+        // What was surely told by these ids is missing, whatever else its total has too much.
+        if (group.missing !== missing && one.settledMs < (this.#telling?.notedMs ?? Infinity)) {
           const { units = 0n, count = 0 } = lost.get(span) ?? {}
           lost.set(span, { units: units + group.missing - missing, count: count + 1 })
         }

@@ -17,11 +17,14 @@ type Parts = Readonly<Record<string, Part>>
 
 /** Since when a meter of a customer is told as it is now. What was settled before has other ids, or stands elsewhere in the receiver's books. */
 export class Telling {
+  /** What was settled since then was told as is written down here. How it was before nobody has noted. */
+  readonly notedMs: number
   readonly #parts: Parts
   /** Of the receiver's customers, as far as the configuration names them. */
   readonly #customersMs = new Map<string, number>()
 
-  constructor(config: SinkConfig, parts: Parts) {
+  constructor(config: SinkConfig, parts: Parts, notedMs: number) {
+    this.notedMs = notedMs
     this.#parts = parts
     for (const [account, customer] of Object.entries(config.mapping?.customers ?? {})) {
       this.#customersMs.set(customer, Math.max(this.#customersMs.get(customer) ?? 0, this.#sinceMs(`customer ${account}`)))
@@ -46,14 +49,15 @@ export async function noteTelling(records: Records, config: SinkConfig, nowMs: n
   for (let tries = 0; tries < notesMax; tries++) {
     const before = await records.get(tellingKind, config.name)
     const parts = partsSince(before, config, nowMs)
-    if (isDeepStrictEqual(before?.['parts'], parts) || await records.swap(tellingKind, config.name, before, { parts })) return
+    if (isDeepStrictEqual(before?.['parts'], parts) || await records.swap(tellingKind, config.name, before, { parts, noted_ms: before?.['noted_ms'] ?? nowMs })) return
   }
   throw new StoreUnavailable(`other gateways write down all the time how ${config.name} is told`)
 }
 
 /** As it was written down, and as it would be if a delivery began now. */
 export async function tellingOf(records: Records, config: SinkConfig, nowMs: number): Promise<Telling> {
-  return new Telling(config, partsSince(await records.get(tellingKind, config.name), config, nowMs))
+  const document = await records.get(tellingKind, config.name)
+  return new Telling(config, partsSince(document, config, nowMs), Number(document?.['noted_ms'] ?? Infinity))
 }
 
 const notesMax = 20

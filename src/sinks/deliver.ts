@@ -63,7 +63,7 @@ const COUNT_EVERY = 15
 /** After a batch that was not full the next ones gather: under load a batch for every commit would cost more than the calls. */
 const GATHER_MS = 50
 /** What is under way at the end has this long to be answered. */
-const LAST_ANSWERS_MS = 2_000
+export const LAST_ANSWERS_MS = 2_000
 /** What is read at once is sent in so many turns: moving the cursor waits for the disk. */
 const ROUNDS = 4
 const READ_MAX = 1_000
@@ -384,10 +384,9 @@ export class Delivery {
     let done = 0
     while (done < told.length && told[done]!.items.every(({ state }) => state !== 'waiting')) done += 1
     let delivered = 0
-    for (const one of told.slice(0, done)) {
-      await this.#putAway(fence, one)
-      if (one.items.some(({ state }) => state === 'accepted')) delivered += 1
-    }
+    // At once, so that what was refused together is buried in one commit.
+    await Promise.all(told.slice(0, done).map((one) => this.#putAway(fence, one)))
+    for (const { items } of told.slice(0, done)) if (items.some(({ state }) => state === 'accepted')) delivered += 1
     for (let at = 0; at < done; at += READ_MAX) await outbox.advance(fence, entries.slice(at, Math.min(done, at + READ_MAX)))
     for (const { position } of entries.slice(0, done)) this.#told.delete(position)
     await this.#attempts.keep(this.#others())

@@ -26,14 +26,14 @@ interface Told { readonly id: string; readonly data: { readonly n: number }; rea
 async function rig(t: Teardown, more = '') {
   const booked = new Map<string, number>()
   const requests: Told[][] = []
-  let answer: (batch: readonly Told[]) => number | null = () => 204
+  let answer: (batch: readonly Told[]) => number | null | Promise<number | null> = () => 204
   const server = createServer((request, response) => {
     let body = ''
     request.on('error', () => undefined)
-    request.on('data', (chunk: Buffer) => { body += chunk.toString('utf8') }).on('end', () => {
+    request.on('data', (chunk: Buffer) => { body += chunk.toString('utf8') }).on('end', async () => {
       const batch = JSON.parse(body) as Told[]
       requests.push(batch)
-      const status = answer(batch)
+      const status = await answer(batch)
       if (status === 204 || status === null) for (const { id, data } of batch) if (!booked.has(id)) booked.set(id, data.n)
       if (status === null) request.socket.resetAndDestroy()
       else response.writeHead(status).end()
@@ -62,7 +62,7 @@ async function rig(t: Teardown, more = '') {
   })
   return {
     booked, requests, config: config as Config, store, deliveries, log, clock,
-    answerWith(next: (batch: readonly Told[]) => number | null): void { answer = next },
+    answerWith(next: typeof answer): void { answer = next },
     skip(ms: number): void { aheadMs += ms },
     async settle(): Promise<string> {
       const nowMs = clock.nowMs()
@@ -217,6 +217,65 @@ t.test('what each sink is doing can be asked', async (t) => {
   await deliveries.use(config)
   await waitFor('the delivery', () => booked.size === 2)
   await waitFor('the news', () => (deliveries.status().get('om') as { state?: string } | undefined)?.state === 'running')
+})
+
+t.test('a renamed sink sends again only what its receiver surely knows; the rest waits for an operator', async (t) => {
+  const { deliveries, config, settle, store, requests, skip, log } = await rig(t)
+  await deliveries.use(config)
+  const old = [await settle(), await settle(), await settle()]
+  const done = (name: string): Promise<unknown> => waitFor('an empty outbox', async () => (await store.outbox.lag(name)).count === 0, { deadlineMs: 10_000 })
+  await done('om')
+  skip(30 * hourMs)
+  const young = await settle()
+  await done('om')
+  requests.length = 0
+  const named = (name: string, more: object = {}): Config => ({ ...config, sinks: [{ ...config.sinks[0]!, name, settings: { ...config.sinks[0]!.settings, ...more } }] })
+  await deliveries.use(named('billing', { api_key: 'another' }))
+  await done('billing')
+  t.same(requests.flat().map(({ id }) => id).sort(), [`${young}:in`, `${young}:out`])
+  t.same((await deliveries.quarantined('billing')).map(({ of }) => of).sort(), [...old].sort())
+  t.ok(log.lines.some(({ fields }) => 'former' in fields && fields.former === 'om'))
+  skip(30 * hourMs)
+  requests.length = 0
+  await deliveries.use(named('om'))
+  const next = await settle()
+  await done('om')
+  t.same(requests.flat().map(({ id }) => id).sort(), [`${next}:in`, `${next}:out`], 'and back again')
+  requests.length = 0
+  await deliveries.use({ ...config, sinks: [config.sinks[0]!, { ...config.sinks[0]!, name: 'second', settings: { ...config.sinks[0]!.settings, source: 'elsewhere' } }] })
+  await done('second')
+  t.ok(requests.flat().some(({ id }) => id === `${old[0]}:in`), 'one that is new gets all that there is')
+})
+
+t.test('neither a reload nor a stop waits behind a long list of dead events', async (t) => {
+  const { deliveries, config, settle, store, requests, answerWith } = await rig(t)
+  for (let n = 0; n < 3_000; n++) await settle()
+  await store.outbox.setConsumers(['om'])
+  const fence = (await store.outbox.lease('om', 'me', Date.now(), Date.now() + 60_000))!
+  for (;;) {
+    const entries = await store.outbox.read(fence, 1_000)
+    if (entries.length === 0) break
+    for (const entry of entries) await store.outbox.bury(fence, entry, 'status 400', Date.now())
+    await store.outbox.advance(fence, entries)
+  }
+  await store.outbox.release(fence)
+  await deliveries.use(config)
+  const dead = await store.outbox.deadCount('om')
+  t.equal(dead, 3_000)
+  answerWith(async () => {
+    await systemClock.sleep(1_500)
+    return 204
+  })
+  requests.length = 0
+  const retried = deliveries.retryDead('om', config)
+  await waitFor('the first request', () => requests.length > 0)
+  const startMs = performance.now()
+  await deliveries.use({ ...config, sinks: [] })
+  t.ok(performance.now() - startMs < 4_000, `${Math.round(performance.now() - startMs)} ms`)
+  const { delivered, failed } = await retried
+  t.equal(delivered + failed, dead)
+  t.equal(await store.outbox.deadCount('om'), failed, 'the rest stays among the dead')
+  t.ok(failed > 0)
 })
 
 t.test('of a dead event that is taken in part, only the rest stays dead, and is no less sure for it', async (t) => {

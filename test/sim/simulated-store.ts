@@ -170,8 +170,10 @@ class SimulatedJournal implements Journal {
     return index === -1 ? this.#disk.events.length : index
   }
 
-  async dead(consumer: string | undefined): Promise<readonly DeadEvent[]> {
-    return [...this.#disk.dead.values()].filter((one) => consumer === undefined || one.consumer === consumer)
+  async dead(consumer: string | undefined, after: { readonly consumer: string; readonly ordinal: number } | null, count: number): Promise<readonly DeadEvent[]> {
+    const place = (one: { readonly consumer: string; readonly ordinal: number }): string => `${one.consumer} ${String(one.ordinal).padStart(16, '0')}`
+    return [...this.#disk.dead.values()].filter((one) => (consumer === undefined || one.consumer === consumer) && (after === null || place(one) > place(after)))
+      .sort((a, b) => (place(a) < place(b) ? -1 : 1)).slice(0, count)
   }
 
   async document(kind: string, id: string): Promise<string | undefined> {
@@ -461,8 +463,8 @@ class OutboxLink implements Outbox {
   bury(fence: Fence, entry: OutboxEntry, reason: string, nowMs: number): Promise<void> {
     return this.#link.carry('bury', () => this.#server.bury(fence, entry, reason, nowMs))
   }
-  dead(consumer?: string): Promise<readonly DeadEntry[]> {
-    return this.#link.carry('dead', () => this.#server.dead(consumer))
+  dead(...asked: Parameters<Outbox['dead']>): Promise<readonly DeadEntry[]> {
+    return this.#link.carry('dead', () => this.#server.dead(...asked))
   }
   deadCount(consumer: string): Promise<number> {
     return this.#link.carry('deadCount', () => this.#server.deadCount(consumer))

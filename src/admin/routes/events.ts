@@ -103,15 +103,19 @@ export const eventRoutes: readonly Route[] = [
     },
   },
   {
-    method: 'GET', path: '/api/v1/events/dead', shape: answers.deadEvents, role: 'viewer', summary: 'Events that a sink refused for good', answer: 'dead: sink, position, reason, buried_at, event',
+    method: 'GET', path: '/api/v1/events/dead', shape: answers.deadEvents, role: 'viewer', summary: 'Events that a sink refused for good', answer: 'total: how many there are; dead: sink, position, reason, buried_at, event',
     query: {
       sink: { type: 'string', about: 'of this sink only' },
       limit: { type: 'integer', about: `how many at most; ${deadRows} unless given. An answer that has fewer is the last`, minimum: 1, maximum: deadRowsMax },
       after: { type: 'string', about: 'those behind this one: the sink of the last one of an earlier answer, a space, and its position' },
     },
-    async handle({ query }, { outbox }) {
-      const dead = await deadAfter(outbox, textOf(query, 'sink'), textOf(query, 'after'), numberOf(query, 'limit') ?? deadRows)
+    async handle({ query }, { outbox, config }) {
+      const sink = textOf(query, 'sink')
+      const dead = await deadAfter(outbox, sink, textOf(query, 'after'), numberOf(query, 'limit') ?? deadRows)
+      const counts = await Promise.all((sink === null ? config().sinks.map(({ name }) => name) : [sink]).map((name) => outbox.deadCount(name)))
       return {
+        // Those of a sink that is no longer configured are listed, too.
+        total: Math.max(dead.length, counts.reduce((sum, count) => sum + count, 0)),
         dead: dead.map((entry) => ({
           sink: entry.consumer, position: entry.position, reason: entry.reason, buried_at: new Date(entry.buriedMs).toISOString(), event: toUsageEvent(entry.record),
         })),

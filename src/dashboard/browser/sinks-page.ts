@@ -64,13 +64,14 @@ export function contractWords({ type, contract, reads_back: asks }: Sink): strin
 
 /** Events that were refused for good: of one sink, or of all. */
 export function RefusedEvents({ sink = '', changes }: { readonly sink?: string; readonly changes: boolean }): VNode {
-  const loaded = useLoaded(`dead ${sink}`, (signal) => get<{ dead: readonly DeadEvent[] }>('/api/v1/events/dead', { sink }, signal), 5_000)
+  const loaded = useLoaded(`dead ${sink}`, (signal) => get<{ total: number; dead: readonly DeadEvent[] }>('/api/v1/events/dead', { sink }, signal), 5_000)
   const rows = loaded.data?.dead ?? []
   const sinks = [...new Set(rows.map((row) => row.sink))]
   const shown = sink === '' ? deadColumns : deadColumns.filter(({ name }) => name !== 'sink')
   return html`<${Section} title="Refused events" tools=${changes && sinks.length > 0 ? sinks.map((name) => html`<${Retry} key=${name} sink=${name} done=${loaded.reload} />`) : undefined}>
     <${Waiting} of=${loaded}>${() => html`<${Table} name="dead" caption="Events that a sink refused for good" quiet rows=${rows} key_=${(row: DeadEvent) => `${row.sink} ${row.position}`} columns=${shown}
-      empty=${html`<${Empty} title=${sink === '' ? 'No sink has refused an event.' : 'This sink has refused no event.'} />`} />`}</${Waiting}></${Section}>`
+      empty=${html`<${Empty} title=${sink === '' ? 'No sink has refused an event.' : 'This sink has refused no event.'} />`} />`}</${Waiting}>
+    ${(loaded.data?.total ?? 0) <= rows.length ? null : html`<p class="muted">The first ${exact(rows.length)} of ${exact(loaded.data?.total)}.</p>`}</${Section}>`
 }
 
 function Retry({ sink, done }: { readonly sink: string; done(): void }): VNode {
