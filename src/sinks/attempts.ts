@@ -199,9 +199,12 @@ export class Attempts {
     return item.state === 'waiting'
   }
 
-  /** What may have been booked is not refused for good: an operator would have it sent again. */
+  /**
+   * What may have been booked is not refused for good where the receiver forgets: an operator would have it sent again. Of a sum, which is put into quarantine in
+   * any case, the truth is told.
+   */
   #refuse(item: Item, reason: string): void {
-    if (item.sinceMs !== null) return hold(item, `it was sent before without an answer, and then refused: ${reason}`)
+    if (item.sinceMs !== null && (this.#forgets || item.mark === item.record.id)) return hold(item, `it was sent before without an answer, and then refused: ${reason}`)
     item.state = 'refused'
     item.reason = reason
     this.#parts.metrics.refusedRecords.inc({ sink: this.#parts.name })
