@@ -204,7 +204,7 @@ export class Attempts {
    * any case, the truth is told.
    */
   #refuse(item: Item, reason: string): void {
-    if (item.sinceMs !== null && (this.#forgets || item.mark === item.record.id)) return hold(item, `it was sent before without an answer, and then refused: ${reason}`)
+    if (item.sinceMs !== null && (this.#forgets || (item.record.is === 'meter' && item.mark === item.record.id))) return hold(item, `it was sent before without an answer, and then refused: ${reason}`)
     item.state = 'refused'
     item.reason = reason
     this.#parts.metrics.refusedRecords.inc({ sink: this.#parts.name })
