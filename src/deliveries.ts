@@ -574,7 +574,7 @@ export class Deliveries {
     const { outbox, records, clock, random, log, metrics } = this.#parts
     try {
       await this.#lookForFormerName(config)
-      await noteTelling(records, config, clock.nowMs())
+      await noteTelling(records, config, clock.nowMs(), (await outbox.lag(config.name)).oldestMs)
       const sink = await openSink(config, this.#surroundings(holder))
       const delivery = new Delivery({
         name: config.name, kind: kindOf(config), mapping: config.mapping, sink, outbox, records, clock, random, log, metrics, holder,

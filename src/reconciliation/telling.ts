@@ -42,14 +42,14 @@ export class Telling {
   }
 }
 
-/** Before a sink is delivered to: what is settled from now on is told as `config` says. */
-export async function noteTelling(records: Records, config: SinkConfig, nowMs: number): Promise<void> {
+/** Before a sink is delivered to: what is settled from now on is told as `config` says. `waitsSinceMs`: when the oldest was settled that waits for it; null: none does. */
+export async function noteTelling(records: Records, config: SinkConfig, nowMs: number, waitsSinceMs: number | null = null): Promise<void> {
   // Of others nobody ever asks.
   if (!kindOf(config).contract.readsBack) return
   for (let tries = 0; tries < notesMax; tries++) {
     const before = await records.get(tellingKind, config.name)
     const parts = partsSince(before, config, nowMs)
-    if (isDeepStrictEqual(before?.['parts'], parts) || await records.swap(tellingKind, config.name, before, { parts, noted_ms: before?.['noted_ms'] ?? nowMs })) return
+    if (isDeepStrictEqual(before?.['parts'], parts) || await records.swap(tellingKind, config.name, before, { parts, noted_ms: before?.['noted_ms'] ?? waitsSinceMs ?? nowMs })) return
   }
   throw new StoreUnavailable(`other gateways write down all the time how ${config.name} is told`)
 }
