@@ -90,7 +90,8 @@ const files: Course = {
     const folder = join(dir, 'out')
     return {
       books, requests: null,
-      come: () => (existsSync(folder) ? readdirSync(folder).reduce((bytes, name) => bytes + statSync(join(folder, name)).size, 0) : 0),
+      // One may get another name between the two looks.
+      come: () => (existsSync(folder) ? readdirSync(folder).reduce((bytes, name) => bytes + (statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0), 0) : 0),
       settings: { path: join(folder, 'usage.ndjson'), max_bytes: 8 * 1_048_576, daily: true, keep: null },
       async close() {
         for (const name of readdirSync(folder)) {
