@@ -20,7 +20,7 @@ import { crc32 } from 'node:zlib'
  * | `P:{pN}:out` | stream | events; an entry's id is MS-ORDINAL, both rising | trimmed by housekeeping |
  * | `P:{pN}:last` | string | id of the last event written, also when it is trimmed | never |
  * | `P:{pN}:cursor:CONSUMER` | hash | token (fence), id (the last event that is done) | never |
- * | `P:{books}:rollups` | hash | generation, and whether its roll-ups are complete | never |
+ * | `P:{books}:rollups` | hash | generation, whether its roll-ups are complete, how long each unit is kept and since when it is whole | never |
  * | `P:{pN}:roll:GENERATION:…`, `P:{pN}:roll:f:…` | hash, string | usage and refusals added up, see analytics/redis-rollups.ts; `counted` is the id of the last event that is in them | kept for + margin |
  */
 export class KeyNames {
